@@ -1,0 +1,8 @@
+"""The one exception that stands for a user's mistake rather than a bug of ours."""
+
+
+class UserError(Exception):
+    """Bad input: its message is one line that names what is wrong and what would be right.
+
+    Entry points print it on stderr and exit with status 2, without a traceback.
+    """
