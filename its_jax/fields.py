@@ -1,0 +1,54 @@
+"""Reading a checkpoint's own `config.json` strictly: what we do not understand is refused by name."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from its_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def read_fields(
+    cls: type[T],
+    raw: Mapping[str, Any],
+    *,
+    fixed: Mapping[str, Collection[Any]] | None = None,
+    ignored: Collection[str] = (),
+) -> T:
+    """Builds the frozen dataclass `cls` from a config dictionary.
+
+    Args:
+      cls: dataclass whose fields are the settings that the model uses.
+      raw: the parsed `config.json`. Names that begin with `_` are bookkeeping and skipped.
+      fixed: settings that change the mathematics but are supported at these values only.
+      ignored: settings that are known not to change what the model computes at inference.
+
+    Raises:
+      UserError: for a field that is none of these, or a fixed field of another value.
+    """
+    fixed = fixed or {}
+    known = {field.name for field in dataclasses.fields(cls)}
+    used = {}
+    for name, value in raw.items():
+        if name in known:
+            used[name] = _frozen(value)
+        elif name in fixed:
+            if _frozen(value) not in fixed[name]:
+                supported = " or ".join(repr(v) for v in fixed[name])
+                raise UserError(f"{cls.__name__}: {name}={value!r} is not supported, only {supported}")
+        elif name not in ignored and not name.startswith("_"):
+            raise UserError(f"{cls.__name__}: unknown field {name!r} (value {value!r}); it may change the model")
+    required = {
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - used.keys()):
+        raise UserError(f"{cls.__name__}: field {missing[0]!r} is missing from the model's config")
+    return cls(**used)
+
+
+def _frozen(value):
+    """Lists become tuples, so that configurations can be hashed."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,118 @@
+"""Layers that several models share. All arrays are channels last: pictures `[b, h, w, c]`, tokens `[b, n, d]`.
+
+Every module takes `dtype` (activations) and `param_dtype` (weights); the attributes carry the names of the
+PyTorch modules, so that `its_jax.weights` needs no table of names.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# Longer query sequences are attended to in chunks of this many, so that the score matrix stays small.
+QUERY_CHUNK = 512
+
+
+def conv3x3(features_in, features_out, *, strides=1, padding=1, **kw):
+    """3 x 3 convolution with PyTorch's padding (an integer pads all four sides)."""
+    return nnx.Conv(features_in, features_out, (3, 3), strides=strides, padding=padding, **kw)
+
+
+def conv1x1(features_in, features_out, **kw):
+    return nnx.Conv(features_in, features_out, (1, 1), padding="VALID", **kw)
+
+
+def group_norm(features, groups, epsilon, **kw):
+    """Two-pass variance: the fast form loses digits where |mean| is far above the deviation."""
+    return nnx.GroupNorm(features, num_groups=groups, epsilon=epsilon, use_fast_variance=False, **kw)
+
+
+def layer_norm(features, epsilon, **kw):
+    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, **kw)
+
+
+def attend(q, k, v):
+    """Softmax attention with float32 scores.
+
+    Args:
+      q: `[b, n, heads, d]`. k, v: `[b, m, heads, d]`.
+
+    Returns:
+      `[b, n, heads, d]` in q's dtype.
+    """
+    n = q.shape[1]
+    if n <= QUERY_CHUNK or n % QUERY_CHUNK:
+        return _attend_dense(q, k, v)
+    chunks = jnp.moveaxis(q.reshape(q.shape[0], n // QUERY_CHUNK, QUERY_CHUNK, *q.shape[2:]), 1, 0)
+    out = jax.lax.map(lambda chunk: _attend_dense(chunk, k, v), chunks)
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape)
+
+
+def _attend_dense(q, k, v):
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, v, preferred_element_type=jnp.float32).astype(q.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of tokens `[b, n, features]` to a context `[b, m, context_features]` (or to themselves)."""
+
+    def __init__(self, features, heads, *, context_features=None, qkv_bias=False, rngs, **kw):
+        linear = functools.partial(nnx.Linear, rngs=rngs, **kw)
+        context_features = context_features or features
+        self.heads = heads
+        self.to_q = linear(features, features, use_bias=qkv_bias)
+        self.to_k = linear(context_features, features, use_bias=qkv_bias)
+        self.to_v = linear(context_features, features, use_bias=qkv_bias)
+        self.to_out = nnx.List([linear(features, features)])
+
+    def __call__(self, x, context=None):
+        context = x if context is None else context
+        q, k, v = (self._split(y) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        return self.to_out[0](attend(q, k, v).reshape(x.shape))
+
+    def _split(self, x):
+        return x.reshape(*x.shape[:2], self.heads, -1)
+
+
+class ResnetBlock2D(nnx.Module):
+    """Two normalised 3 x 3 convolutions around a residual, with an optional time embedding `[b, time_features]`."""
+
+    def __init__(self, features_in, features_out, *, groups, epsilon, time_features=None, rngs, **kw):
+        kw["rngs"] = rngs
+        self.norm1 = group_norm(features_in, groups, epsilon, **kw)
+        self.conv1 = conv3x3(features_in, features_out, **kw)
+        self.time_emb_proj = nnx.Linear(time_features, features_out, **kw) if time_features else None
+        self.norm2 = group_norm(features_out, groups, epsilon, **kw)
+        self.conv2 = conv3x3(features_out, features_out, **kw)
+        self.conv_shortcut = conv1x1(features_in, features_out, **kw) if features_in != features_out else None
+
+    def __call__(self, x, time_embedding=None):
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            h = h + self.time_emb_proj(nnx.silu(time_embedding))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample2D(nnx.Module):
+    """Halves height and width by a strided convolution; `padding` is PyTorch's 1, or ((0, 1), (0, 1)) in the VAE."""
+
+    def __init__(self, features, *, padding=1, **kw):
+        self.conv = conv3x3(features, features, strides=2, padding=padding, **kw)
+
+    def __call__(self, x):
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Nearest-neighbour doubling, then a convolution."""
+
+    def __init__(self, features, **kw):
+        self.conv = conv3x3(features, features, **kw)
+
+    def __call__(self, x, size=None):
+        """`size` (h, w) crops the doubled picture: PyTorch's nearest resize to an odd size of a skip connection."""
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return self.conv(x if size is None else x[:, : size[0], : size[1]])

@@ -1,0 +1,322 @@
+"""`UNet2DConditionModel`: the noise predictor of Stable Diffusion 1.x and of Auffusion."""
+
+import dataclasses
+import functools
+import math
+
+import jax.numpy as jnp
+from flax import nnx
+
+from its_jax.errors import UserError
+from its_jax.fields import read_fields
+from its_jax.models.layers import (
+    Attention,
+    Downsample2D,
+    ResnetBlock2D,
+    Upsample2D,
+    conv1x1,
+    conv3x3,
+    group_norm,
+    layer_norm,
+)
+
+_DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
+_UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
+
+# Settings that change the model, supported at SD 1.x's values only.
+_FIXED = {
+    "act_fn": ("silu",),
+    "addition_embed_type": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "projection_class_embeddings_input_dim": (None,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+
+# Settings without effect here: training's and EMA's own, and those of parts that `_FIXED` excludes.
+# `upcast_attention` asks for float32 attention scores, which ours always are.
+_IGNORED = (
+    "addition_embed_type_num_heads",
+    "addition_time_embed_dim",
+    "decay",
+    "dropout",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "sample_size",
+    "upcast_attention",
+    "update_after_step",
+    "use_ema_warmup",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """The fields of `unet/config.json` that shape the model; defaults are those of diffusers."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    attention_head_dim: int | tuple[int, ...] = 8  # the number of heads: diffusers keeps this misnomer
+    cross_attention_dim: int = 1280
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, raw):
+        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+        config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
+        for name, known in (("down_block_types", _DOWN_BLOCKS), ("up_block_types", _UP_BLOCKS)):
+            for block in getattr(config, name):
+                if block not in known:
+                    raise UserError(f"UNetConfig: {name} has {block!r}; supported are {', '.join(known)}")
+            if len(getattr(config, name)) != len(config.block_out_channels):
+                raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
+        for channels, heads in zip(config.block_out_channels, config.per_block("attention_head_dim")):
+            if channels % heads:
+                raise UserError(f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads")
+        return config
+
+    def per_block(self, name):
+        """A setting that is one number, or one for each resolution, as a tuple."""
+        value = getattr(self, name)
+        values = value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
+        if len(values) != len(self.block_out_channels):
+            raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
+        return values
+
+
+def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
+    """Sinusoids of the timesteps `t` `[b]` at geometric frequencies from 1 to 1/10000: `[b, features]` float32."""
+    half = features // 2
+    exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, features % 2)))
+
+
+class TimestepEmbedding(nnx.Module):
+    def __init__(self, features_in, features_out, **kw):
+        self.linear_1 = nnx.Linear(features_in, features_out, **kw)
+        self.linear_2 = nnx.Linear(features_out, features_out, **kw)
+
+    def __call__(self, x):
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
+class GEGLU(nnx.Module):
+    def __init__(self, features_in, features_out, **kw):
+        self.proj = nnx.Linear(features_in, 2 * features_out, **kw)
+
+    def __call__(self, x):
+        x, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return x * nnx.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    def __init__(self, features, **kw):
+        # Index 1 is dropout in PyTorch: it keeps its place.
+        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
+
+    def __call__(self, x):
+        return self.net[2](self.net[0](x))
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, attention to the text, feed-forward; each normalised before and added."""
+
+    def __init__(self, features, heads, text_features, **kw):
+        self.norm1 = layer_norm(features, 1e-5, **kw)
+        self.attn1 = Attention(features, heads, **kw)
+        self.norm2 = layer_norm(features, 1e-5, **kw)
+        self.attn2 = Attention(features, heads, context_features=text_features, **kw)
+        self.norm3 = layer_norm(features, 1e-5, **kw)
+        self.ff = FeedForward(features, **kw)
+
+    def __call__(self, x, text):
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), text)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2DModel(nnx.Module):
+    """Transformer blocks over the pixels of a feature map, as a residual."""
+
+    def __init__(self, features, heads, layers, config, **kw):
+        project = nnx.Linear if config.use_linear_projection else conv1x1
+        self.norm = group_norm(features, config.norm_num_groups, 1e-6, **kw)
+        self.proj_in = project(features, features, **kw)
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(features, heads, config.cross_attention_dim, **kw) for _ in range(layers)]
+        )
+        self.proj_out = project(features, features, **kw)
+
+    def __call__(self, x, text):
+        b, h, w, c = x.shape
+        y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        for block in self.transformer_blocks:
+            y = block(y, text)
+        return x + self.proj_out(y.reshape(b, h, w, c))
+
+
+class DownBlock(nnx.Module):
+    """`DownBlock2D`, or `CrossAttnDownBlock2D` where `transformer` is given."""
+
+    def __init__(self, features_in, features_out, layers, resnet, transformer, last, **kw):
+        sizes = [features_in] + [features_out] * (layers - 1)
+        self.resnets = nnx.List([resnet(size, features_out) for size in sizes])
+        self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
+        self.downsamplers = None if last else nnx.List([Downsample2D(features_out, **kw)])
+
+    def __call__(self, x, time_embedding, text):
+        """Returns the output and the list of skips."""
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, time_embedding)
+            if self.attentions is not None:
+                x = self.attentions[i](x, text)
+            skips.append(x)
+        if self.downsamplers is not None:
+            x = self.downsamplers[0](x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(nnx.Module):
+    """`UNetMidBlock2DCrossAttn`."""
+
+    def __init__(self, features, resnet, transformer):
+        self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
+        self.attentions = nnx.List([transformer(features)])
+
+    def __call__(self, x, time_embedding, text):
+        x = self.resnets[0](x, time_embedding)
+        x = self.attentions[0](x, text)
+        return self.resnets[1](x, time_embedding)
+
+
+class UpBlock(nnx.Module):
+    """`UpBlock2D`, or `CrossAttnUpBlock2D` where `transformer` is given; `skips` are the channels of its skips."""
+
+    def __init__(self, features_in, features_out, skips, resnet, transformer, last, **kw):
+        sizes = [features_in] + [features_out] * (len(skips) - 1)
+        self.resnets = nnx.List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips)])
+        self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
+        self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
+
+    def __call__(self, x, skips, time_embedding, text, size):
+        """Takes its skips off the end of the list; `size` is that of the next block's skips (None at the last)."""
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time_embedding)
+            if self.attentions is not None:
+                x = self.attentions[i](x, text)
+        return x if self.upsamplers is None else self.upsamplers[0](x, size)
+
+
+class UNet2DConditionModel(nnx.Module):
+    """Predicts the noise in a latent, given its timestep and a text.
+
+    Args of the constructor:
+      config: `UNetConfig`. dtype: of the activations. param_dtype: of the weights. rngs: for random weights.
+    """
+
+    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.config, self.dtype = config, dtype
+        channels = config.block_out_channels
+        n = len(channels)
+        layers, heads = config.per_block("layers_per_block"), config.per_block("attention_head_dim")
+        depth = config.per_block("transformer_layers_per_block")
+        time_features = 4 * channels[0]
+        resnet = functools.partial(
+            ResnetBlock2D,
+            groups=config.norm_num_groups,
+            epsilon=config.norm_eps,
+            time_features=time_features,
+            **kw,
+        )
+
+        def transformer(i):
+            return functools.partial(Transformer2DModel, heads=heads[i], layers=depth[i], config=config, **kw)
+
+        self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
+        self.time_embedding = TimestepEmbedding(channels[0], time_features, **kw)
+
+        down, skips = [], [channels[0]]
+        for i, kind in enumerate(config.down_block_types):
+            attention = transformer(i) if kind == "CrossAttnDownBlock2D" else None
+            last = i == n - 1
+            down.append(DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw))
+            skips += [channels[i]] * (layers[i] + (not last))
+        self.down_blocks = nnx.List(down)
+
+        self.mid_block = MidBlock(channels[-1], resnet, transformer(n - 1))
+
+        up, features = [], channels[-1]
+        for i, kind in zip(reversed(range(n)), config.up_block_types):
+            attention = transformer(i) if kind == "CrossAttnUpBlock2D" else None
+            taken = [skips.pop() for _ in range(layers[i] + 1)]
+            up.append(UpBlock(features, channels[i], taken, resnet, attention, i == 0, **kw))
+            features = channels[i]
+        self.up_blocks = nnx.List(up)
+
+        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
+        self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
+
+    def __call__(self, x, t, text):
+        """Predicts the noise.
+
+        Args:
+          x: latents `[b, h, w, in_channels]`. t: timesteps `[b]`. text: `[b, n, cross_attention_dim]`.
+
+        Returns:
+          `[b, h, w, out_channels]` in the model's dtype.
+        """
+        config = self.config
+        x, text = x.astype(self.dtype), text.astype(self.dtype)
+        sinusoids = timestep_embedding(
+            t, config.block_out_channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+        )
+        time_embedding = self.time_embedding(sinusoids.astype(self.dtype))
+        x = self.conv_in(x)
+        skips = [x]
+        for block in self.down_blocks:
+            x, more = block(x, time_embedding, text)
+            skips += more
+        x = self.mid_block(x, time_embedding, text)
+        for block in self.up_blocks:
+            next_skip = len(skips) - len(block.resnets) - 1
+            size = skips[next_skip].shape[1:3] if next_skip >= 0 else None
+            x = block(x, skips, time_embedding, text, size)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x)))

@@ -1,0 +1,92 @@
+"""The one rule between a PyTorch state dict and a Flax NNX module.
+
+Our attributes carry PyTorch's names, so a parameter's path is its key, but for the last word: `kernel`, `scale`
+and `embedding` are `weight` there. A kernel's axes are reversed in part (`[out, in, *space]` there,
+`[*space, in, out]` here; transposed convolutions too, which are built with `transpose_kernel=True`); everything
+else is verbatim. There is no table of names for any model.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+
+from its_jax.errors import UserError
+
+
+def torch_name(path):
+    """`('down_blocks', 0, 'conv', 'kernel')` -> `'down_blocks.0.conv.weight'`."""
+    *parents, leaf = path
+    leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
+    return ".".join(str(part) for part in (*parents, leaf))
+
+
+def _to_torch(path, shape_or_array):
+    return _permuted(shape_or_array, _axes(path, shape_or_array, reverse=True))
+
+
+def _axes(path, value, reverse):
+    ndim = len(value) if isinstance(value, tuple) else value.ndim
+    if path[-1] != "kernel":
+        return tuple(range(ndim))
+    return (ndim - 1, ndim - 2, *range(ndim - 2)) if reverse else (*range(2, ndim), 1, 0)
+
+
+def _permuted(value, axes):
+    return tuple(value[a] for a in axes) if isinstance(value, tuple) else value.transpose(axes)
+
+
+def _leaves(module):
+    """Path, variable pairs of all parameters of a module (concrete or made by `nnx.eval_shape`)."""
+    return sorted(nnx.to_flat_state(nnx.state(module, nnx.Param)), key=lambda item: torch_name(item[0]))
+
+
+def torch_shapes(module):
+    """Key -> shape of the state dict that fits the module; the module may be abstract."""
+    return {torch_name(path): _to_torch(path, tuple(leaf.get_value().shape)) for path, leaf in _leaves(module)}
+
+
+def to_state_dict(module):
+    """Key -> numpy array in PyTorch's layout, in the module's own parameter dtype."""
+    return {
+        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(leaf.get_value())))
+        for path, leaf in _leaves(module)
+    }
+
+
+def load_state_dict(module, tensors: Mapping[str, np.ndarray], *, sharding=None, name="model"):
+    """Fills an abstract (or concrete) module from a state dict and returns a concrete one.
+
+    Args:
+      module: from `nnx.eval_shape(lambda: Model(...))`; its leaves give shapes and dtypes. It is not changed.
+      tensors: key -> array; read one by one, so it may be lazy.
+      sharding: where each parameter goes; None is the default device.
+      name: what the error messages call the model.
+
+    Raises:
+      UserError: names the first key that is missing, extra, misshapen or not finite.
+    """
+    leaves = _leaves(module)
+    check_names(torch_shapes(module), tensors.keys(), name=name)
+    state = []
+    for path, leaf in leaves:
+        key, abstract = torch_name(path), leaf.get_value()
+        value = np.asarray(tensors[key])
+        expected = _to_torch(path, tuple(abstract.shape))
+        if value.shape != expected:
+            raise UserError(f"{name}: tensor {key!r} has shape {list(value.shape)}, the config asks for {list(expected)}")
+        if not np.isfinite(value).all():
+            raise UserError(f"{name}: tensor {key!r} holds values that are not finite")
+        value = _permuted(value, _axes(path, value, reverse=False)).astype(abstract.dtype)
+        state.append((path, leaf.replace(jax.device_put(value, sharding))))
+    return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+
+
+def check_names(expected, found, *, name="model"):
+    """Raises `UserError` naming the first key that is missing or extra."""
+    expected, found = set(expected), set(found)
+    if missing := sorted(expected - found):
+        raise UserError(f"{name}: tensor {missing[0]!r} is missing ({len(missing)} missing in all)")
+    if extra := sorted(found - expected):
+        raise UserError(f"{name}: tensor {extra[0]!r} has no place in the model ({len(extra)} such in all)")
