@@ -1,9 +1,11 @@
 """Waveform <-> log-mel spectrogram <-> [0, 1] picture, and Griffin-Lim.
 
-The front end is that of Auffusion's HiFi-GAN vocoder. Frames are cut without centring from a reflect-padded
-waveform, so that `samples` make exactly `samples // hop_length` frames. Shapes: b batch, waveform [b, samples] in
-[-1, 1], log-mel [b, frames, n_mels] in natural log of magnitude, picture [b, n_mels, frames] in [0, 1] with the
-highest mel in row 0. Every function is pure and jits with `config` as a static argument.
+The front end is that of Auffusion's HiFi-GAN vocoder. Frames are cut without centring from a
+reflect-padded waveform, so that `samples` make exactly `samples // hop_length` frames.
+
+Shapes: b batch, waveform [b, samples] in [-1, 1], log-mel [b, frames, n_mels] in natural log of magnitude,
+picture [b, n_mels, frames] in [0, 1] with the highest mel in row 0. Every function is pure and jits with
+`config` as a static argument.
 """
 
 import dataclasses
@@ -39,24 +41,25 @@ class MelConfig:
 
     def __post_init__(self):
         hop, win, n_fft, nyquist = self.hop_length, self.win_length, self.n_fft, self.sampling_rate / 2
-        if not 0 < hop <= win <= n_fft:
-            raise UserError(f"mel front end: need 0 < hop_length {hop} <= win_length {win} <= n_fft {n_fft}")
+        if not 0 < hop < win <= n_fft:
+            raise UserError(f"mel front end: need 0 < hop_length {hop} < win_length {win} <= n_fft {n_fft}")
         if not hop % 2 == win % 2 == n_fft % 2:
             raise UserError(
-                f"mel front end: hop_length {hop}, win_length {win} and n_fft {n_fft} must be all even or all odd, "
-                "for the padding to be symmetric"
+                f"mel front end: hop_length {hop}, win_length {win} and n_fft {n_fft} must be all even or "
+                "all odd, for the padding to be symmetric"
             )
         if not 0 <= self.fmin < self.fmax <= nyquist:
             raise UserError(
-                f"mel front end: need 0 <= fmin {self.fmin} < fmax {self.fmax} <= sampling_rate / 2 = {nyquist}"
+                f"mel front end: need 0 <= fmin {self.fmin} < fmax {self.fmax} <= sampling_rate / 2 "
+                f"= {nyquist}"
             )
 
     @property
     def padding(self) -> int:
         """Reflected samples on either side.
 
-        The window is zero outside its centre, so of the (n_fft - hop) / 2 samples of the definition only those
-        within reach of the window are kept, and a frame holds `win_length` samples.
+        The window is zero outside its centre, so of the (n_fft - hop_length) / 2 samples of the definition
+        only those within its reach are kept, and a frame holds `win_length` samples.
         """
         return (self.win_length - self.hop_length) // 2
 
@@ -86,8 +89,8 @@ def griffin_lim(
 ) -> jax.Array:
     """[b, frames, n_mels] natural log -> waveform [b, frames * hop_length] whose `log_mel` is close to it.
 
-    Fast Griffin-Lim from random phases. All samples of a batch start from the same phases, drawn from `seed`, so
-    a sample does not depend on its batch. The result is not clipped to [-1, 1].
+    Fast Griffin-Lim from random phases. All samples of a batch start from the same phases, drawn from
+    `seed`, so a sample does not depend on its batch. The result is not clipped to [-1, 1].
     """
     return reconstruct_phase(_invert_mel(jnp.exp(log_mel), config), config, num_iters, seed)
 
@@ -138,8 +141,8 @@ def _mel_pseudo_inverse(config: MelConfig) -> np.ndarray:
 def _invert_mel(mel: jax.Array, config: MelConfig) -> jax.Array:
     """Mel magnitudes [..., n_mels] -> non-negative STFT magnitudes [..., bins] whose mels are close to them.
 
-    The clipped pseudo-inverse is off where it clips. Multiplicative updates for the Kullback-Leibler divergence
-    (Lee and Seung 2001) mend that; they weigh errors much as the logarithm does.
+    The clipped pseudo-inverse is off where it clips. Multiplicative updates for the Kullback-Leibler
+    divergence (Lee and Seung 2001) mend that; they weigh errors much as the logarithm does.
     """
     basis = mel_basis(config)
     weight = np.maximum(basis.sum(axis=0), np.float32(1e-12))
@@ -153,7 +156,7 @@ def _invert_mel(mel: jax.Array, config: MelConfig) -> jax.Array:
 
 
 def _stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
-    """[b, samples] -> complex [b, samples // hop_length, n_fft // 2 + 1]; phases count from a frame's start."""
+    """[b, samples] -> complex [b, samples // hop_length, n_fft // 2 + 1]."""
     win, hop = config.win_length, config.hop_length
     num_frames = waveform.shape[1] // hop
     blocks_per_frame = -(-win // hop)

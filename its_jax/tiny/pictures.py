@@ -1,11 +1,11 @@
 """Program-made grey pictures with captions: what the small image model learns to paint.
 
-A picture is a strip of 3 to 7 large, light objects of one subject on black.  It is made to be heard as well as seen: its
-height is frequency, its width is time and its brightness is loudness, so features are bold, gaps are truly black, and no
-place along the width is special (any crop of it is again such a picture).
+A picture is a strip of 3 to 7 large, light objects of one subject on black.  It is made to be heard as well
+as seen: its height is frequency, its width is time and its brightness is loudness, so features are bold, gaps
+are truly black, and no place along the width is special (any crop of it is again such a picture).
 
-An object is drawn by its own short function with a `Pen`, in a frame of its own: y runs from 0 (top) to 1 (bottom, on the
-ground), x from about -aspect / 2 to aspect / 2, in units of the object's height.
+An object is drawn by its own short function with a `_Pen`, in a frame of its own: y runs from 0 (top) to 1
+(bottom, on the ground), x from about -aspect / 2 to aspect / 2, in units of the object's height.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,8 @@ TEMPLATES = (
 STYLES = ("filled", "outline")
 
 _OVERSAMPLING = 2
-_BLUR = 1.1 / 128  # standard deviation of the final softening, in picture heights
-_MEAN_BRIGHTNESS = (0.12, 0.235)  # a picture's brightness is scaled towards this range
+_BLUR = 1.25 / 128  # standard deviation of the final softening, in picture heights
+_MEAN_BRIGHTNESS = np.array([0.12, 0.24])  # a picture's brightness is scaled towards this range
 
 
 def caption(subject: str, rng: np.random.Generator) -> str:
@@ -59,9 +59,11 @@ def caption(subject: str, rng: np.random.Generator) -> str:
 def draw(
     subject: str, rng: np.random.Generator, height: int = 128, width: int = 512, style: str | None = None
 ) -> np.ndarray:
-    """A new picture of `subject`: float32 [height, width] in [0, 1], row 0 on top, the same for the same state of `rng`.
+    """A new picture of `subject`: float32 [height, width] in [0, 1], row 0 on top.
 
-    `style` is "filled" (light shapes with dark details), "outline" (light bold contours), or None for one of them by chance.
+    It depends on the state of `rng` only.  `style` is "filled" (light shapes with dark details), "outline"
+    (bold light contours), or None for one of them by chance.
+
     Raises UserError for an unknown subject or style.
     """
     _check("subject", subject, SUBJECTS)
@@ -70,7 +72,7 @@ def draw(
     _check("style", style, STYLES)
 
     canvas = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
-    _draw_strip(Pen(canvas, style, rng), _KINDS[subject], rng)
+    _draw_strip(_Pen(canvas, style, rng), _KINDS[subject], rng)
     soft = canvas.reduce(_OVERSAMPLING).filter(ImageFilter.GaussianBlur(_BLUR * height))
     picture = np.asarray(soft, np.float32) / 255
     return np.clip(picture * _gain(picture, rng), 0, 1)
@@ -84,10 +86,10 @@ def _check(what, value, known):
 def _gain(picture, rng):
     """A random brightness that keeps the mean in bounds and the peak at most 1."""
     low, high = _MEAN_BRIGHTNESS / picture.mean()
-    return min(np.clip(rng.uniform(0.8, 1.0), low, high), 1 / picture.max())
+    return float(min(np.clip(rng.uniform(0.75, 1.0), low, high), 1 / picture.max()))
 
 
-# ---------------------------------------------------------------------------------------------------------- the strip
+# -------------------------------------------------------------------------------------------------- the strip
 
 
 @dataclass(frozen=True)
@@ -103,46 +105,51 @@ class _Kind:
 
 
 def _draw_strip(pen, kind, rng):
-    """Background, then objects from beyond the left edge to beyond the right edge: a window of an endless strip."""
+    """Background, then objects from beyond one edge to beyond the other: a window of an endless strip."""
     height, width = pen.canvas.height, pen.canvas.width
-    floor = 0.5 + 0.5 * rng.uniform(0.93, 0.97) if kind.ground != "air" else 0.97
+    floor = height * (0.97 if kind.ground == "air" else rng.uniform(0.965, 0.985))
     _draw_background(pen, kind.ground, floor, rng)
-    base = rng.uniform(*kind.size)
-    spread = rng.uniform(0.02, 0.3)
-    facing = rng.choice((-1, 1))
+    base, spread, facing = rng.uniform(*kind.size), rng.uniform(0.02, 0.3), rng.choice((-1, 1))
     left = -rng.uniform(1.5, 3.0) * height
     while left < width:
-        size = np.clip(base * rng.uniform(0.85, 1.1), *kind.size) * height
-        span = kind.aspect * size
-        rise = rng.uniform(0, 1) * (floor * height - size) if kind.ground == "air" else 0
-        if left + span > -0.2 * height:
-            way = facing if kind.same_way else rng.choice((-1, 1))
-            centre, bottom = left + span / 2, floor * height - rise
-            pen.place(centre, bottom, size, way, rng.uniform(-kind.tilt, kind.tilt), rng.uniform(-0.06, 0.06))
+        size = height * np.clip(base * rng.uniform(0.85, 1.1), *kind.size)
+        rise = rng.uniform(0, 1) * (floor - size) if kind.ground == "air" else 0
+        way = facing if kind.same_way else rng.choice((-1, 1))
+        right = left + kind.aspect * size
+        if right > -0.2 * height:
+            tilt, shear = rng.uniform(-kind.tilt, kind.tilt), rng.uniform(-0.06, 0.06)
+            pen.place((left + right) / 2, floor - rise, size, way, tilt, shear)
             kind.draw(pen, rng)
-        left += span + (0.06 + spread * rng.uniform(0.2, 1.5)) * height
+        left = right + height * (0.06 + spread * rng.uniform(0.2, 1.5))
 
 
 def _draw_background(pen, ground, floor, rng):
+    """Black, with waves or rails where the subject has them; by chance a glow, stars, a ground line."""
     height, width = pen.canvas.height, pen.canvas.width
-    if ground != "waves" and rng.random() < 0.2:
-        for x in np.arange(rng.uniform(0, 0.5), width / height, 0.5):
-            pen.dot((x + rng.uniform(-0.2, 0.2)) * height, rng.uniform(0.03, 0.45) * height, 0.022 * height, 150)
-    if ground == "rails" or (ground == "ground" and rng.random() < 0.35):
-        pen.band(np.array([0, width]), np.full(2, (floor + 0.02) * height), 0.04 * height, 130)
     if ground == "waves":
-        x = np.linspace(0, width, 160)
-        pitch, phase = rng.uniform(0.25, 0.4) * height, rng.uniform(0, 2 * np.pi)
-        pen.band(x, (floor + 0.0) * height + 0.018 * height * np.sin(2 * np.pi * x / pitch + phase), 0.04 * height, 150)
+        x = np.linspace(-8, width + 8, 160)
+        pitch, phase = height * rng.uniform(0.25, 0.4), rng.uniform(0, 2 * np.pi)
+        swell = 0.018 * height * np.sin(2 * np.pi * x / pitch + phase)
+        pen.background(np.stack([x, floor + swell], axis=1), 0.045 * height, 140)
+        return
+    if rng.random() < 0.15:
+        glow = Image.linear_gradient("L").point(lambda value: max(0, value - 128) // 5)
+        pen.canvas.paste(glow.resize((width, height)))
+    if rng.random() < 0.2:
+        for x in np.arange(rng.uniform(0, 0.5), width / height, 0.5):
+            star = height * np.array([x + rng.uniform(-0.2, 0.2), rng.uniform(0.04, 0.45)])
+            pen.background(star + [(-1, 0), (1, 0)], 0.045 * height, 150)
+    if ground == "rails" or (ground == "ground" and rng.random() < 0.35):
+        pen.background([(-8, floor), (width + 8, floor)], 0.045 * height, 140)
 
 
-# ------------------------------------------------------------------------------------------------------------ the pen
+# ---------------------------------------------------------------------------------------------------- the pen
 
 
-class Pen:
-    """Draws shapes ([n, 2] points in an object's frame) in one of two styles, so that a subject is described once.
+class _Pen:
+    """Draws shapes ([n, 2] points in an object's frame) in either style, so that a subject is described once.
 
-    "filled": shapes are light with a dark rim (which parts them from what lies behind), marks and lines are dark.
+    "filled": shapes are light with a dark rim (it parts them from others behind), marks and lines are dark.
     "outline": shapes are black with a light rim, marks and lines are light.
     """
 
@@ -150,12 +157,15 @@ class Pen:
         self.canvas = canvas
         self._draw = ImageDraw.Draw(canvas)
         self._filled = style == "filled"
-        self._rim = (rng.uniform(0.032, 0.04) if self._filled else rng.uniform(0.045, 0.065)) * canvas.height
+        self._detail = 0 if self._filled else 255
+        self._rim = (rng.uniform(0.032, 0.04) if self._filled else rng.uniform(0.042, 0.06)) * canvas.height
 
     def place(self, centre: float, bottom: float, size: float, way: int, tilt: float, shear: float):
         """Puts the frame of the next object: canvas pixels, `way` -1 mirrors it, `tilt` in radians."""
+        if not self._filled:
+            size, bottom = size - 2 * self._rim, bottom - self._rim
         cos, sin = np.cos(tilt), np.sin(tilt)
-        self._matrix = size * np.array([[cos, -sin], [sin, cos]]) @ np.array([[way, -shear], [0, 1]])
+        self._matrix = size * np.array([[way, 0], [-shear, 1]]) @ np.array([[cos, sin], [-sin, cos]])
         self._origin = np.array([centre, bottom - size / 2])
         self._size = size
 
@@ -165,43 +175,79 @@ class Pen:
         ink = round(255 * tone)
         rim, fill = (0, ink) if self._filled else (ink, 0)
         for points in shapes:
-            self._stroke(points + points[:2], 2 * self._rim, rim)
+            self._grow(points, self._rim, rim)
         for points in shapes:
-            self._draw.polygon(points, fill=fill)
+            self._fill(points, fill)
 
     def limb(self, points, width: float):
         """A light line in either style: stems, masts, feelers."""
-        points = self._to_canvas(np.asarray(points))
-        width *= self._size
-        self._stroke(points, width + 2 * self._rim, 0)
-        self._stroke(points, width, 255)
+        points, radius = self._to_canvas(_there_and_back(points)), width * self._size / 2
+        if self._filled:
+            self._grow(points, radius + self._rim, 0)
+        self._grow(points, radius, 255)
+
+    def solid(self, *shapes: np.ndarray):
+        """Shapes that are light in either style and have no rim."""
+        for shape in shapes:
+            self._fill(self._to_canvas(shape), 255)
 
     def mark(self, *shapes: np.ndarray):
         """Filled details on a shape: eyes, windows, stripes."""
         for shape in shapes:
-            self._draw.polygon(self._to_canvas(shape), fill=0 if self._filled else 255)
+            self._fill(self._to_canvas(shape), self._detail)
 
     def line(self, points, width: float = 0.05):
         """A detail that is a line on a shape."""
-        self._stroke(self._to_canvas(np.asarray(points)), width * self._size, 0 if self._filled else 255)
+        self._grow(self._to_canvas(_there_and_back(points)), width * self._size / 2, self._detail)
 
-    def dot(self, x: float, y: float, radius: float, ink: int):
-        """A disc of the background, in canvas pixels."""
-        self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
-
-    def band(self, x: np.ndarray, y: np.ndarray, width: float, ink: int):
+    def background(self, points: np.ndarray, width: float, ink: int):
         """A line of the background, in canvas pixels."""
-        self._stroke(list(zip(x.tolist(), y.tolist())), width, ink)
+        self._grow(_complex(_there_and_back(points)), width / 2, ink)
 
     def _to_canvas(self, points):
-        points = (points - (0, 0.5)) @ self._matrix.T + self._origin
-        return list(map(tuple, points.tolist()))
+        return _complex((points - _FRAME_CENTRE) @ self._matrix + self._origin)
 
-    def _stroke(self, points, width, ink):
-        self._draw.line(points, fill=ink, width=round(width), joint="curve")
+    def _fill(self, points, ink):
+        self._draw.polygon(points.view(float).tolist(), fill=ink)
+
+    def _grow(self, points, radius, ink):
+        """Fills the surroundings of a closed outline: bands along its edges, and a polygon round its corners.
+
+        Pillow's own round joints are a slow Python loop.
+        """
+        ring = np.concatenate([points, points[:1]])
+        self._draw.line(ring.view(float).tolist(), fill=ink, width=round(2 * radius))
+        self._fill(_offset(ring, radius), ink)
 
 
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 25)[:-1])], axis=1)
+_FRAME_CENTRE = np.array([0, 0.5])
+
+
+def _complex(points):
+    """[n, 2] coordinates as [n] complex numbers, in which a quarter turn is a product with 1j."""
+    return np.ascontiguousarray(points, float).view(complex)[:, 0]
+
+
+def _offset(ring, radius):
+    """A closed outline (its first point repeated at the end) moved outwards, corners cut from a circle."""
+    edge = ring[1:] - ring[:-1]
+    edge /= np.abs(edge)
+    clockwise = np.sign((ring[:-1].conj() * ring[1:]).imag.sum()) or 1
+    after = -1j * clockwise * edge
+    before = np.concatenate([after[-1:], after[:-1]])
+    middle = before + after + 1e-6j * clockwise * before  # straight on where a line turns back
+    middle /= np.abs(middle)
+    corners = np.stack([before, middle, after], axis=1)
+    return (ring[:-1, None] + radius * corners).ravel()
+
+
+def _there_and_back(points):
+    """An open line as a closed outline without area."""
+    points = np.asarray(points, float)
+    return np.concatenate([points, points[-2:0:-1]])
+
+
+_CIRCLE = np.exp(2j * np.pi * np.arange(24) / 24).view(float).reshape(-1, 2)
 
 
 def _oval(x, y, rx, ry=None, turn=0.0):
@@ -211,6 +257,17 @@ def _oval(x, y, rx, ry=None, turn=0.0):
 
 def _box(left, top, right, bottom):
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+
+def _arch(x, top, half, tall):
+    """A round-headed opening."""
+    return np.concatenate([_oval(x, top + half, half)[12:], [(x + half, top + tall), (x - half, top + tall)]])
+
+
+def _symmetric(right):
+    """A closed outline from its right half, listed from top to bottom; points at x = 0 are its ends."""
+    points = np.asarray(right, float)
+    return np.concatenate([points, points[points[:, 0] > 0][::-1] * (-1, 1)])
 
 
 def _spline(points, closed=True, steps=5):
@@ -227,59 +284,52 @@ def _spline(points, closed=True, steps=5):
 def _tube(points, start, end):
     """A round-ended limb along a smooth line, its radius going from `start` to `end`."""
     middle = _spline(points, closed=False) if len(points) > 2 else np.asarray(points, float)
-    along = np.gradient(middle, axis=0)
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along = np.concatenate([middle[1:], middle[-1:]]) - np.concatenate([middle[:1], middle[:-1]])
+    along /= np.hypot(*along.T)[:, None]
     radius = np.linspace(start, end, len(middle))[:, None]
     side = radius * along[:, ::-1] * (-1, 1)
     tip, tail = middle[-1:] + 0.7 * end * along[-1:], middle[:1] - 0.7 * start * along[:1]
     return np.concatenate([middle + side, tip, (middle - side)[::-1], tail])
 
 
-def _mirror(shape):
-    return shape * (-1, 1)
+# ----------------------------------------------------------------------------------------------- the subjects
 
 
-# ------------------------------------------------------------------------------------------------------- the subjects
+# Outlines read best with several points to a line.
+# fmt: off
 
 
 def _castle(pen, rng):
-    def tower(x, half, top):
-        """Straight sides, a wider head with three battlements."""
-        head, tooth = half + 0.045, (half + 0.045) / 2.5
-        teeth = [(i * tooth - head, top + 0.09 * down) for i in range(5) for down in ((i % 2),)]
-        crown = [(px + dx, py) for px, py in teeth for dx in (0, tooth)]
-        crown += [(head, top + 0.2), (half, top + 0.25), (half, 1), (-half, 1), (-half, top + 0.25), (-head, top + 0.2)]
-        return np.array(crown) + (x, 0)
-
-    def window(x, y, half=0.04):
-        pen.mark(np.concatenate([_oval(x, y, half, 0.06)[12:], _box(x - half, y, x + half, y + 0.1)[1:][:2][:, :] + 0]))
-
-    reach = rng.uniform(0.4, 0.46)
-    tops = rng.uniform(0.18, 0.35, 2)
-    wall = rng.uniform(0.5, 0.6)
-    pen.shape(_box(-reach, wall, reach, 1), tone=0.85)
-    middle = rng.uniform(0.0, 0.06)
-    pen.shape(tower(0, 0.15, middle + 0.0))
-    pen.shape(tower(-reach, 0.12, tops[0]))
-    pen.shape(tower(reach, 0.12, tops[1]))
-    window(0, middle + 0.34)
-    window(-reach, tops[0] + 0.36)
-    window(reach, tops[1] + 0.36)
-    pen.mark(np.concatenate([_oval(0, 0.78, 0.09, 0.1)[12:], [(0.09, 1.0), (-0.09, 1.0)]]))
+    reach, wall = rng.uniform(0.43, 0.48), rng.uniform(0.52, 0.62)
+    pen.shape(_box(-reach, wall, reach, 1), tone=0.8)
+    for x, half, top in (
+        (-reach, 0.12, rng.uniform(0.22, 0.38)),
+        (reach, 0.12, rng.uniform(0.22, 0.38)),
+        (0, 0.17, rng.uniform(0.0, 0.1)),
+    ):
+        head, roof, neck = half + 0.055, top + 0.12, top + 0.22
+        pen.shape(_symmetric([(head, roof), (head, neck), (half, neck + 0.05), (half, 1)]) + (x, 0))
+        tooth = head / 2.5
+        for left in (-head, -tooth / 2, head - tooth):
+            pen.solid(_box(x + left, top, x + left + tooth, roof + 0.02))
+        pen.mark(_arch(x, neck + 0.12, 0.05, 0.15))
+    pen.mark(_arch(0, 0.7, 0.09, 0.31))
 
 
 def _dog(pen, rng):
-    belly, rear = rng.uniform(0.6, 0.66), rng.uniform(0.44, 0.54)
-    legs = [_tube([(x, belly), (x - 0.01, 0.95)], 0.07, 0.05) for x in (-0.3, -0.14, rear - 0.14, rear)]
-    tail = _tube([(rear, 0.48), (rear + 0.12, 0.36), (rear + rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.2))], 0.05, 0.035)
-    body = _spline([(-0.36, 0.45), (-0.1, 0.43), (rear, 0.42), (rear + 0.08, 0.55), (rear, 0.7), (0.1, belly + 0.04),
-                    (-0.2, 0.74), (-0.38, 0.64)])
+    belly, rear, ear = rng.uniform(0.6, 0.66), rng.uniform(0.44, 0.54), rng.uniform(0.36, 0.46)
+    tail_tip = (rear + rng.uniform(0.08, 0.18), rng.uniform(0.1, 0.2))
+    feet = (-0.34, -0.13, rear - 0.18, rear + 0.01)
+    legs = [_tube([(x, belly), (x - 0.01, 0.95)], 0.07, 0.05) for x in feet]
+    tail = _tube([(rear, 0.48), (rear + 0.12, 0.36), tail_tip], 0.05, 0.035)
+    body = _spline([(-0.36, 0.45), (-0.1, 0.43), (rear, 0.42), (rear + 0.08, 0.55), (rear, 0.7),
+                    (0.1, belly + 0.04), (-0.2, 0.74), (-0.38, 0.64)])
     neck = _tube([(-0.24, 0.55), (-0.36, 0.3)], 0.14, 0.12)
     head = _oval(-0.38, 0.2, 0.17, 0.15)
     snout = _tube([(-0.42, 0.23), (-0.62, 0.27)], 0.1, 0.075)
     pen.shape(*legs, tail, body, neck, head, snout)
-    ear = rng.uniform(0.36, 0.46)
-    pen.shape(_spline([(-0.34, 0.08), (-0.22, 0.1), (-0.17, ear), (-0.26, ear + 0.04), (-0.33, 0.25)]), tone=0.7)
+    flap = _spline([(-0.34, 0.08), (-0.22, 0.1), (-0.17, ear), (-0.26, ear + 0.04), (-0.33, 0.25)])
+    pen.shape(flap, tone=0.7)
     pen.mark(_oval(-0.45, 0.16, 0.033), _oval(-0.68, 0.23, 0.05, 0.045))
     pen.line([(-0.68, 0.31), (-0.52, 0.33)], 0.04)
     if rng.random() < 0.6:
@@ -287,20 +337,19 @@ def _dog(pen, rng):
 
 
 def _tiger(pen, rng):
-    wide = rng.uniform(0.46, 0.52)
+    wide, stripe = rng.uniform(0.46, 0.52), rng.uniform(0.14, 0.2)
     for side in (-1, 1):
         pen.shape(_oval(side * (wide - 0.12), 0.17, 0.16))
         pen.mark(_oval(side * (wide - 0.12), 0.17, 0.075))
-    right = [(0, 0.08), (0.25, 0.11), (wide - 0.04, 0.32), (wide, 0.55), (wide + 0.06, 0.74), (wide - 0.12, 0.8),
-             (0.22, 0.95), (0, 0.99)]
-    pen.shape(_spline(right + [(-x, y) for x, y in right[-2:0:-1]]))
-    pen.mark(np.array([(-0.045, 0.08), (0.045, 0.08), (0, 0.36)]))
-    long = rng.uniform(0.13, 0.2)
-    for side in (-1, 1):
-        flip = (side, 1)
-        pen.mark(np.array([(0.12, 0.08), (0.21, 0.09), (0.12, 0.3)]) * flip)
+    pen.shape(_spline(_symmetric([
+        (0, 0.08), (0.25, 0.11), (wide - 0.04, 0.32), (wide, 0.55), (wide + 0.06, 0.74), (wide - 0.12, 0.8),
+        (0.22, 0.95), (0, 0.99)])))
+    pen.mark(np.array([(-0.05, 0.08), (0.05, 0.08), (0, 0.37)]))
+    for flip in ((-1, 1), (1, 1)):
+        pen.mark(np.array([(0.12, 0.08), (0.22, 0.09), (0.12, 0.31)]) * flip)
         for y, drop in ((0.4, 0.06), (0.55, 0.04), (0.69, 0.0)):
-            pen.mark(np.array([(wide + 0.06, y - 0.045), (wide + 0.06, y + 0.045), (wide - long, y + drop)]) * flip)
+            base = wide + 0.06
+            pen.mark(np.array([(base, y - 0.05), (base, y + 0.05), (wide - stripe, y + drop)]) * flip)
         pen.mark(_oval(0.18, 0.46, 0.065, 0.05, 0.3) * flip)
         pen.line(_spline([(0, 0.8), (0.08, 0.86), (0.19, 0.82)], closed=False) * flip, 0.045)
     pen.mark(_spline([(-0.1, 0.63), (0, 0.61), (0.1, 0.63), (0, 0.74)]))
@@ -308,58 +357,51 @@ def _tiger(pen, rng):
 
 
 def _train(pen, rng):
-    stack = rng.uniform(0.12, 0.2)
-    for i, radius in enumerate((0.045, 0.06, 0.075)):
-        pen.shape(_oval(-0.5 + 0.15 * i, 0.1 - 0.02 * i, radius), tone=0.6)
-    pen.shape(np.array([(-0.58, stack), (-0.36, stack), (-0.42, 0.32), (-0.42, 0.5), (-0.53, 0.5), (-0.53, 0.32)]))
-    pen.shape(_oval(-0.12, 0.4, 0.09, 0.1))
-    pen.shape(_box(-0.64, 0.42, 0.2, 0.74))
-    pen.shape(_box(0.16, 0.22, 0.6, 0.8))
-    pen.shape(_box(0.1, 0.14, 0.66, 0.22))
-    pen.mark(_box(0.27, 0.32, 0.5, 0.52))
-    pen.line([(-0.48, 0.42), (-0.48, 0.74)], 0.05)
-    pen.line([(-0.02, 0.42), (-0.02, 0.74)], 0.05)
-    pen.shape(np.array([(-0.64, 0.76), (-0.56, 0.97), (-0.8, 0.97)]))
-    for x, radius in ((-0.42, 0.12), (-0.13, 0.12), (0.33, 0.18)):
+    stack = rng.uniform(0.14, 0.22)
+    for i in range(3):
+        pen.solid(_oval(-0.46 + 0.17 * i, 0.08 - 0.01 * i, 0.05 + 0.015 * i))
+    chimney = _symmetric([(0.12, stack), (0.06, 0.32), (0.06, 0.5)]) - (0.48, 0)
+    dome, boiler, cab = _oval(-0.14, 0.42, 0.1), _box(-0.66, 0.42, 0.2, 0.78), _box(0.12, 0.24, 0.6, 0.82)
+    pen.shape(chimney, dome, boiler, cab)
+    pen.shape(_box(0.05, 0.15, 0.68, 0.23))
+    pen.mark(_box(0.26, 0.36, 0.48, 0.54))
+    for x in (-0.46, -0.04):
+        pen.line([(x, 0.44), (x, 0.74)], 0.05)
+    pen.solid(np.array([(-0.68, 0.8), (-0.62, 0.97), (-0.86, 0.97)]))
+    for x, radius in ((-0.42, 0.13), (-0.1, 0.13), (0.36, 0.19)):
         pen.shape(_oval(x, 0.98 - radius, radius))
         pen.mark(_oval(x, 0.98 - radius, 0.4 * radius))
 
 
 def _flower(pen, rng):
-    x, y = rng.uniform(-0.05, 0.05), 0.34
-    count = rng.integers(6, 9)
-    bend = rng.uniform(-0.1, 0.1)
-    pen.limb(_spline([(x, y), (bend, 0.7), (0, 1)], closed=False), 0.055)
-    for side in (-1, 1):
-        top = rng.uniform(0.72, 0.8)
-        pen.shape(_spline([(side * 0.04, 0.94), (side * 0.12, top + 0.02), (side * 0.34, top - 0.06), (side * 0.26, 0.88)]),
-                  tone=0.8)
-    start = rng.uniform(0, 2 * np.pi)
-    for turn in start + 2 * np.pi * np.arange(count) / count:
-        pen.shape(_oval(x + 0.21 * np.cos(turn), y + 0.21 * np.sin(turn), 0.13, 0.085 * 7 / count, turn))
-    pen.shape(_oval(x, y, 0.1))
-    pen.mark(_oval(x, y, 0.045))
+    y, top = 0.34, rng.uniform(0.7, 0.8)
+    for flip in ((-1, 1), (1, 1)):
+        pen.shape(_spline([(0.05, 0.95), (0.12, top), (0.36, top - 0.06), (0.28, 0.9)]) * flip, tone=0.8)
+    pen.limb(_spline([(0, y), (rng.uniform(-0.1, 0.1), 0.7), (0, 1)], closed=False), 0.06)
+    petals, reach = rng.integers(5, 8), rng.uniform(0.29, 0.33)
+    turn = np.linspace(0, 2 * np.pi, 12 * petals, endpoint=False)
+    radius = reach * (0.45 + 0.55 * np.abs(np.sin(petals * turn / 2)) ** 0.6)
+    turn += rng.uniform(0, 2 * np.pi)
+    pen.shape(np.stack([radius * np.cos(turn), y + radius * np.sin(turn)], axis=1))
+    pen.mark(_oval(0, y, 0.1))
 
 
 def _tree(pen, rng):
+    tiers, wide = rng.integers(3, 5), rng.uniform(0.34, 0.42)
     pen.shape(_box(-0.07, 0.8, 0.07, 1), tone=0.7)
-    tiers = rng.integers(3, 5)
-    wide = rng.uniform(0.34, 0.42)
-    for i in range(tiers)[::-1]:
-        low = 0.36 + (0.86 - 0.36) * i / (tiers - 1)
-        half = wide * (0.55 + 0.45 * i / (tiers - 1))
+    for down in np.linspace(1, 0, tiers):
+        low, half = 0.36 + 0.5 * down, wide * (0.55 + 0.45 * down)
         top = max(0.0, low - 0.42)
-        pen.shape(np.array([(0, top), (half, low), (half * 0.45, low - 0.035), (0, low + 0.02), (-half * 0.45, low - 0.035),
-                            (-half, low)]))
+        pen.shape(_symmetric([(0, top), (half, low), (0.45 * half, low - 0.035), (0, low + 0.02)]))
 
 
 def _fish(pen, rng):
     tall = rng.uniform(0.34, 0.42)
     pen.shape(np.array([(0.38, 0.5), (0.74, 0.14), (0.66, 0.5), (0.74, 0.86)]), tone=0.8)
     pen.shape(_spline([(-0.15, 0.56 - tall), (0.05, 0.02), (0.28, 0.1), (0.24, 0.4)]), tone=0.8)
-    pen.shape(_spline([(-0.05, 0.5 + tall - 0.06), (0.2, 0.98), (0.2, 0.7)]), tone=0.8)
-    pen.shape(_spline([(-0.68, 0.52), (-0.45, 0.56 - 0.8 * tall), (-0.1, 0.52 - tall), (0.25, 0.36), (0.5, 0.5), (0.25, 0.66),
-                       (-0.1, 0.5 + tall), (-0.45, 0.46 + 0.8 * tall)]))
+    pen.shape(_spline([(-0.05, 0.44 + tall), (0.2, 0.98), (0.2, 0.7)]), tone=0.8)
+    pen.shape(_spline([(-0.68, 0.52), (-0.45, 0.56 - 0.8 * tall), (-0.1, 0.52 - tall), (0.25, 0.36),
+                       (0.5, 0.5), (0.25, 0.66), (-0.1, 0.5 + tall), (-0.45, 0.46 + 0.8 * tall)]))
     pen.mark(_oval(-0.45, 0.42, 0.06))
     for x in (-0.24, -0.02, 0.2):
         bow = tall * (0.75 - 0.6 * abs(x + 0.1))
@@ -371,7 +413,7 @@ def _boat(pen, rng):
     pen.limb([(0, 0.02), (0, 0.8)], 0.05)
     pen.shape(_spline([(0.06, 0.06), (0.3, 0.35), (0.44, 0.66), (0.25, 0.67), (0.06, 0.66)]))
     pen.shape(np.array([(-0.07, 0.16), (-0.07, 0.66), (-0.42, 0.66)]))
-    pen.shape(np.array([(-0.52, 0.75), (0.52, 0.75), (0.36, 0.97), (-0.36, 0.97)]))
+    pen.shape(_symmetric([(0.52, 0.75), (0.36, 0.97)]))
     if rng.random() < 0.6:
         pen.line([(0.06, 0.42), (0.34, 0.42)], 0.05)
     for x in (-0.2, 0, 0.2):
@@ -380,46 +422,53 @@ def _boat(pen, rng):
 
 def _butterfly(pen, rng):
     upper, lower = rng.uniform(0.5, 0.58), rng.uniform(0.4, 0.48)
-    for side in (-1, 1):
-        flip = (side, 1)
-        pen.limb(_spline([(0.02, 0.28), (0.09, 0.1), (0.2, 0.04)], closed=False) * flip, 0.04)
-        pen.shape(_spline([(0.04, 0.52), (0.16, 0.62), (lower, 0.66), (lower - 0.04, 0.92), (0.22, 0.97), (0.08, 0.74)]) * flip,
-                  tone=0.8)
-        pen.shape(_spline([(0.04, 0.48), (0.16, 0.22), (upper, 0.08), (upper + 0.06, 0.3), (upper - 0.08, 0.54), (0.2, 0.58)])
-                  * flip)
+    feeler = _spline([(0.02, 0.28), (0.09, 0.1), (0.2, 0.04)], closed=False)
+    hind = _spline([(0.04, 0.52), (0.16, 0.62), (lower, 0.66), (lower - 0.04, 0.92), (0.22, 0.97),
+                    (0.08, 0.74)])
+    fore = _spline([(0.04, 0.48), (0.16, 0.22), (upper, 0.08), (upper + 0.06, 0.3), (upper - 0.08, 0.54),
+                    (0.2, 0.58)])
+    for flip in ((-1, 1), (1, 1)):
+        pen.limb(feeler * flip, 0.04)
+        pen.shape(hind * flip, tone=0.8)
+        pen.shape(fore * flip)
         pen.mark(_oval(upper - 0.14, 0.3, 0.11, 0.09, -0.4) * flip, _oval(lower - 0.14, 0.8, 0.07) * flip)
     pen.shape(_oval(0, 0.54, 0.05, 0.3))
 
 
 def _mushroom(pen, rng):
     wide, brim = rng.uniform(0.46, 0.56), rng.uniform(0.5, 0.58)
-    pen.shape(_spline([(-0.11, 0.45), (0.11, 0.45), (0.13, 0.8), (0.19, 0.97), (0, 1.0), (-0.19, 0.97), (-0.13, 0.8)]), tone=0.75)
-    pen.shape(_spline([(-wide, brim), (-0.8 * wide, 0.22), (-0.35 * wide, 0.04), (0.35 * wide, 0.04), (0.8 * wide, 0.22),
-                       (wide, brim), (0, brim + 0.05)]))
-    for x, y, r in ((-0.26, 0.34, 0.075), (0.0, 0.2, 0.085), (0.26, 0.36, 0.08), (0.02, 0.43, 0.06)):
-        pen.mark(_oval(x + rng.uniform(-0.02, 0.02), y, r * rng.uniform(0.85, 1.1)))
+    pen.shape(_spline(_symmetric([(0.11, 0.45), (0.13, 0.8), (0.19, 0.97), (0, 1)])), tone=0.75)
+    pen.shape(_spline(_symmetric([(0.35 * wide, 0.04), (0.8 * wide, 0.22), (wide, brim), (0, brim + 0.05)])))
+    for x, y, radius in ((-0.26, 0.34, 0.075), (0.0, 0.2, 0.085), (0.26, 0.36, 0.08), (0.02, 0.43, 0.06)):
+        pen.mark(_oval(x + rng.uniform(-0.02, 0.02), y, radius * rng.uniform(0.85, 1.1)))
 
 
 def _guitar(pen, rng):
-    pen.shape(_box(-0.045, 0.1, 0.045, 0.6), tone=0.8)
-    pen.shape(np.array([(-0.08, 0.0), (0.08, 0.0), (0.06, 0.16), (-0.06, 0.16)]), tone=0.8)
-    right = [(0.06, 0.45), (0.2, 0.49), (0.19, 0.62), (0.15, 0.68), (0.28, 0.82), (0.2, 0.97), (0, 1.0)]
-    pen.shape(_spline(right + [(-x, y) for x, y in right[-2::-1]]))
-    pen.mark(_oval(0, 0.66, 0.07))
-    pen.line([(-0.1, 0.86), (0.1, 0.86)], 0.05)
+    waist = rng.uniform(0.14, 0.17)
+    pen.limb([(0, 0.1), (0, 0.6)], 0.085)
+    pen.solid(_symmetric([(0.1, 0), (0.07, 0.17)]))
+    pen.shape(_spline(_symmetric([
+        (0.07, 0.46), (0.21, 0.48), (0.23, 0.58), (waist, 0.68), (0.29, 0.82), (0.22, 0.97), (0, 1)])))
+    pen.mark(_oval(0, 0.66, 0.075))
+    pen.line([(-0.1, 0.86), (0.1, 0.86)], 0.055)
 
 
 def _elephant(pen, rng):
-    curl = rng.uniform(-0.72, -0.62)
-    legs = [_tube([(x, 0.6), (x, 0.93)], 0.1, 0.09) for x in (-0.14, 0.06, 0.3, 0.48)]
-    tail = _tube([(0.55, 0.36), (0.64, 0.46), (0.66, 0.62)], 0.035, 0.03)
-    trunk = _tube([(-0.48, 0.3), (-0.6, 0.5), (-0.6, 0.76), (curl, 0.92)], 0.12, 0.05)
-    pen.shape(*legs, tail, _oval(0.2, 0.42, 0.42, 0.32), _oval(-0.36, 0.3, 0.23, 0.24), trunk)
-    pen.shape(_spline([(-0.3, 0.08), (-0.1, 0.06), (0.03, 0.26), (-0.04, 0.5), (-0.18, 0.58), (-0.3, 0.4)]), tone=0.75)
-    pen.mark(_oval(-0.43, 0.24, 0.035))
-    pen.limb(_spline([(-0.44, 0.5), (-0.5, 0.62), (-0.66, 0.62)], closed=False), 0.05)
+    curl = rng.uniform(-0.78, -0.66)
+    legs = [_box(x - 0.085, 0.55, x + 0.085, 0.99) for x in (-0.1, 0.1, 0.36, 0.56)]
+    tail = _tube([(0.6, 0.36), (0.7, 0.46), (0.71, 0.62)], 0.035, 0.03)
+    body, head = _oval(0.22, 0.4, 0.44, 0.31), _oval(-0.36, 0.29, 0.24, 0.24)
+    trunk = _tube([(-0.5, 0.28), (-0.62, 0.5), (-0.6, 0.76), (curl, 0.92)], 0.12, 0.05)
+    pen.shape(*legs, tail, body, head, trunk)
+    ear = _spline([(-0.3, 0.08), (-0.1, 0.04), (0.05, 0.24), (-0.02, 0.5), (-0.18, 0.6), (-0.3, 0.4)])
+    pen.shape(ear, tone=0.75)
+    for x in (0.0, 0.46):
+        pen.line([(x, 0.78), (x, 0.97)], 0.045)
+    pen.mark(_oval(-0.43, 0.22, 0.035))
+    pen.limb(_spline([(-0.42, 0.52), (-0.5, 0.66), (-0.7, 0.64)], closed=False), 0.055)
 
 
+# fmt: on
 _KINDS = {
     "castle": _Kind(_castle, aspect=1.2, tilt=0.0),
     "dog": _Kind(_dog, aspect=1.35, size=(0.75, 0.92)),
@@ -431,6 +480,6 @@ _KINDS = {
     "boat": _Kind(_boat, aspect=1.05, tilt=0.08, ground="waves"),
     "butterfly": _Kind(_butterfly, aspect=1.2, size=(0.7, 0.92), tilt=0.25, ground="air"),
     "mushroom": _Kind(_mushroom, aspect=1.05, size=(0.7, 0.95), tilt=0.08),
-    "guitar": _Kind(_guitar, aspect=0.9, size=(0.95, 1.05), tilt=0.6, ground="air"),
+    "guitar": _Kind(_guitar, aspect=0.8, size=(0.86, 0.97), tilt=0.5, ground="air"),
     "elephant": _Kind(_elephant, aspect=1.4, size=(0.75, 0.92)),
 }

@@ -1,0 +1,76 @@
+"""Conversions that are made once for each source, whatever its path, and found again by its content."""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+
+from convert import sources
+from convert.conversion import FORMAT, METADATA, convert
+
+log = logging.getLogger(__name__)
+
+
+def converted(source: str) -> pathlib.Path:
+    """The converted folder of a source: itself if it is one already, else a conversion in the cache folder.
+
+    Args:
+      source: a converted folder, a folder in diffusers' layout, or a hub id.
+    """
+    folder = sources.find(source)
+    if (folder / METADATA).exists():
+        return folder
+    names = sources.layout(sources.file_names(folder), source=source).names
+    out = cache_folder() / "models" / _content_key(folder, names)
+    if not (out / METADATA).exists():
+        log.info("converting %s into %s (once; ITS_JAX_CACHE says where)", source, out)
+        convert(str(folder), out, keep=True)
+    return out
+
+
+def cache_folder() -> pathlib.Path:
+    """`$ITS_JAX_CACHE`, or `its_jax` in the user's cache folder."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "its_jax"
+    return pathlib.Path(os.environ.get("ITS_JAX_CACHE") or default).expanduser().absolute()
+
+
+def _content_key(folder, names):
+    """Hexadecimal digits over names, sizes and contents of the files, and the format that they are converted to."""
+    memo = _Memo(cache_folder() / "digests.json")
+    files = [(name, (folder / name).stat().st_size, memo.digest(folder / name)) for name in names]
+    memo.save()
+    return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
+
+
+class _Memo:
+    """sha256 of files, remembered by path, size and time of change, so that gigabytes are not read at each start."""
+
+    def __init__(self, path):
+        self._path = path
+        try:
+            self._known = json.loads(path.read_text())
+        except (OSError, ValueError):
+            self._known = {}
+        self._new = False
+
+    def digest(self, file):
+        stat = file.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        key = str(file.resolve())
+        if self._known.get(key, [])[:2] != stamp:
+            with open(file, "rb") as opened:
+                self._known[key] = [*stamp, hashlib.file_digest(opened, "sha256").hexdigest()]
+            self._new = True
+        return self._known[key][2]
+
+    def save(self):
+        if not self._new:
+            return
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self._known))
+            partial.replace(self._path)
+        except OSError:  # it only saves time; where the conversion cannot be written either, that is reported
+            log.debug("cannot write %s", self._path)

@@ -1,0 +1,86 @@
+"""Weight files -> tensors that are read one by one, when they are asked for."""
+
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from its_jax.errors import UserError
+
+_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class Tensor(NamedTuple):
+    """A tensor in a file: the name of its dtype, and a function that reads it."""
+
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+class Reading(Mapping):
+    """A mapping of arrays over a mapping of `Tensor`: each access reads the file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._tensors[key].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def open_tensors(path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a PyTorch file (which needs PyTorch).
+
+    Raises:
+      UserError: the file is truncated, damaged, or holds something else.
+    """
+    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
+
+
+def _open_safetensors(path):
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from error
+
+    def tensor(key):
+        dtype = file.get_slice(key).get_dtype()
+        return Tensor(_SAFETENSORS_DTYPES.get(dtype, dtype), lambda: file.get_tensor(key))
+
+    return {key: tensor(key) for key in file.keys()}
+
+
+def _open_torch(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path}: reading this file needs PyTorch: pip install torch") from error
+    try:
+        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error
+    if isinstance(state, dict):
+        state = state.get("generator", state)  # HiFi-GAN's files nest it
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path}: expected a state dict, that is, names and tensors only")
+
+    def array(value):
+        if value.dtype == torch.bfloat16:  # unknown to PyTorch's bridge to numpy
+            return value.view(torch.int16).numpy().view(jnp.bfloat16)
+        return value.numpy()
+
+    def tensor(value):
+        return Tensor(str(value.dtype).removeprefix("torch."), lambda: array(value))
+
+    return {key: tensor(value.detach()) for key, value in state.items()}

@@ -1,0 +1,276 @@
+"""Arrays -> png, wav, mp4 and json files that hold the settings they were made with, and back.
+
+A picture is float [h, w] (grey) or [h, w, 3] (RGB) in [0, 1], a waveform float [samples] in [-1, 1] at
+`sampling_rate` Hz, settings a dict of JSON values. Values beyond these ranges are clipped, non-finite ones a
+ValueError. A file appears whole or not at all: it is written under a temporary name beside it, then renamed.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+
+import imageio_ffmpeg
+import numpy as np
+import soundfile
+from PIL import Image, PngImagePlugin
+
+from its_jax import typeset
+from its_jax.errors import UserError
+
+Path = str | os.PathLike
+
+_PNG_KEY = "its_jax"
+
+
+def write_png(path: Path, picture: np.ndarray, settings: dict) -> None:
+    """8-bit PNG; value = round(255 x), ties to even. UserError: cannot write.
+
+    `settings` go as JSON into an iTXt chunk `its_jax`; for other programs the chunk `parameters` tells prompts
+    and main settings in the form of AUTOMATIC1111's web UI.
+    """
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", _parameters(settings))
+    info.add_itxt(_PNG_KEY, _to_json(settings))
+    file = io.BytesIO()
+    _to_image(picture).save(file, format="PNG", pnginfo=info)
+    _write(path, file.getvalue())
+
+
+def read_png(path: Path) -> tuple[np.ndarray, dict]:
+    """-> float32 picture, settings. UserError: cannot read, or no settings in it."""
+    image, text = _open_png(path)
+    image = image if image.mode == "L" else image.convert("RGB")
+    return np.asarray(image, np.float32) / 255, _from_tag(path, text)
+
+
+def write_wav(path: Path, waveform: np.ndarray, sampling_rate: int, settings: dict) -> None:
+    """16-bit mono WAV; value = round(32768 x), at most 32767. UserError: cannot write.
+
+    The title tag holds the prompts, the comment tag `settings` as JSON.
+    """
+    file = io.BytesIO()
+    soundfile.write(file, _to_pcm(waveform), sampling_rate, format="WAV")
+    # libsndfile could write these tags, but drops those longer than 2 KB: they are appended by hand.
+    tags = _riff_chunk(b"INAM", _title(settings).encode() + b"\0")
+    tags += _riff_chunk(b"ICMT", _to_json(settings).encode() + b"\0")
+    body = file.getvalue()[8:] + _riff_chunk(b"LIST", b"INFO" + tags)
+    _write(path, _riff_chunk(b"RIFF", body))
+
+
+def read_wav(path: Path) -> tuple[np.ndarray, int, dict]:
+    """-> float32 waveform, sampling rate in Hz, settings. UserError: cannot read, or no settings in it."""
+    with _reading(path):
+        data = pathlib.Path(path).read_bytes()
+        waveform, sampling_rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    return waveform, sampling_rate, _from_tag(path, _wav_comment(data))
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Indented UTF-8. UserError: cannot write."""
+    _write(path, (_to_json(content, ensure_ascii=False, indent=2) + "\n").encode(errors="backslashreplace"))
+
+
+def read_json(path: Path) -> dict:
+    """UserError: cannot read, or not a JSON object."""
+    with _reading(path):
+        content = json.loads(pathlib.Path(path).read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    return content
+
+
+def read_settings(path: Path) -> dict:
+    """The settings in a .png, .wav or .json of this module. UserError: cannot read, or there are none."""
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix == ".json":
+        return read_json(path)
+    if suffix == ".png":
+        return _from_tag(path, _open_png(path)[1])
+    if suffix == ".wav":
+        with _reading(path):
+            data = pathlib.Path(path).read_bytes()
+        return _from_tag(path, _wav_comment(data))
+    raise UserError(f"{path}: settings are read from .png, .wav and .json files only")
+
+
+def write_video(path: Path, picture: np.ndarray, waveform: np.ndarray, sampling_rate: int,
+                image_prompt: str, audio_prompt: str, fps: int = 30) -> None:
+    """mp4 (H.264, yuv420p, AAC): the picture between its prompts, under a playhead that follows the sound.
+
+    The picture spans the whole sound: at second t the playhead is t / duration of its width from the left.
+    The number of frames is duration * fps, rounded. UserError: cannot write, or ffmpeg fails.
+    """
+    slide, (left, top, width, height) = typeset.slide(_to_image(picture), image_prompt, audio_prompt)
+    playhead = typeset.playhead(height)
+    duration = len(waveform) / sampling_rate
+    num_frames = max(1, round(duration * fps))
+    left -= playhead.width // 2
+    # The stills are converted once, before the loop; halved chroma (4:2:0) comes last, for it would make the
+    # playhead move by two pixels at a time.
+    colours = "scale=out_color_matrix=bt709:out_range=tv"
+    graph = (f"[0:v]{colours},format=yuv444p,loop={num_frames - 1}:1,setpts=N/{fps}/TB[slide];"
+             f"[1:v]{colours},format=yuva444p[playhead];"
+             f"[slide][playhead]overlay=x='{left}+floor({width}*t/{duration})':y={top}:format=yuv444,format=yuv420p,"
+             "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]")
+    with _atomic(path) as temporary, tempfile.TemporaryDirectory() as folder:
+        slide.save(f"{folder}/slide.png", compress_level=1)  # prompts reach ffmpeg as pixels only
+        playhead.save(f"{folder}/playhead.png")
+        soundfile.write(f"{folder}/sound.wav", _to_pcm(waveform), sampling_rate)
+        _ffmpeg("-framerate", f"{fps}", "-f", "png_pipe", "-i", f"file:{folder}/slide.png",
+                "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
+                "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
+                "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "18",
+                "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart",
+                "-f", "mp4", f"file:{temporary.absolute()}")
+
+
+def contact_sheet(pictures: list[np.ndarray], captions: list[str], columns: int) -> np.ndarray:
+    """Pictures in rows of `columns`, each above its caption -> RGB picture.
+
+    A caption's lines are cut to the width of a picture; the first is bright, those after a newline dim.
+    """
+    sheet = typeset.contact_sheet([_to_image(picture) for picture in pictures], captions, columns)
+    return np.asarray(sheet, np.float32) / 255
+
+
+def _to_image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(_quantise(picture, 0, 255, 255).astype(np.uint8))
+
+
+def _to_pcm(waveform: np.ndarray) -> np.ndarray:
+    return _quantise(waveform, -32768, 32767, 32768).astype(np.int16)
+
+
+def _quantise(values: np.ndarray, low: int, high: int, scale: int) -> np.ndarray:
+    values = np.asarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("non-finite values cannot be written")
+    return np.clip(np.rint(values * scale), low, high)
+
+
+def _prompts(settings: dict) -> dict[str, str]:
+    """The prompt of each term: a term is a dict that has one."""
+    return {name: typeset.one_line(term["prompt"]) for name, term in settings.items()
+            if isinstance(term, dict) and "prompt" in term}
+
+
+def _title(settings: dict) -> str:
+    return " | ".join(_prompts(settings).values())
+
+
+def _parameters(settings: dict) -> str:
+    """A line for each prompt, then `Steps: .., Sampler: .., Seed: .., Size: ..`, as far as they are set."""
+    lines = [f"{name}: {prompt}" for name, prompt in _prompts(settings).items()]
+    values = {label: settings[key] for label, key in
+              (("Steps", "num_steps"), ("Sampler", "solver"), ("Seed", "seed")) if key in settings}
+    if {"width", "height"} <= settings.keys():
+        values["Size"] = f"{settings['width']}x{settings['height']}"
+    for name in _prompts(settings):
+        term = settings[name]
+        values |= {f"{label} {name}": term[key] for label, key in
+                   (("CFG scale", "guidance_scale"), ("Weight", "weight"), ("Model", "model")) if key in term}
+    return "\n".join([*lines, ", ".join(f"{label}: {_quoted(value)}" for label, value in values.items())])
+
+
+def _quoted(value) -> str:
+    """As the web UI does: in JSON's quotes where the bare text would break the list of values."""
+    text = typeset.one_line(str(value))
+    return json.dumps(text) if re.search("[,:\"]", text) else text
+
+
+def _to_json(content: dict, **options) -> str:
+    """NaN and infinity, which JSON lacks, are refused."""
+    return json.dumps(content, allow_nan=False, **options)
+
+
+def _from_tag(path: Path, text: str | None) -> dict:
+    try:
+        content = json.loads(text or "")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no settings; give a .png, .wav or .json file that its_jax wrote")
+    return content
+
+
+def _open_png(path: Path) -> tuple[Image.Image, str | None]:
+    with _reading(path), Image.open(path, formats=["PNG"]) as image:
+        image.load()
+        return image, image.text.get(_PNG_KEY)
+
+
+def _riff_chunk(name: bytes, body: bytes) -> bytes:
+    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and body of the chunks laid end to end in `data`; the last may be cut off."""
+    while len(data) >= 8:
+        name, size = struct.unpack_from("<4sI", data)
+        yield name, data[8 : 8 + size]
+        data = data[8 + size + size % 2 :]
+
+
+def _wav_comment(data: bytes) -> str | None:
+    for name, body in _riff_chunks(data[12:]):
+        if name == b"LIST" and body.startswith(b"INFO"):
+            comment = dict(_riff_chunks(body[4:])).get(b"ICMT")
+            return comment and comment.rstrip(b"\0").decode(errors="replace")
+    return None
+
+
+def _ffmpeg(*arguments: str) -> None:
+    try:
+        executable = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError("no ffmpeg is found; set IMAGEIO_FFMPEG_EXE to one") from error
+    result = subprocess.run([executable, "-v", "error", "-nostdin", "-y", *arguments],
+                            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if result.returncode:
+        reason = next(iter(result.stderr.strip().splitlines()), f"exit status {result.returncode}")
+        raise OSError(f"ffmpeg: {reason}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with _atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def _atomic(path: Path) -> Iterator[pathlib.Path]:
+    """Gives a temporary name in the folder of `path`; the file there becomes `path`, or goes after an error.
+
+    An OSError inside becomes a UserError with path and reason.
+    """
+    temporary = pathlib.Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of missing and damaged files (Pillow's SyntaxError too) become a UserError with path and reason."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, soundfile.LibsndfileError) as error:
+        raise UserError(f"{path}: cannot read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,0 +1,154 @@
+"""`CLIPTextModel`: prompt tokens to the context that a UNet attends to."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from its_jax.errors import UserError
+from its_jax.fields import read_fields
+from its_jax.models.layers import layer_norm
+
+_ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP: Hendrycks and Gimpel 2016
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
+_FIXED = {"model_type": ("clip_text_model",), "is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,)}
+# Training, tokenizer, pooled output and bookkeeping: without a part in the hidden states.
+_IGNORED = (
+    "architectures",
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "problem_type",
+    "projection_dim",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig:
+    """The fields of `text_encoder/config.json` that shape the model; defaults are those of transformers."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, raw):
+        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+        config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
+        if config.hidden_act not in _ACTIVATIONS:
+            known = " or ".join(map(repr, _ACTIVATIONS))
+            raise UserError(
+                f"CLIPTextConfig: hidden_act={config.hidden_act!r} is not supported, only {known}"
+            )
+        if config.hidden_size % config.num_attention_heads:
+            raise UserError(
+                f"CLIPTextConfig: hidden_size {config.hidden_size} must be a multiple of "
+                f"num_attention_heads {config.num_attention_heads}"
+            )
+        return config
+
+
+class Embeddings(nnx.Module):
+    def __init__(self, config, **kw):
+        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **kw)
+        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **kw)
+
+    def __call__(self, input_ids):
+        return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
+
+
+class CausalAttention(nnx.Module):
+    """Multi-head self-attention of tokens `[b, n, features]` to themselves and to those before."""
+
+    def __init__(self, features, heads, **kw):
+        self.heads = heads
+        self.q_proj = nnx.Linear(features, features, **kw)
+        self.k_proj = nnx.Linear(features, features, **kw)
+        self.v_proj = nnx.Linear(features, features, **kw)
+        self.out_proj = nnx.Linear(features, features, **kw)
+
+    def __call__(self, x):
+        q, k, v = (
+            p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        # Scores and softmax are float32 in there, whatever the compute dtype.
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+        return self.out_proj(attended.reshape(x.shape))
+
+
+class MLP(nnx.Module):
+    def __init__(self, config, **kw):
+        self.activation = config.hidden_act
+        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, **kw)
+        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **kw)
+
+    def __call__(self, x):
+        return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
+
+
+class EncoderLayer(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config, **kw):
+        self.layer_norm1 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+        self.self_attn = CausalAttention(config.hidden_size, config.num_attention_heads, **kw)
+        self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+        self.mlp = MLP(config, **kw)
+
+    def __call__(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nnx.Module):
+    def __init__(self, config, **kw):
+        self.layers = nnx.List([EncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class CLIPTextModel(nnx.Module):
+    """CLIP's text transformer (Radford et al. 2021), named as in transformers 5.
+
+    Args:
+      config: a `CLIPTextConfig`.
+      dtype: of the activations. param_dtype: of the weights.
+    """
+
+    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
+        self.config = config
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.embeddings = Embeddings(config, **kw)
+        self.encoder = Encoder(config, **kw)
+        self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+
+    def __call__(self, input_ids):
+        """int `[b, n]`, n <= max_position_embeddings -> states `[b, n, hidden_size]` after the last norm.
+
+        Padding is not masked: Stable Diffusion was trained so.
+        """
+        return self.final_layer_norm(self.encoder(self.embeddings(input_ids)))

@@ -1,0 +1,57 @@
+"""The parts of a model folder: which class each is, and how to build it without its weights."""
+
+import json
+
+from flax import nnx
+
+from its_jax.errors import UserError
+from its_jax.models.text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.unet import UNet2DConditionModel, UNetConfig
+from its_jax.models.vae import AutoencoderKL, VAEConfig
+from its_jax.models.vocoder import Generator, VocoderConfig
+
+PARTS = {
+    "text_encoder": (CLIPTextModel, CLIPTextConfig),
+    "unet": (UNet2DConditionModel, UNetConfig),
+    "vae": (AutoencoderKL, VAEConfig),
+    "vocoder": (Generator, VocoderConfig),
+}
+
+
+def abstract_module(part, raw, dtype, *, name):
+    """The module of a part with shapes in place of weights, which have `dtype` as the activations have.
+
+    Args:
+      part: a key of `PARTS`. raw: its parsed `config.json`. name: what error messages call it.
+
+    Raises:
+      UserError: the config states another class, or a field that the module does not understand.
+    """
+    module, config = PARTS[part]
+    # diffusers states the class in one way, transformers in the other, HiFi-GAN not at all.
+    stated = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
+    if stated not in (module.__name__, None):
+        raise UserError(f"{name}: the config is that of a {stated}, only {module.__name__} is supported")
+    sizes = config.from_dict(raw)
+    return nnx.eval_shape(lambda: module(sizes, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def parameters(module):
+    """Path -> variable of every parameter of a module, abstract or concrete."""
+    return dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+
+
+def checkpoint_name(path):
+    """A parameter's name in our checkpoints: `('down_blocks', 0, 'kernel')` -> `'down_blocks.0.kernel'`."""
+    return ".".join(map(str, path))
+
+
+def read_json(path):
+    """The object in a JSON file; `UserError` if there is none."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(raw).__name__}")
+    return raw

@@ -1,0 +1,137 @@
+"""Pictures laid out with text, as Pillow images: the slide of a video, its playhead, a contact sheet.
+
+Any text may be drawn. It is set in the font that has most of its characters: the one inside Pillow, which has
+little beyond ASCII, or one of the system. What that font lacks is spelled out (symbols) or drawn as a box.
+"""
+
+import bisect
+import functools
+import unicodedata
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, DIM, ACCENT = "#101216", "#eceae4", "#959ba6", (255, 180, 84)
+
+_MIN_WIDTH, _MAX_WIDTH = 1024, 3840  # pixels of a slide's picture; players of H.264 often end at 4096
+# Found by name wherever the system keeps its fonts: Linux, macOS, Windows.
+_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
+                 "Arial Unicode.ttf", "PingFang.ttc",
+                 "arial.ttf", "msyh.ttc", "malgun.ttf", "YuGothR.ttc")
+
+Box = tuple[int, int, int, int]
+
+
+def slide(picture: Image.Image, image_prompt: str, audio_prompt: str) -> tuple[Image.Image, Box]:
+    """Picture between its prompts -> image of even size, and the picture's (left, top, width, height) on it.
+
+    A narrow picture grows by a whole factor, to a width of about 1024.
+    """
+    factor = max(1, round(_MIN_WIDTH / picture.width))
+    width, height = min(_MAX_WIDTH, factor * picture.width), factor * picture.height
+    picture = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    size = width // 40
+    label_width = round(6 * size)
+    above = _Paragraph(image_prompt, size, width - label_width, num_lines=2)
+    below = _Paragraph(audio_prompt, size, width - label_width, num_lines=2)
+    margin, gap = round(1.4 * size), round(0.7 * size)
+    top = margin + above.height + gap
+    canvas = _canvas(width + 2 * margin, top + height + gap + below.height + margin)
+    canvas.paste(picture, (margin, top))
+    for label, prompt, y in (("looks like", above, margin), ("sounds like", below, top + height + gap)):
+        _Paragraph(label, size, label_width).draw(canvas, margin, y, DIM)
+        prompt.draw(canvas, margin + label_width, y, INK)
+    return canvas, (margin, top, width, height)
+
+
+def playhead(height: int) -> Image.Image:
+    """RGBA, 7 pixels wide: a bright line of 3 between soft dark edges, to be seen on black and on white."""
+    line = Image.new("RGBA", (7, height), (0, 0, 0, 50))
+    line.paste((0, 0, 0, 110), (1, 0, 6, height))
+    line.paste((*ACCENT, 255), (2, 0, 5, height))
+    return line
+
+
+def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int) -> Image.Image:
+    """Pictures in rows of `columns`, each above the lines of its caption, the first of them bright."""
+    width, height = (max(getattr(picture, side) for picture in pictures) for side in ("width", "height"))
+    columns = min(columns, len(pictures))
+    size = min(20, max(12, width // 26))
+    blocks = [[_Paragraph(line, size, width) for line in caption.split("\n")] for caption in captions]
+    margin, gap, line_height = round(1.6 * size), round(0.4 * size), blocks[0][0].height
+    cell_width = width + margin
+    cell_height = height + gap + line_height * max(map(len, blocks)) + margin
+    canvas = _canvas(margin + cell_width * columns, margin + cell_height * -(-len(pictures) // columns))
+    for i, (picture, lines) in enumerate(zip(pictures, blocks, strict=True)):
+        x, y = margin + cell_width * (i % columns), margin + cell_height * (i // columns)
+        canvas.paste(picture, (x, y))
+        for j, line in enumerate(lines):
+            line.draw(canvas, x, y + height + gap + j * line_height, DIM if j else INK)
+    return canvas
+
+
+def one_line(text: str) -> str:
+    """White space becomes single spaces; invisible, unassigned and ill-formed characters go."""
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    return "".join(c for c in text if not (unicodedata.category(c)[0] == "C" or "\ufe00" <= c <= "\ufe0f"))
+
+
+class _Paragraph:
+    """Text in at most `num_lines` lines of `width` pixels, the last cut with an ellipsis if need be."""
+
+    def __init__(self, text: str, size: int, width: int, num_lines: int = 1):
+        text = one_line(text)[: num_lines * width]  # no character is narrower than a pixel
+        self.font = max(_fonts(size), key=lambda font: sum(_has_glyph(font, c) for c in set(text)))
+        self.line_height = round(1.4 * size)
+        self.lines = self._wrap("".join(self._spell(c) for c in text), width, num_lines)
+
+    @property
+    def height(self) -> int:
+        return max(1, len(self.lines)) * self.line_height
+
+    def draw(self, canvas: Image.Image, x: int, y: int, fill: str) -> None:
+        for i, line in enumerate(self.lines):
+            baseline = y + round((i + 0.74) * self.line_height)
+            ImageDraw.Draw(canvas).text((x, baseline), line, fill, self.font, anchor="ls")
+
+    def _spell(self, character: str) -> str:
+        """Without a glyph, a letter loses its accents, a symbol becomes its name, the rest stay, as boxes."""
+        if _has_glyph(self.font, character):
+            return character
+        if unicodedata.category(character) == "So":
+            return f"[{unicodedata.name(character).lower()}]"
+        plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+        return plain if all(_has_glyph(self.font, c) for c in plain) else character
+
+    def _wrap(self, text: str, width: int, num_lines: int) -> list[str]:
+        if self.font.getlength(text) <= width:
+            return [text]
+        tail = "" if num_lines > 1 else "…"
+        lengths = range(1, len(text))
+        fitting = bisect.bisect_right(lengths, width, key=lambda n: self.font.getlength(text[:n] + tail))
+        if num_lines == 1:
+            return [text[:fitting].rstrip() + tail]
+        end = text.rfind(" ", 1, fitting + 1)
+        end = end if end > 0 else max(1, fitting)
+        return [text[:end], *self._wrap(text[end:].lstrip(), width, num_lines - 1)]
+
+
+@functools.lru_cache
+def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
+    fonts = [ImageFont.load_default(size)]
+    for name in _SYSTEM_FONTS:
+        try:
+            fonts.append(ImageFont.truetype(name, size))
+        except OSError:  # not on this system
+            continue
+    return tuple(fonts)
+
+
+def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
+    """Whether it is drawn otherwise than a code point that no font may give a glyph to."""
+    missing, mask = (font.getmask(c) for c in ("\U0010ffff", character))
+    return mask.size != missing.size or bytes(mask) != bytes(missing)
+
+
+def _canvas(width: int, height: int) -> Image.Image:
+    """Of even size, as yuv420p asks for."""
+    return Image.new("RGB", (width + width % 2, height + height % 2), PAPER)

@@ -1,0 +1,69 @@
+"""Random PyTorch twins of our modules, filled through the production weight rule."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from its_jax.weights import load_state_dict, to_state_dict
+
+TOLERANCE = 2e-5  # max abs difference in float32, of outputs of the order of 1
+
+
+def read(kind, name):
+    """A file of published `configs` or `shapes`."""
+    return json.loads((pathlib.Path(__file__).parent / "data" / kind / f"{name}.json").read_text())
+
+
+def randomised(module, seed=0):
+    """Weights for which every branch and nonlinearity counts, norms' scales and all biases included."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            if p.ndim > 1:
+                p.copy_(noise / p[0].numel() ** 0.5)
+            else:
+                p.copy_(0.2 * noise + ("norm" in name and name.endswith("weight")))
+    return module.eval()
+
+
+def loaded(cls, config, twin, dtype=jnp.float32):
+    """Our module with the twin's weights."""
+    abstract = nnx.eval_shape(lambda: cls(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    return load_state_dict(abstract, {k: v.numpy() for k, v in twin.state_dict().items()})
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def torch_result(f, *arrays):
+    """`f` of torch tensors, as numpy; pictures `[b, h, w, c]` are `[b, c, h, w]` within."""
+    with torch.no_grad():
+        y = f(*(torch.from_numpy(np.moveaxis(a, -1, 1).copy() if a.ndim == 4 else a) for a in arrays))
+    return np.moveaxis(y.numpy(), 1, -1)
+
+
+def assert_equal(found, expected):
+    """Within the tolerance, where neither is degenerate."""
+    assert found.dtype == jnp.float32 and found.shape == expected.shape
+    assert 0.1 < expected.std() < 10
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def assert_close(found, expected, relative=0.03):
+    """Of bfloat16 results: the relative error of the whole array."""
+    assert found.dtype == jnp.bfloat16 and found.shape == expected.shape
+    assert np.linalg.norm(np.asarray(found, np.float32) - expected) < relative * np.linalg.norm(expected)
+
+
+def assert_rounded(module, twin):
+    """All parameters are the twin's in bfloat16, rounded as PyTorch rounds."""
+    found = to_state_dict(module)
+    for key, weight in twin.state_dict().items():
+        assert found[key].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found[key].astype(np.float32), weight.bfloat16().float().numpy())
