@@ -1,6 +1,6 @@
 """PyTorch checkpoints in diffusers' layout -> Orbax checkpoints: `python -m convert --source=... --out=...`."""
 
 from convert.cache import converted
-from convert.conversion import METADATA, WEIGHTS, convert
+from convert.conversion import FORMAT, METADATA, WEIGHTS, convert
 
-__all__ = ["METADATA", "WEIGHTS", "convert", "converted"]
+__all__ = ["FORMAT", "METADATA", "WEIGHTS", "convert", "converted"]

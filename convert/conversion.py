@@ -55,7 +55,7 @@ def convert(source: str, out, *, keep=False) -> pathlib.Path:
                 with _becoming(out) as new:
                     _write(source, folder, layout, new)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
     return out
 
 

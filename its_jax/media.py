@@ -33,7 +33,7 @@ _PNG_KEY = "its_jax"
 def write_png(path: Path, picture: np.ndarray, settings: dict) -> None:
     """8-bit PNG; value = round(255 x), ties to even. UserError: cannot write.
 
-    `settings` go as JSON into an iTXt chunk `its_jax`; for other programs the chunk `parameters` tells prompts
+    `settings` go as JSON into an iTXt chunk `its_jax`; for other programs a chunk `parameters` tells prompts
     and main settings in the form of AUTOMATIC1111's web UI.
     """
     info = PngImagePlugin.PngInfo()
@@ -236,6 +236,7 @@ def _ffmpeg(*arguments: str) -> None:
                             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if result.returncode:
         reason = next(iter(result.stderr.strip().splitlines()), f"exit status {result.returncode}")
+        reason = re.sub(r"^\[.*?] ", "", reason)  # the address of the component that tells
         raise OSError(f"ffmpeg: {reason}")
 
 
@@ -252,6 +253,7 @@ def _atomic(path: Path) -> Iterator[pathlib.Path]:
     """
     temporary = pathlib.Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
     try:
+        temporary.touch()
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -265,7 +267,7 @@ def _atomic(path: Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Errors of missing and damaged files (Pillow's SyntaxError too) become a UserError with path and reason."""
+    """Errors of missing and damaged files (Pillow: SyntaxError) become a UserError with path and reason."""
     try:
         yield
     except (OSError, ValueError, SyntaxError, soundfile.LibsndfileError) as error:

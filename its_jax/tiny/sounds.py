@@ -32,7 +32,7 @@ SOUNDS: dict[str, tuple[str, ...]] = {
 }
 """The sounds, and for each the phrases that captions are made of."""
 
-_TEMPLATES = ("{}", "{}", "the sound of {}", "{} loudly")
+TEMPLATES = ("{}", "{}", "the sound of {}", "{} loudly")
 _LEAD_IN = (0.5, 2.5)  # seconds of the recording before the stretch, which may ring into it
 _SILENCE = 1e-3  # a decay ends here, at -60 dB
 _HIGHEST = 0.475  # of the sampling rate: no partial above, against aliasing ...
@@ -45,7 +45,7 @@ def caption(sound: str, rng: np.random.Generator) -> str:
     Raises UserError for a sound not in `SOUNDS`.
     """
     _check(sound)
-    return str(rng.choice(_TEMPLATES)).format(rng.choice(SOUNDS[sound]))
+    return str(rng.choice(TEMPLATES)).format(rng.choice(SOUNDS[sound]))
 
 
 def synthesise(

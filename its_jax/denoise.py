@@ -1,0 +1,307 @@
+"""Images that Sound in one file: several diffusion models denoise one latent together.
+
+Each step follows the weighted average of the models' guided noise predictions (Chen, Geng, Owens; NeurIPS
+2024, arXiv 2405.12221). A model is any callable pytree `model(x, t, text) -> eps`: a module, or
+`jax.tree_util.Partial(function, weights)`. It is passed as an argument, so its weights are never baked in.
+
+    b        samples in the batch; all per-sample settings are arrays that begin with it
+    h w c    latent height, width and channels (32 128 4 for 256 x 1024 pixels)
+    n d      tokens of a text and their features (77 768)
+    k t      step 0, 1, ... of the sampler, and the training timestep it stands for
+    x        [b h w c] the noisy latent, x = alpha_t x0 + sigma_t eps, with alpha_t^2 + sigma_t^2 = 1
+    eps x0   [b h w c] the noise and the clean latent that are estimated from x
+    s        [b] classifier-free guidance scale
+    w_i V_i  [b] weight of model i at a step, and the view through which it sees x
+    steps    rows of every table: the schedule's training steps, so that no step count changes a shape
+
+Schedule, guidance and averages are float32; a model casts what it is given to the dtype that it computes in.
+Place `terms`, `state` and seeds sharded over the batch, and models, `rows` and `active` replicated: the
+compiled program then needs no communication between devices.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from its_jax.errors import UserError
+from its_jax.fields import read_fields
+
+# Fields of diffusers' schedulers that would change the schedule, and the values under which they do not.
+_OFF = """
+    clip_sample thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas use_beta_sigmas
+    use_lu_lambdas use_flow_sigmas
+"""
+_FIXED = {"prediction_type": ("epsilon",), "trained_betas": (None,), "variance_type": (None, "fixed_small")}
+_FIXED |= {name: (False, None) for name in _OFF.split()}
+# Fields that are idle under these values, or say how that scheduler steps: here the caller picks the solver.
+_IGNORED = """
+    clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps interpolation_type
+    timestep_type sigma_min sigma_max final_sigmas_type flow_shift solver_order solver_type algorithm_type
+    lower_order_final euler_at_final lambda_min_clipped
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The noise that a model was trained under, in the terms of its `scheduler_config.json`.
+
+    `set_alpha_to_one` says whether DDIM ends at the clean latent or at timestep 0. Fields without a default
+    must be in the file; the defaults are those of diffusers' DDIMScheduler.
+    """
+
+    num_train_timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: str
+    set_alpha_to_one: bool = True
+    steps_offset: int = 0
+    timestep_spacing: str = "leading"
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "Schedule":
+        """Reads a parsed diffusers scheduler file; UserError names what is missing or not supported."""
+        return read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED.split())
+
+    def __post_init__(self):
+        _check_choice("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2"))
+        _check_choice("timestep_spacing", self.timestep_spacing, ("leading", "trailing"))
+
+    def alphas_cumprod(self) -> np.ndarray:
+        """alpha_t^2 for t = 0, 1, ... as float64 `[num_train_timesteps]`."""
+        n = self.num_train_timesteps
+        if self.beta_schedule == "linear":
+            betas = np.linspace(self.beta_start, self.beta_end, n)
+        elif self.beta_schedule == "scaled_linear":  # latent diffusion, arXiv 2112.10752
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, n) ** 2
+        else:  # cosine schedule with its offset 0.008 and cap 0.999, arXiv 2102.09672 section 3.2
+            signal = np.cos((np.linspace(0, 1, n + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+            betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+        return np.cumprod(1 - betas)
+
+    def timesteps(self, num_steps: int) -> np.ndarray:
+        """The timesteps of the steps, falling, int64 `[num_steps]` (arXiv 2305.08891, table 2).
+
+        100 steps of SD 1.5 ("leading") begin at 991, "trailing" ones at the last timestep. A `steps_offset`
+        that leads beyond the last timestep (1000 steps of 1000) is cut.
+        """
+        n = self.num_train_timesteps
+        if not 1 <= num_steps <= n:
+            raise UserError(f"num_steps={num_steps}: must be 1 to {n}, the number of training steps")
+        k = np.arange(num_steps)
+        if self.timestep_spacing == "trailing":
+            return np.round(n - k * (n / num_steps)).astype(np.int64) - 1
+        t = k[::-1] * (n // num_steps)
+        return t + min(self.steps_offset, n - 1 - t[0])
+
+
+def _check_choice(name, value, known):
+    if value not in known:
+        raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
+
+
+class SolverRows(NamedTuple):
+    """A solver as a table. A step: x0 = (x - sigma eps) / alpha and x' = cx x + ce eps + cp x0_prev."""
+
+    t: np.ndarray  # int32 [steps], the others float32 [steps]
+    alpha: np.ndarray
+    sigma: np.ndarray
+    cx: np.ndarray
+    ce: np.ndarray
+    cp: np.ndarray
+
+
+def _first_order(alpha, sigma):
+    """x' = alpha' x0 + sigma' eps."""
+    cx = alpha[1:] / alpha[:-1]
+    return cx, sigma[1:] - cx * sigma[:-1], np.zeros_like(cx)
+
+
+def _dpmpp_2m(alpha, sigma):
+    """DPM-Solver++(2M), arXiv 2211.01095, algorithm 2; the first and the last step are of first order."""
+    with np.errstate(divide="ignore"):
+        step = np.diff(np.log(alpha / sigma))  # h of the paper; infinite where the last sigma is 0
+    ratio = np.zeros_like(step)  # 1 / (2 r) of the paper
+    ratio[1:-1] = step[1:-1] / step[:-2] / 2
+    gain = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]  # alpha' (1 - exp(-h))
+    c0 = gain * (1 + ratio)
+    return sigma[1:] / sigma[:-1] + c0 / alpha[:-1], -c0 * sigma[:-1] / alpha[:-1], -gain * ratio
+
+
+# Euler's method on the ODE of x / alpha, written for x, is DDIM's formula (arXiv 2010.02502, section 4.3);
+# they differ in where they end. All start from x = noise: diffusers' init_noise_sigma is that of x / alpha.
+SOLVERS = {"ddim": _first_order, "euler": _first_order, "dpmpp_2m": _dpmpp_2m}
+
+
+def solver_rows(schedule: Schedule, num_steps: int, solver: str) -> SolverRows:
+    """The table of `solver` ("ddim", "euler" or "dpmpp_2m") on the schedule's timesteps, from float64.
+
+    Rows beyond `num_steps` hold NaN, so that a step too many cannot pass for a result. Euler and DPM-Solver++
+    end at sigma 0, DDIM where `set_alpha_to_one` says.
+
+    Raises:
+      UserError: unknown solver, or a step count below 1 or above the training steps.
+    """
+    _check_choice("solver", solver, SOLVERS)
+    t, signal = schedule.timesteps(num_steps), schedule.alphas_cumprod()
+    end = signal[0] if solver == "ddim" and not schedule.set_alpha_to_one else 1.0
+    signal = np.append(signal[t], end)
+    alpha, sigma = np.sqrt(signal), np.sqrt(1 - signal)
+    columns = np.stack([alpha[:-1], sigma[:-1], *SOLVERS[solver](alpha, sigma)])
+    unused = schedule.num_train_timesteps - num_steps
+    columns = np.pad(columns, ((0, 0), (0, unused)), constant_values=np.nan).astype(np.float32)
+    return SolverRows(np.pad(t, (0, unused)).astype(np.int32), *columns)
+
+
+class View(NamedTuple):
+    """How a model sees the shared latent, and the way back for its noise; both only move elements."""
+
+    look: Callable[[Array], Array]
+    back: Callable[[Array], Array]
+
+
+def _unchanged(x):
+    return x
+
+
+def _stack_halves(x):
+    return jnp.concatenate(jnp.split(x, 2, axis=2), axis=1)
+
+
+def _unstack_halves(x):
+    return jnp.concatenate(jnp.split(x, 2, axis=1), axis=2)
+
+
+# block_rearrange: the left half of the spectrogram is the picture's upper half, the right half its lower.
+VIEWS = {"identity": View(_unchanged, _unchanged), "block_rearrange": View(_stack_halves, _unstack_halves)}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """What one model contributes; the model itself stands at the same place in `models`."""
+
+    texts: Array  # [b 2 n d] encoded negative and positive prompt
+    guidance_scale: Array  # [b] s
+    weights: Array  # [b steps] w_i at each step, see `term_weights`
+    view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})
+
+
+def term_weights(weights, start_steps, num_steps: int, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """Weights at each step: before its start step a term takes no part, and the others carry the step alone.
+
+    Args:
+      weights: `[terms b]` >= 0, of any scale; only their ratios matter.
+      start_steps: `[terms b]` >= 0, first step (not timestep) at which a term takes part.
+
+    Returns:
+      float32 `[terms b steps]` for `Term.weights`, and bool `[terms steps]`: whether any sample of the batch
+      needs the term at that step; found here, since over a sharded batch it would take communication.
+
+    Raises:
+      UserError: a negative or non-finite weight, a negative start step, a sample without a term at a step.
+    """
+    weights, start_steps = np.asarray(weights, np.float32), np.asarray(start_steps)
+    if not np.all(np.isfinite(weights) & (weights >= 0)):
+        raise UserError(f"weights must be finite and not negative, not {weights.tolist()}")
+    if np.any(start_steps < 0):
+        raise UserError(f"start steps must not be negative, not {start_steps.tolist()}")
+    k = np.arange(schedule.num_train_timesteps)
+    table = np.where((k >= start_steps[..., None]) & (k < num_steps), weights[..., None], np.float32(0))
+    idle = np.argwhere(table.sum(0)[:, :num_steps] == 0)
+    if idle.size:
+        raise UserError(
+            f"the sum of weights is zero at step {idle[0, 1]} of {num_steps} for sample {idle[0, 0]}; "
+            "let a term with a weight above 0 start by then"
+        )
+    return table, table.any(axis=1)
+
+
+def guided_noise(model: Callable, x: Array, t: Array, term: Term) -> Array:
+    """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]`, float32 like x.
+
+    The pair is innermost in the model's batch, so that a sharded batch stays where it is.
+    """
+    b = x.shape[0]
+    pair = jnp.repeat(term.view.look(x), 2, axis=0)
+    eps = model(pair, jnp.full(2 * b, t), term.texts.reshape(2 * b, *term.texts.shape[2:]))
+    eps = eps.astype(jnp.float32).reshape(b, 2, *pair.shape[1:])
+    negative, positive = eps[:, 0], eps[:, 1]
+    return term.view.back(negative + _per_sample(term.guidance_scale) * (positive - negative))
+
+
+def fused_noise(
+    models: Sequence[Callable], x: Array, t: Array, terms: Sequence[Term], k: Array, active: Array
+) -> Array:
+    """sum of w_i V_i^-1(eps_i(V_i x)) / sum of w_i at step `k`; a model rests if its `active` `[terms]` is not set."""
+    total = jnp.zeros_like(x)
+    weights = [term.weights[:, k] for term in terms]
+    for model, term, w, wanted in zip(models, terms, weights, active, strict=True):
+        share = functools.partial(_add_share, model, x, t, term, w)
+        total = lax.cond(wanted, share, _unchanged, total)
+    return total / _per_sample(sum(weights))
+
+
+def _add_share(model, x, t, term, w, total):
+    return total + _per_sample(w) * guided_noise(model, x, t, term)
+
+
+def _per_sample(a: Array) -> Array:
+    return a[:, None, None, None]
+
+
+class State(NamedTuple):
+    """Between two steps: all that a run needs to go on with the same bits."""
+
+    x: Array  # [b h w c] float32
+    x0: Array  # [b h w c] float32, estimate of the last step
+    failed_at: Array  # [b] int32, first step whose result was not finite, -1 if none
+
+
+def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
+    """Standard normal float32 `[b *shape]` from uint32 seeds `[b]`; a sample depends on its own seed only."""
+    return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape))(seeds)
+
+
+def initial_state(noise: Array) -> State:
+    """The state before step 0, from noise `[b h w c]`."""
+    return State(noise, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
+
+
+@jax.jit
+def denoise(
+    models: Sequence[Callable],
+    terms: Sequence[Term],
+    rows: SolverRows,
+    active: Array,
+    state: State,
+    first: Array,
+    last: Array,
+) -> State:
+    """Runs steps first, ..., last - 1; the latent is `.x` once `last` has reached the number of steps.
+
+    Compiled once per shape, dtype and set of models and views: prompts, seeds, guidance, weights, start
+    steps, step count and solver are data. A run cut into several calls, to show progress, keeps its bits.
+
+    Args:
+      models: callables `(x [2b h w c] float32, t [2b] int32, text [2b n d]) -> eps [2b h w c]`, one per term.
+      rows: table from `solver_rows`.
+      active: `[terms steps]` from `term_weights`.
+      first, last: `[]` int32.
+    """
+
+    def step(k, state):
+        x, x0_prev, failed_at = state
+        row = jax.tree.map(lambda column: column[k], rows)
+        eps = fused_noise(models, x, row.t, terms, k, active[:, k])
+        x0 = (x - row.sigma * eps) / row.alpha
+        x = row.cx * x + row.ce * eps + row.cp * x0_prev
+        fails = ~jnp.isfinite(x).all(axis=(1, 2, 3))
+        return State(x, x0, jnp.where(fails & (failed_at < 0), k, failed_at))
+
+    return lax.fori_loop(first, last, step, state)

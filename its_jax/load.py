@@ -1,0 +1,213 @@
+"""A model folder -> modules on the mesh, in the compute dtype."""
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+import convert
+from its_jax import parts as model_parts
+from its_jax import weights
+from its_jax.denoise import Schedule
+from its_jax.errors import UserError
+from its_jax.models.text import CLIPTextModel
+from its_jax.models.unet import UNet2DConditionModel
+from its_jax.models.vae import AutoencoderKL
+from its_jax.models.vocoder import Generator
+
+# Models that come with the package, by the name that configs give them.
+_EMBEDDED = ("tiny/image", "tiny/audio")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model's modules and what belongs to them; a part that was not asked for is None.
+
+    Attributes:
+      source: as given to `load`.
+      identity: twelve hexadecimal digits over the contents of weights, configs and tokenizer.
+      hashes: part -> sha256 of its tensors, of all parts in the folder.
+      tokenizer: transformers' CLIPTokenizer, with `text_encoder`.
+      schedule: of the noise that the UNet was trained on, with `unet`.
+      vocabulary: the words that the text encoder knows, where the folder lists them.
+    """
+
+    source: str
+    identity: str
+    hashes: Mapping[str, str]
+    tokenizer: Any = None
+    schedule: Schedule | None = None
+    text_encoder: CLIPTextModel | None = None
+    unet: UNet2DConditionModel | None = None
+    vae: AutoencoderKL | None = None
+    vocoder: Generator | None = None
+    vocabulary: frozenset[str] | None = None
+
+
+def mesh():
+    """The local devices along the one axis `data`."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+
+
+def load(
+    source: str,
+    *,
+    parts: Sequence[str] = tuple(model_parts.PARTS),
+    dtype,
+    sharding: jax.sharding.Sharding | None = None,
+    share: Sequence[Model] = (),
+) -> Model:
+    """Loads the parts of a model.
+
+    Args:
+      source: a converted folder; a folder in diffusers' layout or a hub id, converted once into the cache folder; or
+        'tiny/image' or 'tiny/audio', which come with the package.
+      parts: of `text_encoder`, `unet`, `vae`, `vocoder`.
+      dtype: of weights and activations.
+      sharding: of every weight; None is the first local device.
+      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors and
+        config, is that very module, so that it is held once.
+
+    Raises:
+      UserError: no such source, no model folder, or a part, file or tensor is missing, damaged or does not fit.
+    """
+    folder = convert.converted(_embedded(source) if source in _EMBEDDED else source)
+    metadata = _checked_metadata(folder, source)
+    for part in parts:
+        if part not in metadata["parts"]:
+            raise UserError(f"{source}: has no {part}; the parts of this model are {', '.join(metadata['parts'])}")
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    hashes = {part: about["sha256"] for part, about in metadata["parts"].items()}
+    modules = {}
+    for part in parts:
+        module = _abstract(folder, part, dtype, source)
+        modules[part] = _shared(part, module, hashes[part], share) or _restored(folder, part, module, sharding, source)
+    model = Model(
+        source=source,
+        identity=metadata["identity"],
+        hashes=hashes,
+        tokenizer=_tokenizer(folder, source) if "text_encoder" in parts else None,
+        schedule=_schedule(folder, source) if "unet" in parts else None,
+        vocabulary=_vocabulary(folder),
+        **modules,
+    )
+    _check_fit(model)
+    return model
+
+
+def same_tensors(a: Model, b: Model, part: str) -> bool:
+    """Whether a part has the very same tensors in both models, loaded or not."""
+    return part in a.hashes and a.hashes[part] == b.hashes.get(part)
+
+
+def _embedded(name):
+    return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", name.removeprefix("tiny/")))
+
+
+def _checked_metadata(folder, source):
+    """What the conversion says about itself, once its files are known to be all there, at their full size."""
+    metadata = model_parts.read_json(folder / convert.METADATA)
+    if metadata.get("format") != convert.FORMAT:
+        raise UserError(
+            f"{source}: converted in format {metadata.get('format')}, expected {convert.FORMAT}; convert it again"
+        )
+    for name, size in metadata["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file}: missing from the converted model; delete {folder} and convert it again")
+        if file.stat().st_size != size:
+            raise UserError(
+                f"{file}: has {file.stat().st_size} bytes in place of {size}; delete {folder} and convert it again"
+            )
+    return metadata
+
+
+def _abstract(folder, part, dtype, source):
+    raw = model_parts.read_json(folder / part / "config.json")
+    return model_parts.abstract_module(part, raw, jnp.dtype(dtype), name=f"{source}: {part}")
+
+
+def _shared(part, module, digest, share):
+    """The module of a model loaded before that equals this one, or None."""
+    for other in share:
+        loaded = getattr(other, part)
+        if loaded is not None and other.hashes[part] == digest and loaded.config == module.config:
+            return loaded
+    return None
+
+
+def _restored(folder, part, module, sharding, source):
+    """Fills an abstract module from its checkpoint."""
+    path = folder / part / convert.WEIGHTS
+    leaves = {model_parts.checkpoint_name(p): (p, leaf) for p, leaf in model_parts.parameters(module).items()}
+    shapes = {name: tuple(leaf.get_value().shape) for name, (_, leaf) in leaves.items()}
+    _check_shapes(shapes, {k: tuple(v.shape) for k, v in ocp.metadata(path).metadata.items()}, f"{source}: {part}")
+    # A replicated array would be read once for each device: read it once, and copy it from device to device.
+    first = jax.sharding.SingleDeviceSharding(min(sharding.addressable_devices, key=lambda device: device.id))
+    reading = first if sharding.is_fully_replicated else sharding
+    arrays = ocp.load(
+        path,
+        {
+            name: jax.ShapeDtypeStruct(shapes[name], leaf.get_value().dtype, sharding=reading)
+            for name, (_, leaf) in leaves.items()
+        },
+    )
+    # Taken out one by one, so that no second copy of the whole is alive.
+    state = [(p, leaf.replace(jax.device_put(arrays.pop(name), sharding))) for name, (p, leaf) in leaves.items()]
+    return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+
+
+def _check_shapes(expected, found, name):
+    weights.check_names(expected, found, name=name)
+    for key, shape in expected.items():
+        if found[key] != shape:
+            raise UserError(f"{name}: tensor {key!r} has shape {list(found[key])}, the config asks for {list(shape)}")
+
+
+def _tokenizer(folder, source):
+    import transformers
+
+    try:
+        return transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{source}: tokenizer/ is missing or cannot be read ({reason})") from error
+
+
+def _schedule(folder, source):
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.exists():
+        raise UserError(f"{source}: scheduler/scheduler_config.json is missing")
+    return Schedule.from_dict(model_parts.read_json(path))
+
+
+def _vocabulary(folder):
+    path = folder / "vocabulary.json"
+    return frozenset(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def _check_fit(model):
+    """The parts of one model must be made for each other."""
+    text, unet, vae = model.text_encoder, model.unet, model.vae
+    if text and unet and text.config.hidden_size != unet.config.cross_attention_dim:
+        raise UserError(
+            f"{model.source}: the unet takes text of width {unet.config.cross_attention_dim}, "
+            f"the text_encoder gives {text.config.hidden_size}"
+        )
+    if unet and vae and not unet.config.in_channels == unet.config.out_channels == vae.config.latent_channels:
+        raise UserError(
+            f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} latent channels, "
+            f"it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
+        )
+    if text and len(model.tokenizer) > text.config.vocab_size:
+        raise UserError(
+            f"{model.source}: the tokenizer has {len(model.tokenizer)} tokens, "
+            f"the text_encoder knows {text.config.vocab_size}"
+        )

@@ -1,0 +1,310 @@
+"""Loading: what comes out of a folder is what PyTorch makes of it, once converted, wherever it is placed."""
+
+import json
+import logging
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import model_folder
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax import nnx
+from twins import assert_close, assert_equal, assert_rounded, normal, torch_result
+
+import convert
+from its_jax import load as loading
+from its_jax.errors import UserError
+from its_jax.load import load, mesh, same_tensors
+
+LATENT = (2, 4, 6, 4)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """A model folder, its PyTorch modules and its conversion."""
+    folder = tmp_path_factory.mktemp("original")
+    twins = model_folder.build(folder / "model")
+    return folder / "model", twins, convert.convert(str(folder / "model"), folder / "converted")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def source(original, tmp_path):
+    return shutil.copytree(original[0], tmp_path / "model")
+
+
+@pytest.fixture
+def converted(original, tmp_path):
+    return shutil.copytree(original[2], tmp_path / "converted")
+
+
+def inputs():
+    t = np.array([10, 700])
+    return normal(LATENT), t, normal((2, 77, model_folder.TEXT_WIDTH), seed=1)
+
+
+def torch_noise(unet, x, t, text):
+    return torch_result(lambda *a: unet(*a).sample, x, t, text)
+
+
+def edit(path, change):
+    state = safetensors.torch.load_file(path)
+    change(state)
+    safetensors.torch.save_file(state, path)
+
+
+def edit_json(path, **change):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_all_parts_are_the_torch_twins(safe, original, tmp_path, highest_precision):
+    folder, twins, _ = original
+    if not safe:
+        twins = model_folder.build(tmp_path / "model", safe=False)
+        folder = tmp_path / "model"
+    model = load(str(folder), dtype=jnp.float32)
+    ids = model.tokenizer(["a cat", "dogs"], padding="max_length", return_tensors="np")["input_ids"]
+    assert ids.shape == (2, 77)
+    x, t, text = inputs()
+    expected = torch_result(lambda i: twins["text_encoder"](i).last_hidden_state, ids)
+    assert_equal(jax.jit(lambda m, i: m(i))(model.text_encoder, ids), np.moveaxis(expected, 1, -1))
+    assert_equal(jax.jit(lambda m, *a: m(*a))(model.unet, x, t, text), torch_noise(twins["unet"], x, t, text))
+    assert_equal(
+        jax.jit(lambda m, z: m.decode(z))(model.vae, x), torch_result(lambda z: twins["vae"].decode(z).sample, x)
+    )
+    mel = normal((2, 9, 12))
+    with torch.no_grad():
+        waveform = twins["vocoder"](torch.from_numpy(mel).mT)[:, 0].numpy()
+    assert_equal(jax.jit(lambda m, x: m(x))(model.vocoder, mel), waveform)
+    assert model.schedule.steps_offset == 1 and model.vocabulary is None
+
+
+def test_bfloat16(original):
+    _, twins, converted = original
+    model = load(str(converted), parts=("unet",), dtype="bfloat16")
+    assert_rounded(model.unet, twins["unet"])
+    x, t, text = inputs()
+    assert_close(model.unet(x, t, text), torch_noise(twins["unet"], x, t, text))
+
+
+def test_only_the_parts_that_are_asked_for_are_loaded(original):
+    model = load(str(original[2]), parts=("vae",), dtype=jnp.float32)
+    assert model.vae and not (model.unet or model.text_encoder or model.vocoder)
+    assert model.tokenizer is None and model.schedule is None
+
+
+def test_weights_are_replicated_on_the_mesh(original):
+    devices = mesh()
+    assert devices.axis_names == ("data",) and devices.size == jax.local_device_count() == 8
+    assert devices.axis_types == (jax.sharding.AxisType.Auto,)
+    replicated = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+    one = load(str(original[2]), parts=("unet",), dtype=jnp.float32)
+    all_ = load(str(original[2]), parts=("unet",), dtype=jnp.float32, sharding=replicated)
+    for a, b in zip(jax.tree.leaves(nnx.state(one.unet)), jax.tree.leaves(nnx.state(all_.unet)), strict=True):
+        assert a.devices() == {jax.local_devices()[0]}
+        assert b.sharding == replicated and len(b.addressable_shards) == 8
+        for shard in b.addressable_shards:
+            np.testing.assert_array_equal(a, shard.data)
+
+
+def test_weights_are_split_where_the_sharding_says_so(original):
+    two = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+    split = jax.sharding.NamedSharding(two, jax.sharding.PartitionSpec("data"))  # all first axes are even
+    whole = load(str(original[2]), parts=("text_encoder",), dtype=jnp.float32).text_encoder
+    halves = load(str(original[2]), parts=("text_encoder",), dtype=jnp.float32, sharding=split).text_encoder
+    for a, b in zip(jax.tree.leaves(nnx.state(whole)), jax.tree.leaves(nnx.state(halves)), strict=True):
+        assert b.sharding == split and b.addressable_shards[0].data.shape == (a.shape[0] // 2, *a.shape[1:])
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_folder_is_converted_once(source, cache, caplog):
+    caplog.set_level(logging.INFO)
+    first = load(str(source), parts=("vae",), dtype=jnp.float32)
+    (made,) = (path for path in cache.iterdir() if not path.name.startswith("."))
+    assert sum(f"converting {source} into {made}" in r.getMessage() for r in caplog.records) == 1
+    caplog.clear()
+    again = load(str(source), parts=("vae",), dtype=jnp.float32)
+    moved = source.rename(source.with_name("moved"))
+    elsewhere = load(str(moved), parts=("vae",), dtype=jnp.float32)
+    assert not [record for record in caplog.records if "converting" in record.getMessage()]
+    assert first.identity == again.identity == elsewhere.identity
+    direct = load(str(convert.convert(str(moved), cache.parent / "out")), parts=("vae",), dtype=jnp.float32)
+    assert direct.identity == first.identity
+
+
+def test_a_file_is_hashed_again_only_when_it_has_changed(source, monkeypatch):
+    hashed = []
+    digest = convert.cache.hashlib.file_digest
+    monkeypatch.setattr(
+        convert.cache.hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name)
+    )
+    monkeypatch.setattr(convert.cache, "convert", lambda *_, **__: None)
+    key = convert.converted(str(source))
+    assert len(hashed) > 8 and str(source / "vae/config.json") in hashed
+    hashed.clear()
+    assert convert.converted(str(source)) == key and not hashed
+    os.utime(source / "vae/config.json", ns=(1, 1))
+    assert convert.converted(str(source)) == key and hashed == [str(source / "vae/config.json")]
+    (source / "README.md").write_text("does not matter")
+    assert convert.converted(str(source)) == key
+
+
+def test_changed_content_is_converted_again(source, cache):
+    first = load(str(source), parts=("vae",), dtype=jnp.float32)
+    path = source / "vae/diffusion_pytorch_model.safetensors"
+    edit(path, lambda state: state["decoder.conv_in.bias"].add_(1))
+    second = load(str(source), parts=("vae",), dtype=jnp.float32)
+    assert first.identity != second.identity and not same_tensors(first, second, "vae")
+    assert same_tensors(first, second, "unet")  # although neither has it loaded
+    np.testing.assert_array_equal(second.vae.decoder.conv_in.bias[...], first.vae.decoder.conv_in.bias[...] + 1)
+
+
+def test_an_interrupted_conversion_is_made_anew(source, cache, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(convert.conversion, "_identity", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load(str(source), parts=("vae",), dtype=jnp.float32)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert load(str(source), parts=("vae",), dtype=jnp.float32).vae
+
+
+def test_an_equal_vae_is_held_once(source, original, tmp_path):
+    shutil.rmtree(source / "unet")
+    # Fields that say nothing of the model differ between releases of diffusers.
+    edit_json(source / "vae/config.json", _diffusers_version="0.6.0", sample_size=999)
+    image = load(str(original[2]), parts=("vae", "unet"), dtype=jnp.float32)
+    audio = load(str(source), parts=("vae",), dtype=jnp.float32, share=[image])
+    assert audio.vae is image.vae and audio.identity != image.identity
+    edit_json(source / "vae/config.json", scaling_factor=0.5)
+    assert load(str(source), parts=("vae",), dtype=jnp.float32, share=[image]).vae is not image.vae
+
+
+def test_the_vocabulary_is_that_of_the_folder(source):
+    (source / "vocabulary.json").write_text('["cat", "dog"]')
+    assert load(str(source), parts=("vae",), dtype=jnp.float32).vocabulary == {"cat", "dog"}
+
+
+def test_embedded_models_are_the_packages_own(source, monkeypatch, tmp_path):
+    weights = tmp_path / "package" / "tiny" / "weights"
+    weights.mkdir(parents=True)
+    source.rename(weights / "audio")
+    monkeypatch.setattr(loading.importlib.resources, "files", lambda package: tmp_path / "package")
+    model = load("tiny/audio", parts=("vae",), dtype=jnp.float32)
+    assert model.source == "tiny/audio" and model.vae
+
+
+WEIGHTS = "vae/weights"
+
+SPOILT = {
+    "file missing": (
+        lambda f: (f / "unet/config.json").unlink(), "unet/config.json: missing from the converted model"
+    ),
+    "checkpoint truncated": (
+        lambda f: truncate(largest(f / WEIGHTS)), "vae/weights/.* has .* bytes in place of .*convert it again"
+    ),
+    "other format": (
+        lambda f: edit_json(f / convert.METADATA, format=99), "converted in format 99, expected 1; convert it again"
+    ),
+    "no metadata": (
+        lambda f: (f / convert.METADATA).write_text(""), "its_jax.json: cannot be read as JSON"
+    ),
+    "no part": (
+        lambda f: edit_json(f / convert.METADATA, parts={"unet": {"sha256": ""}}),
+        "has no vae; the parts of this model are unet",
+    ),
+    "config of another size": (
+        lambda f: spoil_config(f, layers_per_block=2), "vae: tensor 'decoder.up_blocks.0.resnets.2.* is missing"
+    ),
+    "config of another width": (
+        lambda f: spoil_config(f, norm_num_groups=2, block_out_channels=[4, 16]),
+        r"vae: tensor '.*' has shape \[.*8.*\], the config asks for \[.*4.*\]",
+    ),
+    "latent channels": (
+        lambda f: spoil_unet(f, in_channels=9), "unet: tensor 'conv_in.kernel' has shape"
+    ),
+}  # fmt: skip
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def spoil_config(folder, part="vae", **change):
+    """A config that was edited after conversion, its size in the metadata as well."""
+    edit_json(folder / part / "config.json", **change)
+    files = json.loads((folder / convert.METADATA).read_text())["files"]
+    files[f"{part}/config.json"] = (folder / part / "config.json").stat().st_size
+    edit_json(folder / convert.METADATA, files=files)
+
+
+def spoil_unet(folder, **change):
+    spoil_config(folder, "unet", **change)
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_conversion_is_named_in_one_line(kind, converted):
+    spoil, message = SPOILT[kind]
+    spoil(converted)
+    with pytest.raises(UserError, match=message) as error:
+        load(str(converted), parts=("unet", "vae"), dtype=jnp.float32)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocoder_that_is_not_there(tmp_path):
+    model_folder.build(tmp_path / "silent", vocoder=False)
+    with pytest.raises(UserError, match="silent: has no vocoder; the parts of this model are text_encoder, unet, vae"):
+        load(str(tmp_path / "silent"), dtype=jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("tokenizer", "tokenizer/ is missing or cannot be read"),
+        ("scheduler", "scheduler/scheduler_config.json is missing"),
+    ],
+)
+def test_what_goes_with_a_part_must_be_there(remove, message, source):
+    shutil.rmtree(source / remove)
+    with pytest.raises(UserError, match=message) as error:
+        load(str(source), parts=("text_encoder", "unet"), dtype=jnp.float32)
+    assert "\n" not in str(error.value)
+    assert load(str(source), parts=("vae",), dtype=jnp.float32).vae
+
+
+def test_parts_that_do_not_fit_together(source):
+    wide = model_folder.small_text_encoder(vocab_size=80, width=32)
+    model_folder.save_text_encoder(wide, source / "text_encoder", safe=True)
+    with pytest.raises(UserError, match="the unet takes text of width 24, the text_encoder gives 32"):
+        load(str(source), parts=("text_encoder", "unet"), dtype=jnp.float32)
+    few = model_folder.small_text_encoder(vocab_size=20)
+    model_folder.save_text_encoder(few, source / "text_encoder", safe=True)
+    with pytest.raises(UserError, match="the tokenizer has 58 tokens, the text_encoder knows 20"):
+        load(str(source), parts=("text_encoder", "unet"), dtype=jnp.float32)
+    model_folder.small_unet(in_channels=9).save_pretrained(source / "unet")
+    with pytest.raises(UserError, match="the vae's 4 latent channels, it takes 9 and gives 4"):
+        load(str(source), parts=("vae", "unet"), dtype=jnp.float32)
+
+
+def test_a_cache_that_cannot_be_written_is_named(source, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="/file"):
+        load(str(source), parts=("vae",), dtype=jnp.float32)
