@@ -7,8 +7,10 @@ from absl import app, flags, logging
 from convert import convert
 from its_jax.errors import UserError
 
-_SOURCE = flags.DEFINE_string("source", None, "Model folder in diffusers' layout, or a Hugging Face hub id.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Folder to make; an earlier conversion there is replaced.", required=True)
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Model folder in diffusers' layout, or a hub id.", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to make, or an earlier conversion to replace.", required=True)
 
 
 def main(argv):

@@ -36,7 +36,7 @@ def cache_folder() -> pathlib.Path:
 
 
 def _content_key(folder, names):
-    """Hexadecimal digits over names, sizes and contents of the files, and the format that they are converted to."""
+    """Hexadecimal digits over names, sizes and contents of the files, and the format of conversions."""
     memo = _Memo(cache_folder() / "digests.json")
     files = [(name, (folder / name).stat().st_size, memo.digest(folder / name)) for name in names]
     memo.save()
@@ -44,7 +44,7 @@ def _content_key(folder, names):
 
 
 class _Memo:
-    """sha256 of files, remembered by path, size and time of change, so that gigabytes are not read at each start."""
+    """sha256 of files, remembered by path, size and time of change: gigabytes are not read at each start."""
 
     def __init__(self, path):
         self._path = path

@@ -35,13 +35,13 @@ def convert(source: str, out, *, keep=False) -> pathlib.Path:
       keep: leave a conversion that is there already as it is.
 
     Returns:
-      `out` as an absolute path. It holds the source's configs, tokenizer and scheduler files, an Orbax checkpoint
-      `PART/weights` for each part (Flax layout, the dtype of the source; float64 becomes float32), and
-      `its_jax.json`: format, source, identity, hash and dtype of each part, size of each file.
+      `out` as an absolute path. It holds the source's configs, tokenizer and scheduler files, an Orbax
+      checkpoint `PART/weights` for each part (Flax layout, the dtype of the source; float64 becomes float32),
+      and `its_jax.json`: format, source, identity, hash and dtype of each part, size of each file.
 
     Raises:
-      UserError: names the file or tensor that is missing, extra, misshapen, damaged or not finite; or `out` is a
-        folder of something else, or cannot be written.
+      UserError: names the file or tensor that is missing, extra, misshapen, damaged or not finite; or `out`
+        is a folder of something else, or cannot be written.
     """
     folder = sources.find(source)
     out = pathlib.Path(out).expanduser().absolute()
@@ -61,7 +61,7 @@ def convert(source: str, out, *, keep=False) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _becoming(out):
-    """A folder to fill, renamed to `out` at the end. The caller holds the lock, so that leftovers are nobody's."""
+    """A folder to fill, renamed to `out` at the end. The caller holds the lock: leftovers are nobody's."""
     workspace = out.with_name(f".{out.name}.partial")
     shutil.rmtree(workspace, ignore_errors=True)
     new = workspace / "new"
@@ -100,10 +100,7 @@ def _write_part(folder, weights_name, new, part, *, source):
     )
     log.info("converting %s of %s", weights_name, source)
     module = weights.load_state_dict(module, tensors.Reading(found), sharding=_host(), name=name)
-    arrays = {
-        parts.checkpoint_name(path): np.asarray(leaf.get_value())
-        for path, leaf in sorted(parts.parameters(module).items(), key=lambda item: parts.checkpoint_name(item[0]))
-    }
+    arrays = {name: np.asarray(leaf.get_value()) for name, (_, leaf) in parts.parameters(module).items()}
     ocp.save(new / part / WEIGHTS, arrays)
     return {"sha256": _digest(arrays), "dtype": str(next(iter(arrays.values())).dtype)}
 
@@ -112,12 +109,13 @@ def _common_dtype(found, name):
     """The narrowest dtype that holds all tensors without loss."""
     for key, tensor in found.items():
         if tensor.dtype not in _FLOATS:
-            raise UserError(f"{name}: tensor {key!r} has dtype {tensor.dtype}, expected one of {', '.join(_FLOATS)}")
+            expected = ", ".join(_FLOATS)
+            raise UserError(f"{name}: tensor {key!r} has dtype {tensor.dtype}, expected one of {expected}")
     return jnp.result_type(*{jnp.dtype(tensor.dtype) for tensor in found.values()} or {jnp.float32})
 
 
 def _host():
-    """The host's own device, so that conversion takes nothing of an accelerator; None where JAX was denied it."""
+    """The host's own device: conversion takes nothing of an accelerator. None where JAX was denied it."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -134,7 +132,7 @@ def _digest(arrays):
 
 
 def _identity(new, plain, converted):
-    """Twelve hexadecimal digits over everything that decides what the model makes, whatever its files' format."""
+    """Twelve hexadecimal digits over all that decides what the model makes, whatever its files' format."""
     digest = hashlib.sha256(json.dumps(converted, sort_keys=True).encode())
     for name in plain:
         digest.update(name.encode() + b"\0" + (new / name).read_bytes())

@@ -8,11 +8,11 @@ import numpy as np
 from convert.tensors import Tensor
 from its_jax.errors import UserError
 
-# diffusers before 0.17 (2023) called the VAE's attention so, and older files hold its weights as 1 x 1 convolutions.
+# diffusers before 0.17 (2023) called the VAE's attention so. Some files hold 1 x 1 convolutions there.
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _LEGACY_ATTENTION = re.compile(r"(?<=attentions)(\.\d+\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 _ATTENTION_WEIGHT = re.compile(r"attentions\.\d+\.(to_[qkv]|to_out\.0)\.weight$")
-# torch.nn.utils.parametrizations.weight_norm's names for what torch.nn.utils.weight_norm calls weight_g, weight_v.
+# What torch.nn.utils.weight_norm calls weight_g and weight_v, torch.nn.utils.parametrizations calls so.
 _PARAMETRIZATION = re.compile(r"parametrizations\.weight\.original([01])$")
 
 
@@ -28,7 +28,7 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
             continue
         today = _today(key)
         if today in named:
-            raise UserError(f"{name}: tensors {origin[today]!r} and {key!r} are one and the same by their names")
+            raise UserError(f"{name}: tensors {origin[today]!r} and {key!r} are two for one place")
         origin[today] = key
         named[today] = _as_matrix(tensor) if _ATTENTION_WEIGHT.search(today) else tensor
     return _without_weight_norm(named)

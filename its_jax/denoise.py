@@ -35,7 +35,7 @@ from its_jax.fields import read_fields
 # Fields of diffusers' schedulers that would change the schedule, and the values under which they do not.
 _OFF = """
     clip_sample thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas use_beta_sigmas
-    use_lu_lambdas use_flow_sigmas
+    use_lu_lambdas use_flow_sigmas use_dynamic_shifting
 """
 _FIXED = {"prediction_type": ("epsilon",), "trained_betas": (None,), "variance_type": (None, "fixed_small")}
 _FIXED |= {name: (False, None) for name in _OFF.split()}
@@ -43,7 +43,7 @@ _FIXED |= {name: (False, None) for name in _OFF.split()}
 _IGNORED = """
     clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps interpolation_type
     timestep_type sigma_min sigma_max final_sigmas_type flow_shift solver_order solver_type algorithm_type
-    lower_order_final euler_at_final lambda_min_clipped
+    lower_order_final euler_at_final lambda_min_clipped time_shift_type
 """
 
 
@@ -238,7 +238,7 @@ def guided_noise(model: Callable, x: Array, t: Array, term: Term) -> Array:
 def fused_noise(
     models: Sequence[Callable], x: Array, t: Array, terms: Sequence[Term], k: Array, active: Array
 ) -> Array:
-    """sum of w_i V_i^-1(eps_i(V_i x)) / sum of w_i at step `k`; a model rests if its `active` `[terms]` is not set."""
+    """sum of w_i V_i^-1(eps_i(V_i x)) / sum of w_i at step `k`; model i is evaluated if `active[i]` only."""
     total = jnp.zeros_like(x)
     weights = [term.weights[:, k] for term in terms]
     for model, term, w, wanted in zip(models, terms, weights, active, strict=True):
@@ -248,7 +248,9 @@ def fused_noise(
 
 
 def _add_share(model, x, t, term, w, total):
-    return total + _per_sample(w) * guided_noise(model, x, t, term)
+    w = _per_sample(w)
+    # A weight of zero times a non-finite noise would still spoil the sample.
+    return jnp.where(w > 0, total + w * guided_noise(model, x, t, term), total)
 
 
 def _per_sample(a: Array) -> Array:

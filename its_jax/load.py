@@ -53,7 +53,8 @@ class Model:
 def mesh():
     """The local devices along the one axis `data`."""
     devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ("data",), axis_types=axis_types, devices=devices)
 
 
 def load(
@@ -67,28 +68,26 @@ def load(
     """Loads the parts of a model.
 
     Args:
-      source: a converted folder; a folder in diffusers' layout or a hub id, converted once into the cache folder; or
-        'tiny/image' or 'tiny/audio', which come with the package.
+      source: a converted folder; a folder in diffusers' layout or a hub id, converted once into the cache
+        folder; or 'tiny/image' or 'tiny/audio', which come with the package.
       parts: of `text_encoder`, `unet`, `vae`, `vocoder`.
       dtype: of weights and activations.
-      sharding: of every weight; None is the first local device.
-      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors and
-        config, is that very module, so that it is held once.
+      sharding: of every weight, replicated on the mesh as a rule; None is the first local device.
+      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors
+        and config, is that very module, so that it is held once.
 
     Raises:
-      UserError: no such source, no model folder, or a part, file or tensor is missing, damaged or does not fit.
+      UserError: no such source, no model folder, or a part, file or tensor is missing, damaged or misfit.
     """
     folder = convert.converted(_embedded(source) if source in _EMBEDDED else source)
     metadata = _checked_metadata(folder, source)
     for part in parts:
         if part not in metadata["parts"]:
-            raise UserError(f"{source}: has no {part}; the parts of this model are {', '.join(metadata['parts'])}")
+            there = ", ".join(metadata["parts"])
+            raise UserError(f"{source}: has no {part}; the parts of this model are {there}")
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     hashes = {part: about["sha256"] for part, about in metadata["parts"].items()}
-    modules = {}
-    for part in parts:
-        module = _abstract(folder, part, dtype, source)
-        modules[part] = _shared(part, module, hashes[part], share) or _restored(folder, part, module, sharding, source)
+    # The small files first: what is wrong with them is then said before gigabytes are read.
     model = Model(
         source=source,
         identity=metadata["identity"],
@@ -96,10 +95,15 @@ def load(
         tokenizer=_tokenizer(folder, source) if "text_encoder" in parts else None,
         schedule=_schedule(folder, source) if "unet" in parts else None,
         vocabulary=_vocabulary(folder),
-        **modules,
+        **{part: _abstract(folder, part, dtype, source) for part in parts},
     )
     _check_fit(model)
-    return model
+
+    def placed(part):
+        module = getattr(model, part)
+        return _shared(part, module, hashes[part], share) or _restored(folder, part, module, sharding, source)
+
+    return dataclasses.replace(model, **{part: placed(part) for part in parts})
 
 
 def same_tensors(a: Model, b: Model, part: str) -> bool:
@@ -116,16 +120,18 @@ def _checked_metadata(folder, source):
     metadata = model_parts.read_json(folder / convert.METADATA)
     if metadata.get("format") != convert.FORMAT:
         raise UserError(
-            f"{source}: converted in format {metadata.get('format')}, expected {convert.FORMAT}; convert it again"
+            f"{source}: converted in format {metadata.get('format')}, not {convert.FORMAT}; convert it again"
         )
     for name, size in metadata["files"].items():
         file = folder / name
-        if not file.is_file():
-            raise UserError(f"{file}: missing from the converted model; delete {folder} and convert it again")
-        if file.stat().st_size != size:
-            raise UserError(
-                f"{file}: has {file.stat().st_size} bytes in place of {size}; delete {folder} and convert it again"
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = (
+                "missing from the converted model"
+                if found is None
+                else f"has {found} bytes in place of {size}"
             )
+            raise UserError(f"{file}: {what}; delete {folder} and convert again")
     return metadata
 
 
@@ -146,21 +152,24 @@ def _shared(part, module, digest, share):
 def _restored(folder, part, module, sharding, source):
     """Fills an abstract module from its checkpoint."""
     path = folder / part / convert.WEIGHTS
-    leaves = {model_parts.checkpoint_name(p): (p, leaf) for p, leaf in model_parts.parameters(module).items()}
+    leaves = model_parts.parameters(module)
     shapes = {name: tuple(leaf.get_value().shape) for name, (_, leaf) in leaves.items()}
-    _check_shapes(shapes, {k: tuple(v.shape) for k, v in ocp.metadata(path).metadata.items()}, f"{source}: {part}")
-    # A replicated array would be read once for each device: read it once, and copy it from device to device.
+    stored = {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
+    _check_shapes(shapes, stored, f"{source}: {part}")
+    # Orbax reads a replicated array once for each device: read it for one, and copy it from device to device.
     first = jax.sharding.SingleDeviceSharding(min(sharding.addressable_devices, key=lambda device: device.id))
-    reading = first if sharding.is_fully_replicated else sharding
     arrays = ocp.load(
         path,
         {
-            name: jax.ShapeDtypeStruct(shapes[name], leaf.get_value().dtype, sharding=reading)
+            name: jax.ShapeDtypeStruct(shapes[name], leaf.get_value().dtype, sharding=first)
             for name, (_, leaf) in leaves.items()
         },
     )
     # Taken out one by one, so that no second copy of the whole is alive.
-    state = [(p, leaf.replace(jax.device_put(arrays.pop(name), sharding))) for name, (p, leaf) in leaves.items()]
+    state = [
+        (position, leaf.replace(jax.device_put(arrays.pop(name), sharding)))
+        for name, (position, leaf) in leaves.items()
+    ]
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
 
 
@@ -168,7 +177,8 @@ def _check_shapes(expected, found, name):
     weights.check_names(expected, found, name=name)
     for key, shape in expected.items():
         if found[key] != shape:
-            raise UserError(f"{name}: tensor {key!r} has shape {list(found[key])}, the config asks for {list(shape)}")
+            shapes = f"has shape {list(found[key])}, the config asks for {list(shape)}"
+            raise UserError(f"{name}: tensor {key!r} {shapes}")
 
 
 def _tokenizer(folder, source):
@@ -203,7 +213,7 @@ def _check_fit(model):
         )
     if unet and vae and not unet.config.in_channels == unet.config.out_channels == vae.config.latent_channels:
         raise UserError(
-            f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} latent channels, "
+            f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} channels; "
             f"it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
         )
     if text and len(model.tokenizer) > text.config.vocab_size:

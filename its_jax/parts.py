@@ -9,6 +9,7 @@ from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
+from its_jax.weights import abstract
 
 PARTS = {
     "text_encoder": (CLIPTextModel, CLIPTextConfig),
@@ -33,17 +34,17 @@ def abstract_module(part, raw, dtype, *, name):
     if stated not in (module.__name__, None):
         raise UserError(f"{name}: the config is that of a {stated}, only {module.__name__} is supported")
     sizes = config.from_dict(raw)
-    return nnx.eval_shape(lambda: module(sizes, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
+    return abstract(module, sizes, dtype=dtype, param_dtype=dtype)
 
 
 def parameters(module):
-    """Path -> variable of every parameter of a module, abstract or concrete."""
-    return dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+    """Name in our checkpoints -> (path, variable) of each parameter of a module, abstract or concrete.
 
-
-def checkpoint_name(path):
-    """A parameter's name in our checkpoints: `('down_blocks', 0, 'kernel')` -> `'down_blocks.0.kernel'`."""
-    return ".".join(map(str, path))
+    The name is the path with dots: `('down_blocks', 0, 'kernel')` is `'down_blocks.0.kernel'`.
+    """
+    flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    named = [(".".join(map(str, path)), path, leaf) for path, leaf in flat]
+    return {name: (path, leaf) for name, path, leaf in sorted(named, key=lambda item: item[0])}
 
 
 def read_json(path):

@@ -1,9 +1,9 @@
 """The one rule between a PyTorch state dict and a Flax NNX module.
 
-Our attributes carry PyTorch's names, so a parameter's path is its key, but for the last word: `kernel`, `scale`
-and `embedding` are `weight` there. A kernel's axes are reversed in part (`[out, in, *space]` there,
-`[*space, in, out]` here; transposed convolutions too, which are built with `transpose_kernel=True`); everything
-else is verbatim. There is no table of names for any model.
+Our attributes carry PyTorch's names, so a parameter's path is its key, but for the last word: `kernel`,
+`scale` and `embedding` are `weight` there. A kernel's axes are reversed in part (`[out, in, *space]` there,
+`[*space, in, out]` here; transposed convolutions too, which are built with `transpose_kernel=True`);
+everything else is verbatim. There is no table of names for any model.
 """
 
 import types
@@ -43,11 +43,17 @@ def _leaves(module):
     return sorted(nnx.to_flat_state(nnx.state(module, nnx.Param)), key=lambda item: torch_name(item[0]))
 
 
+def _value(variable):
+    """What a variable holds; its accessors differ between the versions of Flax that we support."""
+    (value,) = jax.tree.leaves(variable)
+    return value
+
+
 def abstract(module, *args, **kw):
     """`module(*args, **kw, rngs=...)` with shapes and dtypes in place of weights.
 
-    `nnx.Rngs` counts the keys it gives, and each count is traced at a cost that grows with the trace: ten times
-    the rest for a UNet. No value is ever drawn here, so one key does for all.
+    `nnx.Rngs` counts the keys it gives, and each count is traced at a cost that grows with the trace: ten
+    times the rest for a UNet. No value is ever drawn here, so one key does for all.
     """
     key = jax.random.key(0)
     rngs = types.SimpleNamespace(params=lambda: key)
@@ -56,13 +62,13 @@ def abstract(module, *args, **kw):
 
 def torch_shapes(module):
     """Key -> shape of the state dict that fits the module; the module may be abstract."""
-    return {torch_name(path): _to_torch(path, tuple(leaf.raw_value.shape)) for path, leaf in _leaves(module)}
+    return {torch_name(path): _to_torch(path, tuple(_value(leaf).shape)) for path, leaf in _leaves(module)}
 
 
 def to_state_dict(module):
     """Key -> numpy array in PyTorch's layout, in the module's own parameter dtype."""
     return {
-        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(leaf.raw_value)))
+        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(_value(leaf))))
         for path, leaf in _leaves(module)
     }
 
@@ -79,18 +85,18 @@ def load_state_dict(module, tensors: Mapping[str, np.ndarray], *, sharding=None,
     Raises:
       UserError: names the first key that is missing, extra, misshapen or not finite.
     """
-    leaves = _leaves(module)
-    check_names(torch_shapes(module), tensors.keys(), name=name)
+    shapes = torch_shapes(module)
+    check_names(shapes, tensors.keys(), name=name)
     state = []
-    for path, leaf in leaves:
-        key, abstract = torch_name(path), leaf.raw_value
+    for path, leaf in _leaves(module):
+        key, dtype = torch_name(path), _value(leaf).dtype
         value = np.asarray(tensors[key])
-        expected = _to_torch(path, tuple(abstract.shape))
-        if value.shape != expected:
-            raise UserError(f"{name}: tensor {key!r} has shape {list(value.shape)}, the config asks for {list(expected)}")
-        value = _permuted(value, _axes(path, value, reverse=False)).astype(leaf_dtype)
+        if value.shape != shapes[key]:
+            found, expected = list(value.shape), list(shapes[key])
+            raise UserError(f"{name}: tensor {key!r} has shape {found}, the config asks for {expected}")
+        value = _permuted(value, _axes(path, value, reverse=False)).astype(dtype)
         if not np.isfinite(value).all():
-            raise UserError(f"{name}: tensor {key!r} holds values that are not finite as {leaf_dtype}")
+            raise UserError(f"{name}: tensor {key!r} holds values that are not finite as {dtype}")
         state.append((path, leaf.replace(jax.device_put(value, sharding))))
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
 

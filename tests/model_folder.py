@@ -1,4 +1,4 @@
-"""A small random model in diffusers' layout, as diffusers and transformers save it, and its PyTorch modules."""
+"""A small random model in diffusers' layout, as diffusers and transformers save it, and its modules."""
 
 import json
 
@@ -90,8 +90,8 @@ def build(folder, *, seed=0, safe=True, vocoder=True):
             twin.save_pretrained(folder / part, safe_serialization=safe)
     save_text_encoder(twins["text_encoder"], folder / "text_encoder", safe=safe)
     diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     if vocoder:

@@ -1,16 +1,20 @@
 """Random PyTorch twins of our modules, filled through the production weight rule."""
 
+import functools
 import json
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
-from its_jax.weights import load_state_dict, to_state_dict
+from its_jax.weights import abstract, load_state_dict, to_state_dict
 
 TOLERANCE = 2e-5  # max abs difference in float32, of outputs of the order of 1
+
+# These programs run once: compiling them with effort takes longer than all the rest.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def read(kind, name):
@@ -33,8 +37,8 @@ def randomised(module, seed=0):
 
 def loaded(cls, config, twin, dtype=jnp.float32):
     """Our module with the twin's weights."""
-    abstract = nnx.eval_shape(lambda: cls(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
-    return load_state_dict(abstract, {k: v.numpy() for k, v in twin.state_dict().items()})
+    model = abstract(cls, config, dtype=dtype, param_dtype=dtype)
+    return load_state_dict(model, {k: v.numpy() for k, v in twin.state_dict().items()})
 
 
 def normal(shape, seed=0):

@@ -1,4 +1,4 @@
-"""Layers that several models share. All arrays are channels last: pictures `[b, h, w, c]`, tokens `[b, n, d]`.
+"""Layers that several models share. Arrays are channels last: pictures `[b, h, w, c]`, tokens `[b, n, d]`.
 
 Every module takes `dtype` (activations) and `param_dtype` (weights); the attributes carry the names of the
 PyTorch modules, so that `its_jax.weights` needs no table of names.
@@ -56,7 +56,7 @@ def _attend_dense(q, k, v):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of tokens `[b, n, features]` to a context `[b, m, context_features]` (or to themselves)."""
+    """Multi-head attention of tokens `[b, n, features]` to `[b, m, context_features]`, or to themselves."""
 
     def __init__(self, features, heads, *, context_features=None, qkv_bias=False, rngs, **kw):
         linear = functools.partial(nnx.Linear, rngs=rngs, **kw)
@@ -77,7 +77,7 @@ class Attention(nnx.Module):
 
 
 class ResnetBlock2D(nnx.Module):
-    """Two normalised 3 x 3 convolutions around a residual, with an optional time embedding `[b, time_features]`."""
+    """Two normalised 3 x 3 convolutions, added to the input; optional time embedding `[b, time_features]`."""
 
     def __init__(self, features_in, features_out, *, groups, epsilon, time_features=None, rngs, **kw):
         kw["rngs"] = rngs
@@ -97,7 +97,7 @@ class ResnetBlock2D(nnx.Module):
 
 
 class Downsample2D(nnx.Module):
-    """Halves height and width by a strided convolution; `padding` is PyTorch's 1, or ((0, 1), (0, 1)) in the VAE."""
+    """Halves the size by a strided convolution; `padding` is PyTorch's 1, or ((0, 1), (0, 1)) in the VAE."""
 
     def __init__(self, features, *, padding=1, **kw):
         self.conv = conv3x3(features, features, strides=2, padding=padding, **kw)
@@ -113,6 +113,6 @@ class Upsample2D(nnx.Module):
         self.conv = conv3x3(features, features, **kw)
 
     def __call__(self, x, size=None):
-        """`size` (h, w) crops the doubled picture: PyTorch's nearest resize to an odd size of a skip connection."""
+        """`size` (h, w) crops the doubled picture: PyTorch's nearest resize to a skip of odd size."""
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         return self.conv(x if size is None else x[:, : size[0], : size[1]])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import read_fields
+from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import (
     Attention,
     Downsample2D,
@@ -73,6 +73,17 @@ _IGNORED = (
     "use_ema_warmup",
 )
 
+_SIZES = (
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+    "cross_attention_dim",
+    "norm_num_groups",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
@@ -97,6 +108,9 @@ class UNetConfig:
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
+        check_sizes(config, *_SIZES)
+        for name in ("layers_per_block", "transformer_layers_per_block"):
+            config.per_block(name)
         for name, known in (("down_block_types", _DOWN_BLOCKS), ("up_block_types", _UP_BLOCKS)):
             for block in getattr(config, name):
                 if block not in known:
@@ -105,7 +119,11 @@ class UNetConfig:
                 raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
         for channels, heads in zip(config.block_out_channels, config.per_block("attention_head_dim")):
             if channels % heads:
-                raise UserError(f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads")
+                raise UserError(
+                    f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads"
+                )
+            if channels % config.norm_num_groups:
+                raise UserError(f"UNetConfig: {channels} channels are no multiple of norm_num_groups")
         return config
 
     def per_block(self, name):
@@ -118,7 +136,7 @@ class UNetConfig:
 
 
 def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
-    """Sinusoids of the timesteps `t` `[b]` at geometric frequencies from 1 to 1/10000: `[b, features]` float32."""
+    """Sinusoids of timesteps `t` `[b]`, frequencies geometric from 1 to 1/10000: `[b, features]` float32."""
     half = features // 2
     exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
@@ -147,7 +165,9 @@ class GEGLU(nnx.Module):
 class FeedForward(nnx.Module):
     def __init__(self, features, **kw):
         # Index 1 is dropout in PyTorch: it keeps its place.
-        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
+        self.net = nnx.List(
+            [GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)]
+        )
 
     def __call__(self, x):
         return self.net[2](self.net[0](x))
@@ -227,7 +247,7 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """`UpBlock2D`, or `CrossAttnUpBlock2D` where `transformer` is given; `skips` are the channels of its skips."""
+    """`UpBlock2D`, or `CrossAttnUpBlock2D` where `transformer` is given; `skips`: channels of its skips."""
 
     def __init__(self, features_in, features_out, skips, resnet, transformer, last, **kw):
         sizes = [features_in] + [features_out] * (len(skips) - 1)
@@ -236,7 +256,7 @@ class UpBlock(nnx.Module):
         self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
 
     def __call__(self, x, skips, time_embedding, text, size):
-        """Takes its skips off the end of the list; `size` is that of the next block's skips (None at the last)."""
+        """Takes its skips off the end of the list; `size` is that of the next skip (None at the last)."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time_embedding)
             if self.attentions is not None:
@@ -277,7 +297,9 @@ class UNet2DConditionModel(nnx.Module):
         for i, kind in enumerate(config.down_block_types):
             attention = transformer(i) if kind == "CrossAttnDownBlock2D" else None
             last = i == n - 1
-            down.append(DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw))
+            down.append(
+                DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw)
+            )
             skips += [channels[i]] * (layers[i] + (not last))
         self.down_blocks = nnx.List(down)
 
@@ -306,7 +328,10 @@ class UNet2DConditionModel(nnx.Module):
         config = self.config
         x, text = x.astype(self.dtype), text.astype(self.dtype)
         sinusoids = timestep_embedding(
-            t, config.block_out_channels[0], flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift
+            t,
+            config.block_out_channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
         )
         time_embedding = self.time_embedding(sinusoids.astype(self.dtype))
         x = self.conv_in(x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import read_fields
+from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import (
     Attention,
     Downsample2D,
@@ -29,6 +29,14 @@ _FIXED = {
 }
 # `force_upcast` asks for float32 where float16 overflows: the caller's choice of dtype decides here.
 _IGNORED = ("sample_size", "force_upcast")
+_SIZES = (
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "latent_channels",
+    "norm_num_groups",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +60,15 @@ class VAEConfig:
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
-        for name, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        check_sizes(config, *_SIZES)
+        for name, known in (
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ):
             if getattr(config, name) != (known,) * len(config.block_out_channels):
                 raise UserError(f"VAEConfig: {name} must be {known!r} for each of block_out_channels")
+        if any(channels % config.norm_num_groups for channels in config.block_out_channels):
+            raise UserError("VAEConfig: each of block_out_channels must be a multiple of norm_num_groups")
         return config
 
     @property
@@ -79,7 +93,9 @@ class MidBlock(nnx.Module):
     def __init__(self, features, config, resnet, **kw):
         attend = config.mid_block_add_attention
         self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
-        self.attentions = nnx.List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
+        self.attentions = (
+            nnx.List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
+        )
 
     def __call__(self, x):
         x = self.resnets[0](x)
@@ -90,7 +106,9 @@ class MidBlock(nnx.Module):
 
 class DownBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
+        self.resnets = nnx.List(
+            [resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)]
+        )
         # The VAE pads at the far edges only.
         padding = ((0, 1), (0, 1))
         self.downsamplers = None if last else nnx.List([Downsample2D(features_out, padding=padding, **kw)])
@@ -103,7 +121,9 @@ class DownBlock(nnx.Module):
 
 class UpBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
+        self.resnets = nnx.List(
+            [resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)]
+        )
         self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
 
     def __call__(self, x):
@@ -119,7 +139,9 @@ class Encoder(nnx.Module):
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
         self.down_blocks = nnx.List(
             [
-                DownBlock(channels[max(i - 1, 0)], c, config.layers_per_block, resnet, i == len(channels) - 1, **kw)
+                DownBlock(
+                    channels[max(i - 1, 0)], c, config.layers_per_block, resnet, i == len(channels) - 1, **kw
+                )
                 for i, c in enumerate(channels)
             ]
         )
@@ -142,7 +164,14 @@ class Decoder(nnx.Module):
         self.mid_block = MidBlock(channels[0], config, resnet, **kw)
         self.up_blocks = nnx.List(
             [
-                UpBlock(channels[max(i - 1, 0)], c, config.layers_per_block + 1, resnet, i == len(channels) - 1, **kw)
+                UpBlock(
+                    channels[max(i - 1, 0)],
+                    c,
+                    config.layers_per_block + 1,
+                    resnet,
+                    i == len(channels) - 1,
+                    **kw,
+                )
                 for i, c in enumerate(channels)
             ]
         )
@@ -182,7 +211,10 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = conv1x1(c, c, **kw) if config.use_post_quant_conv else None
 
     def encode(self, picture):
-        """Pictures `[b, H, W, in_channels]` in [-1, 1] -> `Posterior` at `[b, H/factor, W/factor, latent_channels]`."""
+        """Pictures `[b, H, W, in_channels]` in [-1, 1] -> `Posterior` of `[b, h, w, latent_channels]`.
+
+        `h = H / config.factor`, rounded down; `w` likewise.
+        """
         moments = self.encoder(picture.astype(self.dtype))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -190,6 +222,9 @@ class AutoencoderKL(nnx.Module):
         return Posterior(mean, jnp.clip(log_variance, -30.0, 20.0))
 
     def decode(self, z):
-        """Latents `[b, h, w, latent_channels]` -> pictures `[b, factor h, factor w, out_channels]`, about [-1, 1]."""
+        """Latents `[b, h, w, latent_channels]` -> pictures `[b, H, W, out_channels]`, about [-1, 1].
+
+        `H = h * config.factor`; `W` likewise.
+        """
         z = z.astype(self.dtype)
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

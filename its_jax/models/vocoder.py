@@ -35,7 +35,8 @@ _IGNORED = (
 class VocoderConfig:
     """The fields of `vocoder/config.json` that shape the model, and those of the front end that it expects.
 
-    `fmax` None is half the sampling rate, in Hz; `n_fft`, `win_size` and `hop_size` are in samples.
+    `fmax` None is half the sampling rate, in Hz; `n_fft`, `win_size` and `hop_size` are in samples; `log_min` and
+    `log_max` are the log-mel values of black and white, Auffusion's unless the file says otherwise.
     """
 
     resblock: str
@@ -51,6 +52,8 @@ class VocoderConfig:
     win_size: int
     fmin: float = 0.0
     fmax: float | None = None
+    log_min: float = math.log(1e-5)
+    log_max: float = math.log(200.0)
 
     @classmethod
     def from_dict(cls, raw):

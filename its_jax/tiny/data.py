@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from its_jax.spectrogram import log_mel, to_picture
+from its_jax.spectrogram import MelConfig, log_mel, to_picture
 from its_jax.tiny import pictures, recipe, sounds
 
 SPLITS = ("train", "held_out", "judge_train", "judge_held_out")
@@ -48,7 +48,7 @@ def make_waveforms(split, count, num_samples=recipe.NUM_SAMPLES):
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def to_spectrogram(waveform, config=recipe.MEL):
+def to_spectrogram(waveform, config: MelConfig = recipe.MEL):
     """`[b, samples]` -> pictures `[b, mels, frames]` in [0, 1]."""
     return to_picture(log_mel(waveform, config), config)
 

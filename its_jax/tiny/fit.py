@@ -73,6 +73,16 @@ def fit(loss, params, batches, stage, folder):
     return state["average"], spent
 
 
+def save_result(path, params):
+    """Writes a stage's averaged parameters."""
+    ocp.save(path / "result", params, overwrite=True)
+
+
+def load_result(path, params):
+    """Reads a stage's averaged parameters; `params` gives their shapes."""
+    return ocp.load(path / "result", jax.eval_shape(lambda: params))
+
+
 def _remove(folder):
     import shutil
 

@@ -77,9 +77,9 @@ VOCODER = {
     "resblock": "1",
     "upsample_rates": [5, 4, 4, 2],
     "upsample_kernel_sizes": [11, 8, 8, 4],
-    "upsample_initial_channel": 192,
-    "resblock_kernel_sizes": [3, 7],
-    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5]],
+    "upsample_initial_channel": 128,
+    "resblock_kernel_sizes": [3, 7, 11],
+    "resblock_dilation_sizes": [[1, 3, 5]] * 3,
     "num_mels": MEL.n_mels,
     "sampling_rate": MEL.sampling_rate,
     "n_fft": MEL.n_fft,
@@ -103,10 +103,10 @@ class Stage:
 
 
 STAGES = {
-    "vae": Stage(steps=2600, batch=8, learning_rate=1.5e-3, ema=0.995),
+    "vae": Stage(steps=2000, batch=8, learning_rate=1.5e-3, ema=0.995),
     "image": Stage(steps=3000, batch=16, learning_rate=1e-3),
     "audio": Stage(steps=3000, batch=16, learning_rate=1e-3),
-    "vocoder": Stage(steps=2500, batch=8, learning_rate=1e-3, ema=0.995),
+    "vocoder": Stage(steps=1500, batch=8, learning_rate=1e-3, ema=0.995),
 }
 
 
@@ -128,8 +128,7 @@ def sound_words():
 def write_tokenizer(folder, vocabulary):
     """Writes a CLIP tokenizer whose merges build each word of `vocabulary` whole.
 
-    Letters of other words stay single tokens. `vocabulary.txt` lists the words, so that a prompt that holds
-    another can be warned about.
+    Letters of other words stay single tokens. Returns the number of tokens.
     """
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -162,5 +161,4 @@ def write_tokenizer(folder, vocabulary):
             indent=1,
         )
     )
-    (folder / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
     return len(tokens)

@@ -1,14 +1,11 @@
 """Trains the embedded models from nothing: `python -m its_jax.tiny.train --workdir=FOLDER`.
 
 Stages: the VAE, the two UNets with their text encoders, the vocoder; then the export in diffusers' layout. About
-4 hours on 2 CPU cores, minutes on a GPU. Each stage saves its state every two minutes and goes on from there; stages
-that do not need each other may run side by side (`--stage=image` and `--stage=audio` in two processes).
+4 hours on 2 CPU cores, minutes on a GPU. Each stage saves its state every two minutes and goes on from there; the
+UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
 """
 
-import json
 import logging
-import os
-import platform
 from pathlib import Path
 
 import jax
@@ -17,13 +14,15 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from its_jax.media import write_json
+from its_jax.denoise import Schedule
+from its_jax.media import read_json, write_json
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.tiny import data, recipe
-from its_jax.tiny.fit import fit
+from its_jax.spectrogram import from_picture, log_mel, to_picture
+from its_jax.tiny import data, pictures, recipe, sounds
+from its_jax.tiny.fit import fit, load_result, save_result
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and the exported models go", required=True)
 _STAGE = flags.DEFINE_enum(
@@ -31,21 +30,24 @@ _STAGE = flags.DEFINE_enum(
 )
 
 TRAIN_ITEMS, HELD_OUT_ITEMS = 3000, 120
-CROP = 64  # pixels: width of the VAE's training crops
+VAE_CROP = 64  # pixels
+# Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
+VOCODER_CROP = 64
+CAPTION_DROPOUT = 0.12
+# Most steps see half a canvas, at half the cost; the last ones whole canvases, as sampling has them.
+UNET_CROP, UNET_CROP_SHARE = 32, 0.85
+MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 
 
 def train_vae(workdir):
     """The shared VAE, on crops of pictures, of spectrograms, and of mixtures of both, which fused latents resemble."""
-    pictures = data.make_pictures("train", TRAIN_ITEMS)
-    spectrograms = data.make_spectrograms("train", TRAIN_ITEMS)
-    stage = recipe.STAGES["vae"]
+    stage, made_of = recipe.STAGES["vae"], _both("train", TRAIN_ITEMS)
 
     def batches(step):
         rng = data.generator("vae", "train", step)
-        return np.stack([_mixture(rng, pictures, spectrograms) for _ in range(stage.batch)])
+        return np.stack([_mixture(rng, *made_of, VAE_CROP) for _ in range(stage.batch)])
 
-    config = VAEConfig.from_dict(recipe.VAE)
-    graph, params = nnx.split(AutoencoderKL(config, rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(AutoencoderKL(VAEConfig.from_dict(recipe.VAE), rngs=nnx.Rngs(0)))
 
     def loss(params, crops, key):
         vae, x = nnx.merge(graph, params), data.to_rgb(crops)
@@ -56,47 +58,175 @@ def train_vae(workdir):
         return jnp.mean(jnp.abs(error)) + 5 * jnp.mean(error**2) + 1e-4 * divergence
 
     params, seconds = fit(loss, params, batches, stage, workdir / "vae")
-    figures = _vae_figures(nnx.merge(graph, params)) | {"seconds": round(seconds)}
-    logging.info("vae: %s", figures)
-    _finish(workdir, "vae", params, figures)
+    _finish(workdir, "vae", params, seconds, _vae_figures(nnx.merge(graph, params)))
 
 
-def _mixture(rng, pictures, spectrograms):
-    """A random crop `[128, CROP]` of a picture, of a spectrogram, or of their maximum or mean."""
+def _both(split, count):
+    return data.make_pictures(split, count), data.make_spectrograms(split, count)
 
-    def crop(items):
-        start = rng.integers(items.shape[2] - CROP + 1)
-        return items[rng.integers(len(items)), :, start : start + CROP]
 
+def _mixture(rng, pictures_, spectrograms, width):
+    """A random crop `[128, width]` of a picture, of a spectrogram, or of their maximum or mean."""
+    a, b = _crop(rng, pictures_, width), _crop(rng, spectrograms, width)
     kind = rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))
-    if kind == 0:
-        return crop(pictures)
-    if kind == 1:
-        return crop(spectrograms)
-    a, b = crop(pictures), crop(spectrograms)
-    return np.maximum(a, b) if kind == 2 else (a // 2 + b // 2)
+    return (a, b, np.maximum(a, b), a // 2 + b // 2)[kind]
+
+
+def _crop(rng, items, width):
+    start = rng.integers(items.shape[2] - width + 1)
+    return items[rng.integers(len(items)), :, start : start + width]
 
 
 def _vae_figures(vae):
     """PSNR on whole held-out canvases, and the deviation of the latents (whose inverse is the scaling factor)."""
-    encode = jax.jit(lambda vae, x: vae.encode(data.to_rgb(x)).mean)
     decode = jax.jit(lambda vae, z: jnp.clip(vae.decode(z).mean(-1) / 2 + 0.5, 0, 1))
     figures, latents = {}, []
-    for name, items in (
-        ("pictures", data.make_pictures("held_out", HELD_OUT_ITEMS)),
-        ("spectrograms", data.make_spectrograms("held_out", HELD_OUT_ITEMS)),
-    ):
-        z = [encode(vae, block) for block in np.split(items, len(items) // 12)]
-        decoded = np.concatenate([decode(vae, block) for block in z])
+    for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS)):
+        z = _encode(vae, items)
+        decoded = np.concatenate([decode(vae, block) for block in np.split(z, len(z) // 12)])
         figures[f"psnr_{name}_db"] = round(data.psnr(decoded, items / 255), 2)
-        latents.append(np.concatenate(z))
-    figures["latent_std"] = float(np.std(np.concatenate(latents)))
-    return figures
+        latents.append(z)
+    return figures | {"latent_std": float(np.std(np.concatenate(latents)))}
 
 
-def _finish(workdir, name, params, figures):
-    """A stage's result as numpy, and its figures."""
+def _encode(vae, items):
+    """Means of the posterior, unscaled: uint8 `[n, h, w]` (n a multiple of 12) -> `[n, h/8, w/8, 4]`."""
+    encode = jax.jit(lambda vae, x: vae.encode(data.to_rgb(x)).mean)
+    return np.concatenate([encode(vae, block) for block in np.split(items, len(items) // 12)])
+
+
+def train_unet(workdir, kind):
+    """The UNet and the text encoder of 'image' or of 'audio', together."""
+    stage, source = recipe.STAGES[kind], pictures if kind == "image" else sounds
+    classes = tuple(pictures.SUBJECTS if kind == "image" else sounds.SOUNDS)
+    latents = {split: _latents(workdir, kind, split, n) for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))}
+    tokenize = recipe.tokenizer(kind)
+    alphas_cumprod = jnp.asarray(Schedule.from_dict(recipe.SCHEDULER).alphas_cumprod(), jnp.float32)
+    whole = latents["train"].shape[2]
+
+    def batch(rng, items, size, width, dropout):
+        chosen, start = rng.integers(len(items), size=size), rng.integers(whole - width + 1, size=size)
+        captions = [
+            "" if rng.random() < dropout else source.caption(classes[i % len(classes)], rng) for i in chosen
+        ]
+        return dict(
+            z=np.stack([items[i, :, s : s + width] for i, s in zip(chosen, start)]), tokens=tokenize(captions)
+        )
+
+    def batches(step):
+        crop = step < UNET_CROP_SHARE * stage.steps
+        size, width = (stage.batch, UNET_CROP) if crop else (stage.batch // 2, whole)
+        return batch(data.generator(kind, "train", step), latents["train"], size, width, CAPTION_DROPOUT)
+
+    graph, params = nnx.split(
+        {
+            "unet": UNet2DConditionModel(UNetConfig.from_dict(recipe.UNET), rngs=nnx.Rngs(1)),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(recipe.text_config(kind)), rngs=nnx.Rngs(2)),
+        }
+    )
+
+    def noise_error(params, batch, t, key):
+        """Mean squared error of the predicted noise, `[b]`."""
+        models, signal = nnx.merge(graph, params), alphas_cumprod[t][:, None, None, None]
+        eps = jax.random.normal(key, batch["z"].shape)
+        x = jnp.sqrt(signal) * batch["z"] + jnp.sqrt(1 - signal) * eps
+        predicted = models["unet"](x, t, models["text_encoder"](batch["tokens"]))
+        return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
+
+    def loss(params, batch, key):
+        for_t, for_noise = jax.random.split(key)
+        t = jax.random.randint(for_t, (len(batch["z"]),), 0, len(alphas_cumprod))
+        snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
+        return jnp.mean(jnp.minimum(1.0, MIN_SNR_GAMMA / snr) * noise_error(params, batch, t, for_noise))
+
+    params, seconds = fit(loss, params, batches, stage, workdir / kind)
+    error, figures = jax.jit(noise_error), {}
+    for t in (100, 300, 500):
+        errors = [
+            error(params, batch(data.generator(kind, "held_out", i), latents["held_out"], 12, whole, 0.0), jnp.full(12, t), jax.random.key(i))
+            for i in range(10)
+        ]
+        figures[f"noise_mse_t{t}"] = round(float(np.mean(errors)), 4)
+    _finish(workdir, kind, params, seconds, figures)
+
+
+def _latents(workdir, kind, split, count):
+    """Scaled latents `[count, 16, 64, 4]` of the data, computed once."""
+    path = workdir / f"latents_{kind}_{split}.npy"
+    if not path.exists():
+        make = data.make_pictures if kind == "image" else data.make_spectrograms
+        vae = recipe.restore_vae(load_result(workdir / "vae"))
+        with open(path.with_suffix(".tmp"), "wb") as file:
+            np.save(file, _encode(vae, make(split, count)) / read_json(workdir / "vae.json")["latent_std"])
+        path.with_suffix(".tmp").rename(path)
+    return np.load(path)
+
+
+def train_vocoder(workdir):
+    """HiFi-GAN's generator, without the adversary: its output, analysed again, must be the spectrogram it was given.
+
+    Half of a batch are sounds, whose waveform's spectra at several resolutions are matched too; half are pictures
+    and mixtures, which no recording has, as fused samples are.
+    """
+    stage, made_of = recipe.STAGES["vocoder"], _both("train", TRAIN_ITEMS // 2)
+    waveforms = data.make_waveforms("train", TRAIN_ITEMS // 4)
+    graph, params = nnx.split(Generator(VocoderConfig.from_dict(recipe.VOCODER), rngs=nnx.Rngs(3)))
+    hop, half = recipe.MEL.hop_length, stage.batch // 2
+
+    def batches(step):
+        rng = data.generator("vocoder", "train", step)
+        length = VOCODER_CROP * hop
+        starts = rng.integers(waveforms.shape[1] - length, size=half)
+        return dict(
+            waveform=np.stack([waveforms[rng.integers(len(waveforms)), s : s + length] for s in starts]),
+            picture=np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(half)]),
+        )
+
+    def loss(params, batch, key):
+        generator = nnx.merge(graph, params)
+        real = log_mel(batch["waveform"], recipe.MEL)
+        target = jnp.concatenate([real, from_picture(batch["picture"] / 255.0, recipe.MEL)])
+        # Decoded spectrograms are not as clean as analysed ones.
+        noisy = target + 0.15 * jax.random.normal(key, target.shape)
+        waveform = generator(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
+        mel_error = jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
+        return mel_error + 0.3 * _spectral_error(waveform[:half], batch["waveform"])
+
+    params, seconds = fit(loss, params, batches, stage, workdir / "vocoder")
+    generator = nnx.merge(graph, params)
+    spectrograms = data.make_spectrograms("held_out", HELD_OUT_ITEMS) / np.float32(255)
+    vocode = jax.jit(lambda g, p: data.to_spectrogram(g(from_picture(p, recipe.MEL))))
+    again = np.concatenate([vocode(generator, block) for block in np.split(spectrograms, 10)])
+    figures = {"reanalysis_error": round(float(np.mean(np.abs(again - spectrograms))), 4)}
+    _finish(workdir, "vocoder", params, seconds, figures)
+
+
+def _soft_log_mel(waveform):
+    """Log-mel without the hard floor, below which nothing could be learned."""
+    quiet = recipe.MEL.__class__(**{**recipe.MEL.__dict__, "log_min": -12.0})
+    return jnp.logaddexp(log_mel(waveform, quiet), recipe.MEL.log_min)
+
+
+def _spectral_error(x, y):
+    """Mean over three resolutions of spectral convergence and log-magnitude difference (arXiv 1910.11480)."""
+
+    def spectra(x, n):
+        frames = x[:, jnp.arange(0, x.shape[1] - n + 1, n // 4)[:, None] + jnp.arange(n)]
+        return jnp.abs(jnp.fft.rfft(frames * np.hanning(n)) + 1e-7)
+
+    errors = []
+    for n in (256, 512, 2048):
+        a, b = spectra(x, n), spectra(y, n)
+        errors.append(jnp.linalg.norm(a - b) / (jnp.linalg.norm(b) + 1e-3))
+        errors.append(jnp.mean(jnp.abs(jnp.log(a + 1e-2) - jnp.log(b + 1e-2))))
+    return sum(errors) / 3
+
+
+def _finish(workdir, name, params, seconds, figures):
+    figures |= {"steps": recipe.STAGES[name].steps, "seconds": round(seconds)}
+    save_result(workdir / name, params)
     write_json(workdir / f"{name}.json", figures)
+    logging.info("%s: %s", name, figures)
 
 
 def main(argv):
@@ -104,7 +234,14 @@ def main(argv):
     logging.getLogger().setLevel(logging.INFO)
     workdir = Path(_WORKDIR.value).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
-    {"vae": train_vae}[_STAGE.value](workdir)
+    stages = {
+        "vae": train_vae,
+        "image": lambda workdir: train_unet(workdir, "image"),
+        "audio": lambda workdir: train_unet(workdir, "audio"),
+        "vocoder": train_vocoder,
+    }
+    for name in stages if _STAGE.value == "all" else [_STAGE.value]:
+        stages[name](workdir)
 
 
 if __name__ == "__main__":

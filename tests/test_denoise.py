@@ -1,0 +1,419 @@
+"""The method with small fake models: solvers against diffusers, the authors' loop, sharding, compilation."""
+
+import json
+import pathlib
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+
+from its_jax import denoise as d
+from its_jax.errors import UserError
+
+SD15 = json.loads((pathlib.Path(__file__).parent / "data/configs/sd15.scheduler.json").read_text())
+SCHEDULE = d.Schedule.from_dict(SD15)
+SHAPE = (4, 6, 4)  # h w c
+TOKENS = (3, 5)  # n d
+
+
+def fake_eps(weights, x, t, text):
+    """A model whose noise depends on every element of a latent, on the timestep and on the text."""
+    mean = x.mean(axis=(1, 2), keepdims=True)
+    told = (text.mean(axis=1) @ weights["text"])[:, None, None, :]
+    return jnp.tanh(x @ weights["x"] + 0.2 * mean + told + jnp.sin(t / 200.0)[:, None, None, None])
+
+
+def torch_eps(weights, x, t, text):
+    weights = {name: torch.from_numpy(w) for name, w in weights.items()}
+    mean = x.mean(dim=(1, 2), keepdim=True)
+    told = (text.mean(dim=1) @ weights["text"])[:, None, None, :]
+    return torch.tanh(x @ weights["x"] + 0.2 * mean + told + torch.sin(t / 200.0)[:, None, None, None])
+
+
+def fake_weights(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(scale=0.4, size=(4, 4)).astype(np.float32),
+        "text": rng.normal(scale=0.3, size=(TOKENS[1], 4)).astype(np.float32),
+    }
+
+
+WEIGHTS = [fake_weights(1), fake_weights(2)]
+MODELS = [Partial(fake_eps, weights) for weights in WEIGHTS]
+
+
+def fake_texts(seed, b):
+    return np.random.default_rng(seed).normal(size=(b, 2, *TOKENS)).astype(np.float32)
+
+
+def make_run(
+    b=2,
+    num_steps=20,
+    solver="ddim",
+    starts=(2, 0),
+    weights=(0.5, 0.5),
+    guidance=(10, 10),
+    seed=0,
+    schedule=SCHEDULE,
+):
+    """(terms, rows, active, state, last) for `denoise`; settings are one per term or `[terms][b]`."""
+    weights, starts, guidance = (
+        np.broadcast_to(np.asarray(setting, np.float32).T, (b, 2)).T
+        for setting in (weights, starts, guidance)
+    )
+    table, active = d.term_weights(weights, starts, num_steps, schedule)
+    terms = [d.Term(fake_texts(10 * seed + i, b), guidance[i], table[i]) for i in range(2)]
+    noise = d.initial_noise(np.arange(seed, seed + b, dtype=np.uint32), SHAPE)
+    return (
+        terms,
+        d.solver_rows(schedule, num_steps, solver),
+        active,
+        d.initial_state(noise),
+        np.int32(num_steps),
+    )
+
+
+def sample(terms, rows, active, state, last, models=MODELS):
+    return d.denoise(models, terms, rows, active, state, np.int32(0), last)
+
+
+def relative_error(ours, reference):
+    return np.abs(ours - reference).max() / np.abs(reference).max()
+
+
+def authors_loop(scheduler, terms, noise, starts=(0, 0), w=0.5):
+    """The published sampling loop in PyTorch: warm start, then (1 - w) image + w audio."""
+    x = torch.from_numpy(np.array(noise)) * scheduler.init_noise_sigma
+    for k, t in enumerate(scheduler.timesteps):
+        pair = scheduler.scale_model_input(torch.cat([x, x]), t)
+        eps = []
+        for weights, term, start in zip(WEIGHTS, terms, starts, strict=True):
+            if k >= start:
+                text = torch.from_numpy(np.concatenate([term.texts[:, 0], term.texts[:, 1]]))
+                negative, positive = torch_eps(weights, pair, t.float().repeat(len(pair)), text).chunk(2)
+                s = torch.tensor(term.guidance_scale)[:, None, None, None]
+                eps.append(negative + s * (positive - negative))
+        fused = (1 - w) * eps[0] + w * eps[1] if len(eps) == 2 else eps[0]
+        x = scheduler.step(fused, t, x).prev_sample
+    return x.numpy()
+
+
+@pytest.mark.parametrize("w", [0.5, 0.3])
+def test_authors_loop_with_ddim(highest_precision, w):
+    terms, rows, active, state, last = make_run(num_steps=100, starts=(10, 0), weights=(1 - w, w))
+    scheduler = diffusers.DDIMScheduler.from_config(SD15)
+    scheduler.set_timesteps(100)
+    np.testing.assert_array_equal(rows.t[:100], scheduler.timesteps)
+    reference = authors_loop(scheduler, terms, state.x, starts=(10, 0), w=w)
+    assert relative_error(sample(terms, rows, active, state, last).x, reference) < 1e-4
+
+
+def schedulers():
+    cosine = {"beta_schedule": "squaredcos_cap_v2"}
+    linear = {"beta_schedule": "linear", "set_alpha_to_one": True}
+    trailing = {"timestep_spacing": "trailing"}
+    ours = {"ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler}
+    ours["dpmpp_2m"] = diffusers.DPMSolverMultistepScheduler
+    for solver, scheduler in ours.items():
+        for num_steps, change in [(100, {}), (20, linear), (25, trailing), (20, cosine), (2, {}), (1, {})]:
+            yield pytest.param(
+                solver,
+                scheduler,
+                num_steps,
+                change,
+                id=f"{solver}-{num_steps}-{'-'.join(map(str, change.values()))}",
+            )
+
+
+@pytest.mark.parametrize("solver, scheduler_class, num_steps, change", list(schedulers()))
+def test_solvers_follow_diffusers(highest_precision, solver, scheduler_class, num_steps, change):
+    # The file names no spacing: loaded as PNDMScheduler it means "leading", in Euler's class it would not.
+    config = SD15 | {"timestep_spacing": "leading"} | change
+    schedule = d.Schedule.from_dict(config)
+    run = make_run(num_steps=num_steps, solver=solver, starts=(0, 0), schedule=schedule, guidance=(5, 3))
+    terms, rows, _, state, _ = run
+    scheduler = scheduler_class.from_config(config)
+    if solver == "dpmpp_2m" and schedule.timestep_spacing == "leading":
+        # Its own leading timesteps begin lower, at 901 for 100 steps: as if one step more were taken.
+        scheduler.set_timesteps(timesteps=rows.t[:num_steps].tolist())
+    else:
+        scheduler.set_timesteps(num_steps)
+    np.testing.assert_array_equal(rows.t[:num_steps], scheduler.timesteps)
+    noise = np.array(state.x)
+    if solver == "euler" and schedule.timestep_spacing == "trailing":
+        # There diffusers starts from sigma_max noise, short of unit variance; we start all solvers alike.
+        noise *= float((scheduler.sigmas[0] ** 2 + 1) ** 0.5 / scheduler.init_noise_sigma)
+    assert relative_error(sample(*run).x, authors_loop(scheduler, terms, noise)) < 1e-4
+
+
+@pytest.mark.parametrize("solver", d.SOLVERS)
+def test_rows_carry_a_known_latent_and_noise_along(solver):
+    """Given the true noise, any solver is exact: alpha x0 + sigma eps stays on its path."""
+    rows = jax.tree.map(np.float64, d.solver_rows(SCHEDULE, 30, solver))
+    x0, eps = 0.7, -1.3
+    for k in range(29):
+        x = rows.alpha[k] * x0 + rows.sigma[k] * eps
+        after = rows.cx[k] * x + rows.ce[k] * eps + rows.cp[k] * x0
+        assert after == pytest.approx(rows.alpha[k + 1] * x0 + rows.sigma[k + 1] * eps, abs=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_every_step_count_has_valid_falling_timesteps(spacing):
+    schedule = d.Schedule.from_dict(SD15 | {"timestep_spacing": spacing})
+    for num_steps in range(1, 1001):
+        t = schedule.timesteps(num_steps)
+        assert len(t) == num_steps and t[0] <= 999 and t[-1] >= 0 and np.all(np.diff(t) < 0)
+
+
+def test_second_order_converges_faster():
+    schedule = d.Schedule.from_dict(SD15 | {"timestep_spacing": "trailing"})  # always begins at timestep 999
+
+    def run(solver, num_steps):
+        return sample(
+            *make_run(num_steps=num_steps, solver=solver, starts=0, guidance=2, schedule=schedule)
+        ).x
+
+    exact = run("euler", 1000)
+    assert relative_error(run("dpmpp_2m", 25), exact) < relative_error(run("euler", 25), exact) / 3
+
+
+def test_guidance_weights_and_start_steps_are_per_sample():
+    """A batch of different settings holds what each setting gives alone."""
+    settings = {
+        "starts": [[2, 0, 5], [0, 3, 0]],
+        "weights": [[0.5, 2, 1], [0.5, 1, 0]],
+        "guidance": [[1, 2, 3]] * 2,
+    }
+    settings["weights"][1][2], settings["starts"][0][2] = 0, 0  # the last sample has an image term only
+    together = make_run(b=3, **settings)
+    x = sample(*together).x
+    for i in range(3):
+        one = {name: np.asarray(v)[:, i : i + 1] for name, v in settings.items()}
+        _, rows, active, _, last = make_run(b=1, **one)
+        terms, state = jax.tree.map(lambda a, i=i: a[i : i + 1], (together[0], together[3]))
+        np.testing.assert_allclose(sample(terms, rows, active, state, last).x[0], x[i], atol=2e-5)
+
+
+def test_view_shows_the_model_a_rearranged_latent():
+    view = d.VIEWS["block_rearrange"]
+    x = d.initial_noise(np.arange(2, dtype=np.uint32), (32, 128, 4))
+    assert view.look(x).shape == (2, 64, 64, 4)
+    np.testing.assert_array_equal(view.look(x)[:, :32], x[:, :, :64])  # upper half = left half
+    np.testing.assert_array_equal(view.back(view.look(x)), x)
+
+    def uneven(weights, x, t, text):
+        """A model that tells rows of its picture apart."""
+        return x * jnp.arange(x.shape[1])[:, None, None]
+
+    (term, _), *_ = make_run()
+    term = d.Term(term.texts, term.guidance_scale, term.weights, view)
+    x = jnp.ones((2, *SHAPE))
+    noise = d.guided_noise(Partial(uneven, {}), x, jnp.int32(1), term)
+    np.testing.assert_array_equal(noise[0, :, :, 0], np.arange(4)[:, None] + 4 * (np.arange(6) >= 3))
+
+
+def test_models_at_rest_are_not_evaluated():
+    evaluations = {"image": 0, "audio": 0}
+
+    def counted(name, weights, x, t, text):
+        jax.debug.callback(lambda: evaluations.update({name: evaluations[name] + 1}))
+        return fake_eps(weights, x, t, text)
+
+    models = [
+        Partial(counted_as, w)
+        for counted_as, w in zip(
+            (lambda *a: counted("image", *a), lambda *a: counted("audio", *a)), WEIGHTS, strict=True
+        )
+    ]
+    sample(*make_run(num_steps=100, starts=(10, 0)), models=models)
+    jax.effects_barrier()
+    assert evaluations == {"image": 90, "audio": 100}
+
+
+def test_one_compilation_serves_all_settings():
+    d.denoise.clear_cache()
+    runs = [
+        make_run(),
+        make_run(seed=5),
+        make_run(guidance=(3, 7.5), weights=(0, 1)),
+        make_run(starts=[[0, 7], [3, 0]]),
+        make_run(num_steps=7),
+        make_run(solver="euler"),
+        make_run(solver="dpmpp_2m", num_steps=12),
+    ]
+    results = [np.array(sample(*run).x) for run in runs]
+    assert d.denoise._cache_size() == 1
+    assert len({result.tobytes() for result in results}) == len(runs)
+
+
+def test_a_run_in_pieces_has_the_bits_of_a_whole_one():
+    terms, rows, active, state, last = make_run(num_steps=17, solver="dpmpp_2m")
+    whole = sample(terms, rows, active, state, last)
+    d.denoise.clear_cache()
+    for first in range(0, 17, 5):
+        state = d.denoise(MODELS, terms, rows, active, state, np.int32(first), np.int32(min(first + 5, 17)))
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+    assert d.denoise._cache_size() == 1
+
+
+def test_a_failing_sample_is_named_and_leaves_the_others_alone():
+    def explodes(weights, x, t, text):
+        return jnp.where((text[:, :1, :1, None] > 99) & (t[0] < 500), jnp.nan, fake_eps(weights, x, t, text))
+
+    models = [Partial(explodes, w) for w in WEIGHTS]
+    terms, rows, active, state, last = make_run(b=3, num_steps=10)
+    good = sample(terms, rows, active, state, last, models=models)
+    assert good.failed_at.tolist() == [-1, -1, -1] and np.isfinite(good.x).all()
+    terms[0].texts[1] = 100
+    bad = sample(terms, rows, active, state, last, models=models)
+    assert bad.failed_at.tolist() == [-1, int(np.argmax(rows.t < 500)), -1]
+    np.testing.assert_array_equal(bad.x[::2], good.x[::2])
+
+
+def test_a_model_without_weight_cannot_spoil_a_sample():
+    def broken(weights, x, t, text):
+        return jnp.full_like(x, jnp.nan)
+
+    run = make_run(weights=[[0, 1], [1, 1]], starts=(0, 0))
+    assert sample(*run, models=[Partial(broken, {}), MODELS[1]]).failed_at.tolist() == [-1, 0]
+
+
+def test_running_past_the_last_row_shows():
+    terms, rows, active, state, last = make_run(num_steps=5)
+    assert sample(terms, rows, active, state, last + 1).failed_at.tolist() == [5, 5]
+
+
+def mesh_of(n):
+    return jax.make_mesh((n,), ("data",), devices=jax.devices()[:n], axis_types=(AxisType.Auto,))
+
+
+def place(run, n):
+    """The run on `n` devices: batch sharded, the rest replicated."""
+    mesh = mesh_of(n)
+    data, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    terms, rows, active, state, last = run
+    terms, state = jax.device_put((terms, state), data)
+    models, rows, active, first, last = jax.device_put((MODELS, rows, active, np.int32(0), last), everywhere)
+    return models, terms, rows, active, state, first, last
+
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+    "collective-broadcast",
+)
+
+
+def test_eight_devices_work_alone_and_agree_with_one():
+    run = make_run(b=16, num_steps=25, starts=[np.arange(16) % 3, [0] * 16])
+    one, eight = place(run, 1), place(run, 8)
+    text = d.denoise.lower(*eight).compile().as_text()
+    assert "num_partitions=8" in text
+    assert not [word for word in COLLECTIVES if word in text]
+    with jax.transfer_guard("disallow"):
+        result = d.denoise(*eight)
+    assert result.x.sharding.is_equivalent_to(eight[4].x.sharding, 4)
+    np.testing.assert_allclose(result.x, d.denoise(*one).x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(result.failed_at, -1)
+
+
+def test_pieces_on_eight_devices_compile_once():
+    models, terms, rows, active, state, _, _ = place(make_run(b=8), 8)
+    d.denoise.clear_cache()
+    for first in (0, 5, 10):
+        state = d.denoise(models, terms, rows, active, state, np.int32(first), np.int32(first + 5))
+    assert d.denoise._cache_size() == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_sharded_jit_has_the_bits_of_pmap():
+    run = make_run(b=16, num_steps=12, solver="dpmpp_2m")
+    models, terms, rows, active, state, first, last = place(run, 8)
+    sharded = d.denoise(models, terms, rows, active, state, first, last)
+
+    def per_device(tree):
+        return jax.tree.map(lambda a: np.array(a).reshape(8, 2, *a.shape[1:]), tree)
+
+    each = jax.pmap(d.denoise.__wrapped__, in_axes=(None, 0, None, None, 0, None, None))
+    mapped = each(MODELS, per_device(terms), run[1], run[2], per_device(state), np.int32(0), run[4])
+    jax.tree.map(np.testing.assert_array_equal, mapped, per_device(sharded))
+
+
+def test_noise_depends_on_the_seed_alone():
+    seeds = np.array([7, 0, 3, 2**32 - 1, 11, 5, 6, 4], np.uint32)
+    shape = (16, 32, 4)
+    make = jax.jit(d.initial_noise, static_argnums=1)
+    noise = make(seeds, shape)
+    sharded = make(jax.device_put(seeds, NamedSharding(mesh_of(8), PartitionSpec("data"))), shape)
+    np.testing.assert_array_equal(sharded, noise)
+    for i, seed in enumerate(seeds):
+        np.testing.assert_array_equal(make(np.array([seed]), shape)[0], noise[i])
+    assert noise.dtype == jnp.float32 and abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
+    assert np.abs(np.corrcoef(noise.reshape(8, -1)) - np.eye(8)).max() < 0.1
+
+
+@pytest.mark.parametrize("num_steps", [0, -3, 1001])
+def test_impossible_step_counts(num_steps):
+    with pytest.raises(UserError, match=rf"num_steps={num_steps}: must be 1 to 1000"):
+        d.solver_rows(SCHEDULE, num_steps, "ddim")
+
+
+def test_unknown_solver_lists_the_known():
+    with pytest.raises(
+        UserError, match="solver='plms' is not known here; choose one of ddim, euler, dpmpp_2m"
+    ):
+        d.solver_rows(SCHEDULE, 10, "plms")
+
+
+@pytest.mark.parametrize(
+    "weights, starts, message",
+    [
+        ([[1, 1], [1, -0.5]], [[0, 0], [0, 0]], "weights must be finite and not negative"),
+        ([[1, 1], [1, np.nan]], [[0, 0], [0, 0]], "weights must be finite and not negative"),
+        ([[1, 1], [1, 1]], [[0, -1], [0, 0]], "start steps must not be negative"),
+        ([[1, 1], [1, 1]], [[0, 20], [0, 30]], "zero at step 0 of 20 for sample 1"),
+        ([[1, 1], [1, 0]], [[0, 4], [0, 0]], "zero at step 0 of 20 for sample 1"),
+        ([[0, 1], [0, 1]], [[0, 0], [0, 0]], "zero at step 0 of 20 for sample 0"),
+    ],
+)
+def test_weights_that_leave_a_step_to_nobody(weights, starts, message):
+    with pytest.raises(UserError, match=message):
+        d.term_weights(weights, starts, 20, SCHEDULE)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
+        ({"timestep_spacing": "linspace"}, "timestep_spacing='linspace'"),
+        ({"prediction_type": "v_prediction"}, "prediction_type='v_prediction'"),
+        ({"clip_sample": True}, "clip_sample=True"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({"warp": 9}, "warp"),
+    ],
+)
+def test_settings_that_are_not_understood_are_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message):
+        d.Schedule.from_dict(SD15 | change)
+
+
+def test_a_schedule_without_its_betas_is_refused():
+    with pytest.raises(UserError, match="beta_end"):
+        d.Schedule.from_dict({name: value for name, value in SD15.items() if name != "beta_end"})
+
+
+@pytest.mark.parametrize("name", ["PNDM", "DDIM", "EulerDiscrete", "DPMSolverMultistep"])
+def test_files_of_other_schedulers_are_read(name):
+    """What diffusers writes after `from_config` holds every field of the class."""
+    scheduler = getattr(diffusers, f"{name}Scheduler").from_config(SD15 | {"timestep_spacing": "leading"})
+    schedule = d.Schedule.from_dict(json.loads(scheduler.to_json_string()))
+    np.testing.assert_allclose(schedule.alphas_cumprod(), scheduler.alphas_cumprod, rtol=1e-5)
+    assert schedule.steps_offset == 1 and schedule.timestep_spacing == "leading"

@@ -1,0 +1,144 @@
+"""Who may import whom: read from the source, so that it holds for branches which no test enters."""
+
+import ast
+import functools
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "evaluate", "colorize", "benchmark")}
+ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate"}
+FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
+TORCH = {"torch", "torchaudio", "torchvision", "diffusers"}
+
+
+def modules(*folders):
+    """Module name -> syntax tree, of all source files in these folders of the repository."""
+    return {name: tree for name, tree in _sources().items() if name.split(".")[0] in folders}
+
+
+@functools.cache
+def _sources():
+    found = {}
+    for folder in ("its_jax", "convert", "configs", "bench", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+def imports(tree, *, on_import_only=False):
+    """Names that a file imports; `from a import b` counts as `a.b`, which may be a module.
+
+    `on_import_only` leaves out what is imported in a function, when it is called.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide where a thing comes from"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not (on_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            yield from imports(node, on_import_only=on_import_only)
+
+
+def imports_of(name, packages, **kw):
+    """Those imports of the module that are one of the packages, or lie in one."""
+    return {i for i in imports(_sources()[name], **kw) if any(f"{i}.".startswith(f"{p}.") for p in packages)}
+
+
+def assert_none(found):
+    """`found`: module -> what it must not import."""
+    assert not {name: sorted(what) for name, what in found.items() if what}
+
+
+def below_entry_points():
+    return [name for name in modules("its_jax") if name not in ENTRY_POINTS]
+
+
+def foreign(name):
+    """What a module imports of `its_jax`, `convert` and `configs`, but for what is free to all."""
+    return imports_of(name, ["its_jax", "convert", "configs"]) - imports_of(name, FREE)
+
+
+def test_1_models_know_jax_flax_and_their_layers_only():
+    models = [name for name in modules("its_jax") if name.startswith("its_jax.models.")]
+    assert models
+    assert_none({name: foreign(name) - imports_of(name, ["its_jax.models.layers"]) for name in models})
+    assert_none({name: imports_of(name, TORCH | {"transformers", "orbax", "safetensors"}) for name in models})
+
+
+def test_2_the_paper_needs_jax_and_numpy_only():
+    assert_none({"its_jax.denoise": foreign("its_jax.denoise") | imports_of("its_jax.denoise", ["flax"])})
+
+
+def test_3_flags_and_configs_end_at_the_entry_points():
+    inner = [*below_entry_points(), *(name for name in modules("convert") if name != "convert.__main__")]
+    assert_none({name: imports_of(name, ["absl", "ml_collections"]) for name in inner})
+
+
+def test_3_below_run_functions_take_plain_values():
+    plain = [name for name in below_entry_points() if not name.startswith("its_jax.models.")]
+    assert_none({name: functions_of_config(modules("its_jax")[name]) for name in plain})
+
+
+def functions_of_config(tree):
+    """Functions with a parameter `config` that is not declared to be a frozen `...Config` of sizes."""
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    return {f.name for f in functions if any(map(is_plain_config, ast.walk(f.args)))}
+
+
+def is_plain_config(node):
+    if not (isinstance(node, ast.arg) and node.arg == "config"):
+        return False
+    return node.annotation is None or not ast.unparse(node.annotation).endswith("Config")
+
+
+def test_4_configs_are_data():
+    assert_none(
+        {name: imports_of(name, ["its_jax", "convert", "jax", "flax"]) for name in modules("configs")}
+    )
+
+
+def test_5_torch_is_for_conversion_tests_and_benchmarks():
+    assert_none({name: imports_of(name, TORCH) for name in modules("its_jax", "configs")})
+
+
+def test_5_nothing_that_is_imported_on_the_way_needs_torch():
+    """`its_jax.load` converts, so that `convert` must not import torch before it meets a pickle."""
+    reached, waiting = set(), set(modules("its_jax"))
+    while waiting:
+        reached |= waiting
+        named = {i for name in waiting for i in imports(_sources()[name], on_import_only=True)}
+        named |= {i.rpartition(".")[0] for i in named}
+        waiting = (named & _sources().keys()) - reached
+    assert_none({name: imports_of(name, TORCH, on_import_only=True) for name in reached})
+
+
+def test_6_files_and_figures_need_no_jax():
+    plain = [f"its_jax.{name}" for name in ("media", "jobs", "gallery", "metrics")]
+    assert_none({name: imports_of(name, ["jax", "flax"]) for name in plain if name in _sources()})
+
+
+def test_6_arrays_leave_the_device_in_one_place():
+    """Of what samples: training has its own loop."""
+    tools = [name for name in modules("its_jax") if not name.startswith("its_jax.tiny.")]
+    uses = [
+        f"{name}:{node.lineno}"
+        for name in tools
+        for node in ast.walk(_sources()[name])
+        if isinstance(node, ast.Attribute) and node.attr == "device_get"
+    ]
+    assert len(uses) <= 1, uses
+
+
+def test_7_nobody_imports_an_entry_point():
+    assert_none(
+        {name: imports_of(name, ENTRY_POINTS) for name in modules("its_jax", "convert", "configs", "bench")}
+    )
+
+
+def test_entry_points_are_where_these_rules_look():
+    """A file with a `main` behind `__name__` is an entry point: it must be named above."""
+    runs = {name for name, tree in modules("its_jax").items() if "'__main__'" in ast.dump(tree)}
+    assert runs <= ENTRY_POINTS
