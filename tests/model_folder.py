@@ -3,6 +3,7 @@
 import json
 
 import diffusers
+import safetensors.torch
 import torch
 import transformers
 from test_text_vocoder import TorchGenerator
@@ -111,3 +112,15 @@ def save_text_encoder(twin, folder, *, safe):
     state = {f"text_model.{key}": value for key, value in twin.state_dict().items()}
     state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
     torch.save(state, folder / "pytorch_model.bin")
+
+
+def edit(path, change):
+    """Changes the state dict in a safetensors file."""
+    state = safetensors.torch.load_file(path)
+    change(state)
+    safetensors.torch.save_file(state, path)
+
+
+def edit_json(path, **change):
+    """Changes fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))

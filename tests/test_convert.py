@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from model_folder import edit, edit_json
 from orbax.checkpoint import v1 as ocp
 from twins import normal
 
@@ -45,13 +46,6 @@ def vae_only(source):
     for part in ("unet", "text_encoder", "vocoder"):
         shutil.rmtree(source / part)
     return source
-
-
-def edit(path, change):
-    """Changes the state dict of a safetensors file."""
-    state = safetensors.torch.load_file(path)
-    change(state)
-    safetensors.torch.save_file(state, path)
 
 
 def metadata(folder):
@@ -149,7 +143,8 @@ def test_full_precision_safetensors_are_chosen_before_the_rest():
     names = ["vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors", "unet/config.json",
              "vae/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.non_ema.bin",
              "unet/diffusion_pytorch_model.fp16.bin", "text_encoder/config.json",
-             "text_encoder/pytorch_model.bin", "text_encoder/model.safetensors", "safety_checker/model.safetensors", "tokenizer/vocab.json",
+             "text_encoder/pytorch_model.bin", "text_encoder/model.safetensors",
+             "safety_checker/model.safetensors", "tokenizer/vocab.json",
              "v1-5-pruned.safetensors", "README.md"]  # fmt: skip
     layout = sources.layout(names, source="hub")
     assert layout.weights == {
@@ -232,10 +227,6 @@ def test_a_folder_of_something_else_is_not_overwritten(vae_only, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
-def spoil_text(path, change):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-
-
 SPOILT = {
     "missing tensor": (
         lambda f: edit(f / VAE, lambda s: s.pop("quant_conv.bias")),
@@ -272,11 +263,11 @@ SPOILT = {
         "vae/config.json: cannot be read as JSON",
     ),
     "other class": (
-        lambda f: spoil_text(f / "vae/config.json", {"_class_name": "AutoencoderTiny"}),
+        lambda f: edit_json(f / "vae/config.json", _class_name="AutoencoderTiny"),
         "vae: the config is that of a AutoencoderTiny, only AutoencoderKL is supported",
     ),
     "unknown field": (
-        lambda f: spoil_text(f / "vae/config.json", {"temperature": 2}),
+        lambda f: edit_json(f / "vae/config.json", temperature=2),
         "unknown field 'temperature'",
     ),
     "another model": (

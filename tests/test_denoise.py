@@ -285,6 +285,7 @@ def test_a_model_without_weight_cannot_spoil_a_sample():
 
 def test_running_past_the_last_row_shows():
     terms, rows, active, state, last = make_run(num_steps=5)
+    assert all(np.isnan(column[5:]).all() for column in rows[1:])
     assert sample(terms, rows, active, state, last + 1).failed_at.tolist() == [5, 5]
 
 

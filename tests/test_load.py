@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import model_folder
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from flax import nnx
+from model_folder import edit, edit_json
 from twins import assert_close, assert_equal, assert_rounded, jit, normal, torch_result
 
 import convert
@@ -67,16 +67,6 @@ def inputs():
 
 def torch_noise(unet, x, t, text):
     return torch_result(lambda *a: unet(*a).sample, x, t, text)
-
-
-def edit(path, change):
-    state = safetensors.torch.load_file(path)
-    change(state)
-    safetensors.torch.save_file(state, path)
-
-
-def edit_json(path, **change):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
 # .bin files give the same tensors as safetensors, to the bit: tests/test_convert.py.
@@ -215,7 +205,7 @@ SPOILT = {
     ),
     "checkpoint truncated": (
         lambda f: truncate(largest(f / WEIGHTS)),
-        "vae/weights/.* has .* bytes in place of .*convert it again",
+        "vae/weights/.* has .* bytes in place of .*convert again",
     ),
     "other format": (
         lambda f: edit_json(f / convert.METADATA, format=99),

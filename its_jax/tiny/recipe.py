@@ -1,10 +1,16 @@
 """What the embedded models are: their `config.json` contents, their tokenizer, and how long each is trained."""
 
 import dataclasses
-import json
 import math
 import re
+import tempfile
+from pathlib import Path
 
+import numpy as np
+from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from its_jax.media import write_json
 from its_jax.spectrogram import MelConfig
 from its_jax.tiny import pictures, sounds
 
@@ -12,6 +18,7 @@ HEIGHT, WIDTH = 128, 512  # pixels: mel bands and frames of 10 ms
 MEL = MelConfig(n_mels=HEIGHT, log_min=math.log(2e-3), log_max=math.log(20.0))  # 80 dB
 NUM_SAMPLES = WIDTH * MEL.hop_length
 TEXT_LENGTH = 16  # tokens, start and end included
+START, END = "<|startoftext|>", "<|endoftext|>"
 
 # SD 1.5's schedule, so that the tiny models run through the very solver rows of the real ones.
 SCHEDULER = {
@@ -110,55 +117,54 @@ STAGES = {
 }
 
 
-def words(captions):
-    """The distinct words (and the comma) of captions, sorted."""
-    return sorted(set(re.findall(r"[a-z]+|,", " ".join(captions))))
+KINDS = ("image", "audio")
 
 
-def picture_words():
-    phrases = [p for subject in pictures.SUBJECTS.values() for p in subject]
-    return words([*phrases, *pictures.TEMPLATES])
+def vocabulary(kind):
+    """The words (and the comma) that captions of 'image' or 'audio' are made of, sorted."""
+    classes, templates = (
+        (pictures.SUBJECTS, pictures.TEMPLATES) if kind == "image" else (sounds.SOUNDS, sounds.TEMPLATES)
+    )
+    phrases = [phrase for phrases in classes.values() for phrase in phrases]
+    return sorted(set(re.findall(r"[a-z]+|,", " ".join([*phrases, *templates]))))
 
 
-def sound_words():
-    phrases = [p for sound in sounds.SOUNDS.values() for p in sound]
-    return words([*phrases, *sounds.TEMPLATES])
+def write_tokenizer(folder, words):
+    """Writes a CLIP tokenizer whose merges build each of `words` whole; letters of other words stay single tokens.
 
-
-def write_tokenizer(folder, vocabulary):
-    """Writes a CLIP tokenizer whose merges build each word of `vocabulary` whole.
-
-    Letters of other words stay single tokens. Returns the number of tokens.
+    Returns the number of tokens; the last two are start and end.
     """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     folder.mkdir(parents=True, exist_ok=True)
     letters = list(bytes_to_unicode().values())
     tokens = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for word in vocabulary:
+    merges = {}
+    for word in words:
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             # Merging from the end keeps the pieces of one word unlike those of others.
-            pair, parts = parts[-2:], [*parts[:-2], "".join(parts[-2:])]
-            if tuple(pair) not in merges:
-                merges.append(tuple(pair))
-                tokens.append("".join(pair))
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
-    end = "<|endoftext|>"
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+            merges[parts[-2], parts[-1]] = parts[-2] + parts[-1]
+            parts = [*parts[:-2], parts[-2] + parts[-1]]
+    tokens = list(dict.fromkeys([*tokens, *merges.values(), START, END]))
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_LENGTH, "bos_token": START}
+    config |= {"eos_token": END, "unk_token": END, "pad_token": END}
+    write_json(folder / "vocab.json", {token: i for i, token in enumerate(tokens)})
+    write_json(folder / "tokenizer_config.json", config)
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "CLIPTokenizer",
-                "model_max_length": TEXT_LENGTH,
-                "bos_token": "<|startoftext|>",
-                "eos_token": end,
-                "unk_token": end,
-                "pad_token": end,
-            },
-            indent=1,
-        )
-    )
     return len(tokens)
+
+
+def tokenizer(kind):
+    """Captions -> int32 `[n, TEXT_LENGTH]`."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder), vocabulary(kind))
+        clip = CLIPTokenizer.from_pretrained(folder)
+    return lambda captions: np.asarray(
+        clip(captions, padding="max_length", truncation=True, max_length=TEXT_LENGTH).input_ids, np.int32
+    )
+
+
+def text_config(kind):
+    """`text_encoder/config.json` of a kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_tokenizer(Path(folder), vocabulary(kind))
+    return TEXT | {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}

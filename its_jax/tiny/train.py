@@ -16,13 +16,10 @@ from flax import nnx
 
 from its_jax.denoise import Schedule
 from its_jax.media import read_json, write_json
-from its_jax.models.text import CLIPTextConfig, CLIPTextModel
-from its_jax.models.unet import UNet2DConditionModel, UNetConfig
-from its_jax.models.vae import AutoencoderKL, VAEConfig
-from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.spectrogram import from_picture, log_mel, to_picture
-from its_jax.tiny import data, pictures, recipe, sounds
-from its_jax.tiny.fit import fit, load_result, save_result
+from its_jax.spectrogram import from_picture, log_mel
+from its_jax.tiny import data, modules, pictures, recipe, sounds
+from its_jax.tiny.export import export
+from its_jax.tiny.fit import fit, save_result
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and the exported models go", required=True)
 _STAGE = flags.DEFINE_enum(
@@ -47,7 +44,7 @@ def train_vae(workdir):
         rng = data.generator("vae", "train", step)
         return np.stack([_mixture(rng, *made_of, VAE_CROP) for _ in range(stage.batch)])
 
-    graph, params = nnx.split(AutoencoderKL(VAEConfig.from_dict(recipe.VAE), rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(modules.vae())
 
     def loss(params, crops, key):
         vae, x = nnx.merge(graph, params), data.to_rgb(crops)
@@ -118,12 +115,7 @@ def train_unet(workdir, kind):
         size, width = (stage.batch, UNET_CROP) if crop else (stage.batch // 2, whole)
         return batch(data.generator(kind, "train", step), latents["train"], size, width, CAPTION_DROPOUT)
 
-    graph, params = nnx.split(
-        {
-            "unet": UNet2DConditionModel(UNetConfig.from_dict(recipe.UNET), rngs=nnx.Rngs(1)),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(recipe.text_config(kind)), rngs=nnx.Rngs(2)),
-        }
-    )
+    graph, params = nnx.split(modules.text_and_unet(kind))
 
     def noise_error(params, batch, t, key):
         """Mean squared error of the predicted noise, `[b]`."""
@@ -155,7 +147,7 @@ def _latents(workdir, kind, split, count):
     path = workdir / f"latents_{kind}_{split}.npy"
     if not path.exists():
         make = data.make_pictures if kind == "image" else data.make_spectrograms
-        vae = recipe.restore_vae(load_result(workdir / "vae"))
+        vae = modules.trained(modules.vae(), workdir / "vae")
         with open(path.with_suffix(".tmp"), "wb") as file:
             np.save(file, _encode(vae, make(split, count)) / read_json(workdir / "vae.json")["latent_std"])
         path.with_suffix(".tmp").rename(path)
@@ -170,7 +162,7 @@ def train_vocoder(workdir):
     """
     stage, made_of = recipe.STAGES["vocoder"], _both("train", TRAIN_ITEMS // 2)
     waveforms = data.make_waveforms("train", TRAIN_ITEMS // 4)
-    graph, params = nnx.split(Generator(VocoderConfig.from_dict(recipe.VOCODER), rngs=nnx.Rngs(3)))
+    graph, params = nnx.split(modules.vocoder())
     hop, half = recipe.MEL.hop_length, stage.batch // 2
 
     def batches(step):
@@ -239,6 +231,7 @@ def main(argv):
         "image": lambda workdir: train_unet(workdir, "image"),
         "audio": lambda workdir: train_unet(workdir, "audio"),
         "vocoder": train_vocoder,
+        "export": export,
     }
     for name in stages if _STAGE.value == "all" else [_STAGE.value]:
         stages[name](workdir)

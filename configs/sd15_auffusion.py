@@ -1,0 +1,63 @@
+"""Stable Diffusion 1.5 and Auffusion with the settings of the paper's authors, 256 x 1024 pixels, 10.24 s of sound.
+
+    python -m its_jax.sample --config=configs/sd15_auffusion.py:tiger --workdir=out
+
+The argument picks one of the published examples (see EXAMPLES; without one: bell). The first run downloads both models
+(about 10 GB) from the hub and converts them once. One sample is 257 TFLOP: seconds on a GPU or TPU, half an hour on a
+CPU. The method's success rate is low by nature: make many samples and pick.
+"""
+
+from ml_collections import ConfigDict
+
+# The authors' published examples: image prompt, audio prompt, seed, samples.
+EXAMPLES = {
+    "bell": ("a painting of castle towers, grayscale", "bell ringing", 1234, 100),
+    "corgi": ("a painting of corgis, grayscale, black background", "dog barking", 2034, 50),
+    "dog": ("a painting of cute dogs, grayscale", "dog barking", 1234, 100),
+    "garden": ("a painting of a blooming garden with many birds, grayscale", "birds singing sweetly", 1234, 100),
+    "garden-v2": ("a painting of a blooming garden, grayscale", "birds singing sweetly", 1234, 100),
+    "horse": ("a painting of horse heads, grayscale, black background", "horse neighing", 1234, 1000),
+    "kitten": ("a painting of furry kittens, grayscale", "a kitten meowing for attention", 1234, 100),
+    "pond": ("a pond full of water lilies, grayscale, lithograph style", "frog croaking", 2024, 100),
+    "race": ("a painting of auto racing game, grayscale", "a race car passing by and disappearing", 1234, 100),
+    "tiger": ("a painting of tigers, grayscale", "tiger growling", 1234, 100),
+    "train": ("a painting of trains, grayscale", "train whistling", 1234, 100),
+}
+
+
+def get_config(example="bell"):
+    if example not in EXAMPLES:
+        raise ValueError(f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}")
+    image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
+    config = ConfigDict()
+    config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
+    config.num_samples = num_samples
+    config.batch_size = 0  # samples at once; 0: chosen from the memory
+    config.num_steps = 100
+    config.solver = "ddim"  # or "dpmpp_2m" or "euler"
+    config.height = 256  # pixels = mel bands
+    config.width = 1024  # pixels = frames of 10 ms
+    config.dtype = "bfloat16"  # or "float32" or "float16"
+    config.crop_image = True  # drop the last 32 columns (0.32 s), which Auffusion leaves black
+    config.cutoff_latent = False  # drop them before decoding instead
+    config.vocoder = "hifigan"  # or "griffin_lim"
+    config.video = True
+
+    config.image = ConfigDict()
+    config.image.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config.image.prompt = image_prompt
+    config.image.negative_prompt = ""
+    config.image.guidance_scale = 10.0
+    config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
+    config.image.weight = 0.5
+    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
+
+    config.audio = ConfigDict()
+    config.audio.model = "auffusion/auffusion-full-no-adapter"
+    config.audio.prompt = audio_prompt
+    config.audio.negative_prompt = ""
+    config.audio.guidance_scale = 10.0
+    config.audio.start_step = 0
+    config.audio.weight = 0.5
+    config.audio.view = "identity"
+    return config

@@ -1,0 +1,32 @@
+"""The recipe's modules with random weights, to be trained or filled."""
+
+from flax import nnx
+
+from its_jax.models.text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.unet import UNet2DConditionModel, UNetConfig
+from its_jax.models.vae import AutoencoderKL, VAEConfig
+from its_jax.models.vocoder import Generator, VocoderConfig
+from its_jax.tiny import recipe
+from its_jax.tiny.fit import load_result
+
+
+def vae():
+    return AutoencoderKL(VAEConfig.from_dict(recipe.VAE), rngs=nnx.Rngs(0))
+
+
+def text_and_unet(kind):
+    """`{"text_encoder", "unet"}` of 'image' or 'audio', which are trained together."""
+    return nnx.Dict(
+        text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(recipe.text_config(kind)), rngs=nnx.Rngs(2)),
+        unet=UNet2DConditionModel(UNetConfig.from_dict(recipe.UNET), rngs=nnx.Rngs(1)),
+    )
+
+
+def vocoder():
+    return Generator(VocoderConfig.from_dict(recipe.VOCODER), rngs=nnx.Rngs(3))
+
+
+def trained(module, folder):
+    """The module with the weights that a finished stage left in `folder`."""
+    graph, params = nnx.split(module)
+    return nnx.merge(graph, load_result(folder, params))
