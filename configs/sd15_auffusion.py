@@ -14,12 +14,22 @@ EXAMPLES = {
     "bell": ("a painting of castle towers, grayscale", "bell ringing", 1234, 100),
     "corgi": ("a painting of corgis, grayscale, black background", "dog barking", 2034, 50),
     "dog": ("a painting of cute dogs, grayscale", "dog barking", 1234, 100),
-    "garden": ("a painting of a blooming garden with many birds, grayscale", "birds singing sweetly", 1234, 100),
+    "garden": (
+        "a painting of a blooming garden with many birds, grayscale",
+        "birds singing sweetly",
+        1234,
+        100,
+    ),
     "garden-v2": ("a painting of a blooming garden, grayscale", "birds singing sweetly", 1234, 100),
     "horse": ("a painting of horse heads, grayscale, black background", "horse neighing", 1234, 1000),
     "kitten": ("a painting of furry kittens, grayscale", "a kitten meowing for attention", 1234, 100),
     "pond": ("a pond full of water lilies, grayscale, lithograph style", "frog croaking", 2024, 100),
-    "race": ("a painting of auto racing game, grayscale", "a race car passing by and disappearing", 1234, 100),
+    "race": (
+        "a painting of auto racing game, grayscale",
+        "a race car passing by and disappearing",
+        1234,
+        100,
+    ),
     "tiger": ("a painting of tigers, grayscale", "tiger growling", 1234, 100),
     "train": ("a painting of trains, grayscale", "train whistling", 1234, 100),
 }
@@ -27,7 +37,9 @@ EXAMPLES = {
 
 def get_config(example="bell"):
     if example not in EXAMPLES:
-        raise ValueError(f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}")
+        raise ValueError(
+            f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}"
+        )
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
@@ -50,7 +62,9 @@ def get_config(example="bell"):
     config.image.guidance_scale = 10.0
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
     config.image.weight = 0.5
-    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
+    config.image.view = (
+        "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
+    )
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"

@@ -16,7 +16,16 @@ def start(main):
 def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        ImportError,
+        SyntaxError,
+    ) as error:
         _fail(error)
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; settings are given as --config.name=value")

@@ -104,5 +104,7 @@ def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
         job |= {term: {key: record[term][key] for key in _TERM_KEYS} for term in TERMS}
         check(job)
     except (KeyError, TypeError) as error:
-        raise UserError(f"these are not the settings of a sample of ours: {error} is missing or of a wrong kind") from error
+        raise UserError(
+            f"these are not the settings of a sample of ours: {error} is missing or of a wrong kind"
+        ) from error
     return job

@@ -21,8 +21,12 @@ from its_jax import cli, jobs, media, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings: a file of configs/, or your own.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the samples; made if it does not exist.", required=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Settings: a file of configs/, or your own.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for the samples; made if it does not exist.", required=True
+)
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 _WRITERS = 2
@@ -41,7 +45,12 @@ def main():
 def run(config, workdir):
     """Makes the samples of a config (see configs/default.py) that are not in `workdir` yet."""
     settings = config.to_dict()
-    make(jobs.expand(settings, settings["num_samples"]), workdir, batch_size=settings["batch_size"], video=settings["video"])
+    make(
+        jobs.expand(settings, settings["num_samples"]),
+        workdir,
+        batch_size=settings["batch_size"],
+        video=settings["video"],
+    )
 
 
 def run_again(file, workdir):
@@ -67,10 +76,19 @@ def make(todo, workdir, *, batch_size, video):
         return
     _keep_compiled_programs()
     sampler = Sampler(todo[0], pending=len(todo), batch_size=batch_size)
-    logging.info("%d samples, %d at once, on %d x %s", len(todo), sampler.batch_size, jax.local_device_count(), jax.local_devices()[0].device_kind)
+    logging.info(
+        "%d samples, %d at once, on %d x %s",
+        len(todo),
+        sampler.batch_size,
+        jax.local_device_count(),
+        jax.local_devices()[0].device_kind,
+    )
     failures, writing = [], []
     steps = len(todo) * todo[0]["num_steps"]
-    with concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers, tqdm(total=steps, unit="step", desc="denoise") as bar:
+    with (
+        concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers,
+        tqdm(total=steps, unit="step", desc="denoise") as bar,
+    ):
         for start in range(0, len(todo), sampler.batch_size):
             batch = todo[start : start + sampler.batch_size]
             samples = sampler(batch, lambda done: bar.update(done * len(batch)))
@@ -135,7 +153,9 @@ def _check_writable(workdir):
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(
+            f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
 
 
 def _keep_compiled_programs():

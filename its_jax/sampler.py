@@ -86,7 +86,9 @@ class Sampler:
         with timed("compile", self.seconds):
             self._compile(job)
 
-    def __call__(self, jobs: Sequence[Mapping[str, Any]], on_steps: Callable[[int], None] = lambda steps: None):
+    def __call__(
+        self, jobs: Sequence[Mapping[str, Any]], on_steps: Callable[[int], None] = lambda steps: None
+    ):
         """Makes the samples of up to `batch_size` jobs; a smaller batch is filled up with copies.
 
         Args:
@@ -132,7 +134,9 @@ class Sampler:
         rows, _, active = self._tables([job] * b)
         latents, zero = self._abstract((b, *self._latent_shape(job))), self._put(np.int32(0))
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
-        self._denoise = denoise.denoise.lower(self._models, tuple(terms), rows, active, state, zero, zero).compile()
+        self._denoise = denoise.denoise.lower(
+            self._models, tuple(terms), rows, active, state, zero, zero
+        ).compile()
         h, w, c = self._latent_shape(job)
         kept = self._abstract((b, h, w - stages.CROPPED_LATENTS * job["cutoff_latent"], c))
         self._decode = {
@@ -141,7 +145,9 @@ class Sampler:
             if part == "image" or model.vae is not self.image.vae
         }
         spectrogram = self._abstract((b, job["height"], kept.shape[2] * self.image.vae.config.factor))
-        self._vocode = stages.vocode.lower(self.audio.vocoder, spectrogram, self.mel, job["vocoder"]).compile()
+        self._vocode = stages.vocode.lower(
+            self.audio.vocoder, spectrogram, self.mel, job["vocoder"]
+        ).compile()
 
     def _abstract(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
@@ -162,7 +168,9 @@ class Sampler:
         terms = []
         for name, model in zip(TERMS, (self.image, self.audio), strict=True):
             prompts = [job[name][key] for job in jobs for key in ("negative_prompt", "prompt")]
-            ids = stages.tokenize(model.tokenizer, prompts, vocabulary=model.vocabulary).reshape(len(jobs), 2, -1)
+            ids = stages.tokenize(model.tokenizer, prompts, vocabulary=model.vocabulary).reshape(
+                len(jobs), 2, -1
+            )
             scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
             terms.append(
                 denoise.Term(
@@ -256,7 +264,9 @@ def _check_fit(image, audio, job):
         raise UserError(f"{image.source} and {audio.source} were trained on different noise schedules")
     for key in ("height", "width"):
         if job[key] % image.vae.config.factor:
-            raise UserError(f"{key}={job[key]}: must be a multiple of {image.vae.config.factor}, the vae's factor")
+            raise UserError(
+                f"{key}={job[key]}: must be a multiple of {image.vae.config.factor}, the vae's factor"
+            )
     least = stages.CROPPED_COLUMNS + image.vae.config.factor
     if (job["crop_image"] or job["cutoff_latent"]) and job["width"] < least:
         raise UserError(f"width={job['width']}: crop_image and cutoff_latent need {least} or more")

@@ -14,7 +14,9 @@ import numpy as np
 from its_jax.errors import UserError
 from its_jax.spectrogram import MelConfig, from_picture, griffin_lim
 
-CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves that many columns black at the end (method.md of the authors' code)
+CROPPED_COLUMNS = (
+    32  # `crop_image`: Auffusion leaves that many columns black at the end (method.md of the authors' code)
+)
 CROPPED_LATENTS = 4  # `cutoff_latent`: the same columns, cut off before decoding
 GRIFFIN_LIM_ITERS = 64
 
@@ -81,7 +83,9 @@ def mel_config(vocoder_config, height):
       UserError: the picture has another height.
     """
     if vocoder_config.num_mels != height:
-        raise UserError(f"height={height}: the vocoder has {vocoder_config.num_mels} mel bands, so height must be that")
+        raise UserError(
+            f"height={height}: the vocoder has {vocoder_config.num_mels} mel bands, so height must be that"
+        )
     return MelConfig(
         sampling_rate=vocoder_config.sampling_rate,
         n_fft=vocoder_config.n_fft,
@@ -96,7 +100,7 @@ def mel_config(vocoder_config, height):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method"))
-def vocode(vocoder, spectrogram, config, method):
+def vocode(vocoder, spectrogram, config: MelConfig, method):
     """Grey pictures `[b, H, W]` in [0, 1] -> waveforms `[b, W * hop_length]` float32 in [-1, 1].
 
     Args:
@@ -110,4 +114,6 @@ def vocode(vocoder, spectrogram, config, method):
 def cropped(picture, waveform):
     """`crop_image`: the picture `[H, W, ...]` without its last 32 columns, the waveform shortened in proportion."""
     width = picture.shape[1]
-    return picture[:, : width - CROPPED_COLUMNS], waveform[: len(waveform) - int(CROPPED_COLUMNS / width * len(waveform))]
+    return picture[:, : width - CROPPED_COLUMNS], waveform[
+        : len(waveform) - int(CROPPED_COLUMNS / width * len(waveform))
+    ]

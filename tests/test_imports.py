@@ -7,6 +7,8 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "evaluate", "colorize", "benchmark")}
 ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate"}
+# What entry points share: it parses the flags for them.
+COMMAND_LINE = "its_jax.cli"
 FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
 TORCH = {"torch", "torchaudio", "torchvision", "diffusers"}
 
@@ -53,7 +55,7 @@ def assert_none(found):
 
 
 def below_entry_points():
-    return [name for name in modules("its_jax") if name not in ENTRY_POINTS]
+    return [name for name in modules("its_jax") if name not in ENTRY_POINTS | {COMMAND_LINE}]
 
 
 def foreign(name):

@@ -22,20 +22,22 @@ def export(workdir):
         models = modules.trained(modules.text_and_unet(kind), workdir / kind)
         _write(folder / "unet", "diffusion_pytorch_model", models["unet"], recipe.UNET)
         _write(folder / "text_encoder", "model", models["text_encoder"], recipe.text_config(kind))
-        _write(folder / "vae", "diffusion_pytorch_model", vae, recipe.VAE | {"scaling_factor": 1 / latent_std})
+        _write(
+            folder / "vae", "diffusion_pytorch_model", vae, recipe.VAE | {"scaling_factor": 1 / latent_std}
+        )
         recipe.write_tokenizer(folder / "tokenizer", recipe.vocabulary(kind))
         (folder / "vocabulary.json").write_text(json.dumps(recipe.vocabulary(kind)))
         (folder / "scheduler").mkdir(exist_ok=True)
         write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     vocoder = modules.trained(modules.vocoder(), workdir / "vocoder")
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
-    stages = {name: read_json(workdir / f"{name}.json") for name in recipe.STAGES}
+    stages = {name: read_json(workdir / f"{name}.json") for name in ("vae", *recipe.KINDS, "vocoder")}
     machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, jax {jax.__version__}"
     write_json(workdir / "export" / "training.json", {"machine": machine, "stages": stages})
 
 
-def _write(folder, name, module, config):
+def _write(folder, name, module, fields):
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.astype(np.float16) for key, value in to_state_dict(module).items()}
     save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", fields)

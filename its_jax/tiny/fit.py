@@ -60,7 +60,9 @@ def fit(loss, params, batches, stage, folder):
         if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
             mean = float(jnp.stack(values).mean())
             pace = (time.time() - start) / (step + 1 - first)
-            logging.info("%s: step %d of %d, loss %.5f, %.2f s a step", folder.name, step + 1, stage.steps, mean, pace)
+            logging.info(
+                "%s: step %d of %d, loss %.5f, %.2f s a step", folder.name, step + 1, stage.steps, mean, pace
+            )
             values = []
             if not jnp.isfinite(mean):
                 raise FloatingPointError(f"{folder.name}: the loss is not finite at step {step + 1}")

@@ -111,9 +111,10 @@ class Stage:
 
 STAGES = {
     "vae": Stage(steps=2000, batch=8, learning_rate=1.5e-3, ema=0.995),
-    "image": Stage(steps=3000, batch=16, learning_rate=1e-3),
-    "audio": Stage(steps=3000, batch=16, learning_rate=1e-3),
+    "image": Stage(steps=1900, batch=16, learning_rate=1e-3),
+    "audio": Stage(steps=1900, batch=16, learning_rate=1e-3),
     "vocoder": Stage(steps=1500, batch=8, learning_rate=1e-3, ema=0.995),
+    "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
 }
 
 
@@ -167,4 +168,9 @@ def text_config(kind):
     """`text_encoder/config.json` of a kind."""
     with tempfile.TemporaryDirectory() as folder:
         size = write_tokenizer(Path(folder), vocabulary(kind))
-    return TEXT | {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    return TEXT | {
+        "vocab_size": size,
+        "bos_token_id": size - 2,
+        "eos_token_id": size - 1,
+        "pad_token_id": size - 1,
+    }

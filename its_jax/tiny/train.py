@@ -21,9 +21,14 @@ from its_jax.tiny import data, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and the exported models go", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "where checkpoints, figures and the exported models go", required=True
+)
 _STAGE = flags.DEFINE_enum(
-    "stage", "all", ["all", "vae", "image", "audio", "vocoder", "export"], "what to train; all is resumable too"
+    "stage",
+    "all",
+    ["all", "vae", "image", "audio", "vocoder", "export"],
+    "what to train; all is resumable too",
 )
 
 TRAIN_ITEMS, HELD_OUT_ITEMS = 3000, 120
@@ -96,7 +101,10 @@ def train_unet(workdir, kind):
     """The UNet and the text encoder of 'image' or of 'audio', together."""
     stage, source = recipe.STAGES[kind], pictures if kind == "image" else sounds
     classes = tuple(pictures.SUBJECTS if kind == "image" else sounds.SOUNDS)
-    latents = {split: _latents(workdir, kind, split, n) for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))}
+    latents = {
+        split: _latents(workdir, kind, split, n)
+        for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))
+    }
     tokenize = recipe.tokenizer(kind)
     alphas_cumprod = jnp.asarray(Schedule.from_dict(recipe.SCHEDULER).alphas_cumprod(), jnp.float32)
     whole = latents["train"].shape[2]
@@ -135,7 +143,12 @@ def train_unet(workdir, kind):
     error, figures = jax.jit(noise_error), {}
     for t in (100, 300, 500):
         errors = [
-            error(params, batch(data.generator(kind, "held_out", i), latents["held_out"], 12, whole, 0.0), jnp.full(12, t), jax.random.key(i))
+            error(
+                params,
+                batch(data.generator(kind, "held_out", i), latents["held_out"], 12, whole, 0.0),
+                jnp.full(12, t),
+                jax.random.key(i),
+            )
             for i in range(10)
         ]
         figures[f"noise_mse_t{t}"] = round(float(np.mean(errors)), 4)
@@ -188,7 +201,9 @@ def train_vocoder(workdir):
     generator = nnx.merge(graph, params)
     spectrograms = data.make_spectrograms("held_out", HELD_OUT_ITEMS) / np.float32(255)
     vocode = jax.jit(lambda g, p: data.to_spectrogram(g(from_picture(p, recipe.MEL))))
-    again = np.concatenate([vocode(generator, block) for block in np.split(spectrograms, 10)])
+    again = np.concatenate(
+        [vocode(generator, block) for block in np.split(spectrograms, len(spectrograms) // 12)]
+    )
     figures = {"reanalysis_error": round(float(np.mean(np.abs(again - spectrograms))), 4)}
     _finish(workdir, "vocoder", params, seconds, figures)
 

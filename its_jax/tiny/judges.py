@@ -1,0 +1,112 @@
+"""Small classifiers that say which subject a picture shows and which sound a spectrogram holds.
+
+They are trained on program data of their own (splits `judge_*`), disturbed by noise, blur, contrast and an overlay of
+the other kind, since that is how fused samples look. They judge the embedded models and train in minutes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from scipy.ndimage import gaussian_filter
+
+from its_jax.media import read_json, write_json
+from its_jax.tiny import data, recipe
+from its_jax.tiny.fit import fit
+
+TRAIN_ITEMS, HELD_OUT_ITEMS = 1800, 480
+CHANNELS = (24, 48, 64, 96)
+CLASSES = len(data.SUBJECTS)
+_OTHER = {"picture": "sound", "sound": "picture"}
+
+
+class Judge(nnx.Module):
+    """Strided convolutions, then mean and maximum over the canvas: `[b, 128, w]` in [0, 1] -> logits `[b, 12]`."""
+
+    def __init__(self, *, rngs):
+        sizes = (1, *CHANNELS)
+        self.convs = nnx.List(
+            [nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
+        )
+        self.norms = nnx.List([nnx.GroupNorm(c, num_groups=8, rngs=rngs) for c in CHANNELS])
+        self.out = nnx.Linear(2 * CHANNELS[-1], CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        b, h, w = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2).mean(axis=(2, 4))[..., None]
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.relu(norm(conv(x)))
+        return self.out(jnp.concatenate([x.mean(axis=(1, 2)), x.max(axis=(1, 2))], axis=-1))
+
+
+def classify(judge, items):
+    """Class indices `[n]` of pictures `[n, 128, w]` in [0, 1]."""
+    logits = jax.jit(lambda judge, x: judge(x))
+    blocks = [items[i : i + 24] for i in range(0, len(items), 24)]
+    return np.concatenate(
+        [np.argmax(logits(judge, jnp.asarray(block, jnp.float32)), axis=-1) for block in blocks]
+    )
+
+
+def disturbed(rng, item, other):
+    """One uint8 canvas with an overlay of the other kind, blur, noise and contrast; float32 in [0, 1]."""
+    x, overlay = item / np.float32(255), other / np.float32(255)
+    overlay = overlay * rng.uniform(0.0, 0.9)
+    kind = rng.integers(3)
+    if kind == 0:
+        x = np.maximum(x * rng.uniform(0.6, 1.0), overlay)
+    elif kind == 1:
+        share = rng.uniform(0.5, 1.0)
+        x = share * x + (1 - share) * overlay
+    if rng.random() < 0.5:
+        x = gaussian_filter(x, rng.uniform(0.0, 1.5))
+    x = x + rng.uniform(0.0, 0.12) * rng.standard_normal(x.shape, dtype=np.float32)
+    return np.clip(rng.uniform(0.7, 1.3) * x ** rng.uniform(0.7, 1.4) if rng.random() < 0.5 else x, 0, 1)
+
+
+def _items(kind, split, count):
+    return data.make_pictures(split, count) if kind == "picture" else data.make_spectrograms(split, count)
+
+
+def load(kind, folder):
+    """The judge of 'picture' or 'sound', trained in `folder` unless it has been; `figures` has its accuracies."""
+    stage = recipe.STAGES["judge"]
+    items, others = (_items(k, "judge_train", TRAIN_ITEMS) for k in (kind, _OTHER[kind]))
+
+    def batches(step):
+        rng = data.generator(f"judge {kind}", "judge_train", step)
+        chosen = rng.integers(len(items), size=stage.batch)
+        x = np.stack([disturbed(rng, items[i], others[rng.integers(len(others))]) for i in chosen])
+        return x.astype(np.float32), chosen % CLASSES
+
+    graph, params = nnx.split(Judge(rngs=nnx.Rngs(0)))
+
+    def loss(params, batch, key):
+        logits = jax.nn.log_softmax(nnx.merge(graph, params)(batch[0]))
+        return -jnp.mean(logits[jnp.arange(len(batch[1])), batch[1]])
+
+    params, seconds = fit(loss, params, batches, stage, folder / f"judge_{kind}")
+    judge, path = nnx.merge(graph, params), _figures_path(kind, folder)
+    if not path.exists():
+        write_json(path, _held_out(judge, kind) | {"seconds": round(seconds)})
+    return judge
+
+
+def figures(folder):
+    """Held-out accuracies of both judges, on clean and on disturbed data."""
+    return {kind: read_json(_figures_path(kind, folder)) for kind in _OTHER}
+
+
+def _figures_path(kind, folder):
+    return folder / f"judge_{kind}.json"
+
+
+def _held_out(judge, kind):
+    clean, others = (_items(k, "judge_held_out", HELD_OUT_ITEMS) for k in (kind, _OTHER[kind]))
+    rng = data.generator(f"judge {kind}", "judge_held_out", 0)
+    hard = np.stack([disturbed(rng, x, others[rng.integers(len(others))]) for x in clean])
+    truth = data.labels(HELD_OUT_ITEMS)
+    return {
+        "held_out": float(np.mean(classify(judge, clean / np.float32(255)) == truth)),
+        "held_out_disturbed": float(np.mean(classify(judge, hard) == truth)),
+    }

@@ -1,0 +1,44 @@
+"""Packaging: `pip install .`, with extras for converting, testing, and accelerators."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TORCH = "torch==2.13.0"  # the reference version; an open range would pull in whatever is newest
+
+setup(
+    name="its_jax",
+    version="0.1.0",
+    description="Images that Sound in JAX: spectrograms that look like one prompt and sound like another",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
+    package_data={"its_jax.tiny": ["weights/**"]},
+    install_requires=[
+        "absl-py",
+        "filelock",
+        "flax>=0.11.2",
+        "huggingface_hub",
+        "imageio-ffmpeg",
+        "jax>=0.7.2",
+        "ml_collections",
+        "numpy>=2.0",
+        "optax",
+        "orbax-checkpoint>=0.12.4",
+        "pillow",
+        "safetensors",
+        "scipy",
+        "soundfile",
+        "tqdm",
+        "transformers>=5.0",
+    ],
+    extras_require={
+        "convert": [TORCH],  # reads .bin, .pt and .ckpt files; safetensors need no PyTorch
+        "test": [TORCH, "diffusers", "librosa", "pytest", "ruff"],
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)
