@@ -100,7 +100,7 @@ def _write_part(folder, weights_name, new, part, *, source):
     )
     log.info("converting %s of %s", weights_name, source)
     module = weights.load_state_dict(module, tensors.Reading(found), sharding=_host(), name=name)
-    arrays = {name: np.asarray(leaf.get_value()) for name, (_, leaf) in parts.parameters(module).items()}
+    arrays = {name: np.asarray(weights.array_of(leaf)) for name, (_, leaf) in parts.parameters(module).items()}
     ocp.save(new / part / WEIGHTS, arrays)
     return {"sha256": _digest(arrays), "dtype": str(next(iter(arrays.values())).dtype)}
 

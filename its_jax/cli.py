@@ -1,6 +1,7 @@
 """What all entry points share: a user's mistake is one line on stderr and exit status 2, never a traceback."""
 
 import logging
+import re
 import sys
 
 from absl import app, flags
@@ -16,17 +17,9 @@ def start(main):
 def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-        ImportError,
-        SyntaxError,
-    ) as error:
-        _fail(error)
+        getattr(flags.FLAGS, "config", None)  # a file that is missing is noticed when it is asked for
+    except (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        _fail(_reason(error))
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; settings are given as --config.name=value")
     return rest
@@ -44,7 +37,15 @@ def _guarded(main):
         _fail("interrupted; what is complete is kept, and the same command makes the rest")
 
 
-def _fail(error):
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+def _reason(error):
+    """ml_collections tells in several lines, a traceback among them; the last one says what is wrong."""
+    if isinstance(error.__context__, KeyError):
+        name, *hint = error.__context__.args[0].splitlines()
+        return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
+    last = str(error).strip().splitlines()[-1]
+    return re.sub(r"^\s*\w+Error: ", "", last)
+
+
+def _fail(message):
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)

@@ -4,6 +4,7 @@ A job's settings hold everything that decides what the sample looks and sounds l
 many are made at once, not whether a video is written.
 """
 
+import difflib
 import hashlib
 import json
 import math
@@ -20,28 +21,70 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 RECORD = "sample.json"  # written last: a job is done when its record is there
 
-_TERM_KEYS = ("model", "prompt", "negative_prompt", "guidance_scale", "start_step", "weight", "view")
-_KEYS = ("seed", "num_steps", "solver", "height", "width", "dtype", "crop_image", "cutoff_latent", "vocoder")
+# Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
+_TERM = {"model": str, "prompt": str, "negative_prompt": str}
+_TERM |= {"guidance_scale": float, "start_step": int, "weight": float, "view": str}
+_JOB = {"seed": int, "num_steps": int, "solver": str, "height": int, "width": int, "dtype": str}
+_JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
+_RUN = {"num_samples": int, "batch_size": int, "video": bool}
+_MADE = {"batch_size": int, "position": int, "video": bool}  # what a record tells of the run
 _MAX_SEED = 2**32 - 1
 
 
-def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]]:
-    """The jobs of seeds seed, seed + 1, ...; checked.
-
-    Args:
-      settings: `_KEYS`, and a dictionary of `_TERM_KEYS` for each of `TERMS`.
+def read(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Everything that a config says -> its jobs, and the settings of the run.
 
     Raises:
-      UserError: a count, size or setting that no sample can have.
+      UserError: a name that is unknown or missing, a value of a wrong type, or one that no sample can have.
+    """
+    _check_names(settings, {*_JOB, *_RUN, *TERMS})
+    run = _typed(settings, _RUN)
+    jobs = expand(settings, run["num_samples"])
+    for term in TERMS:
+        _check_names(settings[term], _TERM, f"{term}.")
+    if run["batch_size"] < 0:
+        raise UserError(f"batch_size={run['batch_size']}: must be 0 (chosen from the memory) or more")
+    return jobs, run
+
+
+def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]]:
+    """The jobs of seeds seed, seed + 1, ...; checked. Settings that are not a job's are left out.
+
+    Raises:
+      UserError: a setting is missing, of a wrong type, or one that no sample can have.
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    plain = {key: settings[key] for key in _KEYS}
-    plain |= {term: {key: settings[term][key] for key in _TERM_KEYS} for term in TERMS}
-    jobs = [plain | {"seed": plain["seed"] + i} for i in range(num_samples)]
-    for job in jobs:
+    job = _typed(settings, _JOB)
+    for term in TERMS:
+        if not isinstance(settings.get(term), Mapping):
+            raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
+        job[term] = _typed(settings[term], _TERM, f"{term}.")
+    jobs = [job | {"seed": job["seed"] + i} for i in range(num_samples)]
+    for job in (jobs[0], jobs[-1]):
         check(job)
     return jobs
+
+
+def _check_names(settings, known, prefix=""):
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+            raise UserError(f"there is no setting {prefix}{name}; {hint}")
+
+
+def _typed(settings, types, prefix=""):
+    """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id."""
+    typed = {}
+    for name, kind in types.items():
+        if name not in settings:
+            raise UserError(f"the setting {prefix}{name} is missing")
+        value = settings[name]
+        if not (type(value) is kind or (kind is float and type(value) is int)):
+            raise UserError(f"{prefix}{name}={value!r}: must be of type {kind.__name__}")
+        typed[name] = kind(value)
+    return typed
 
 
 def check(job: Mapping[str, Any]) -> None:
@@ -57,6 +100,8 @@ def check(job: Mapping[str, Any]) -> None:
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
     for term in TERMS:
+        for key in ("prompt", "negative_prompt"):
+            _check_text(f"{term}.{key}", job[term][key])
         for key in ("guidance_scale", "weight"):
             if not math.isfinite(job[term][key]):
                 raise UserError(f"{term}.{key}={job[term][key]}: must be a finite number")
@@ -65,15 +110,19 @@ def check(job: Mapping[str, Any]) -> None:
                 raise UserError(f"{term}.{key}={job[term][key]}: must not be negative")
     if sum(job[term]["weight"] for term in TERMS) == 0:
         raise UserError("image.weight and audio.weight sum to zero: set one of them above 0")
-    if not any(_takes_part(job, term, 0) for term in TERMS):
+    if not any(job[term]["weight"] > 0 and job[term]["start_step"] == 0 for term in TERMS):
+        starts = ", ".join(f"{term} at {job[term]['start_step']}" for term in TERMS)
         raise UserError(
-            "no model takes part at step 0: let a term with a weight above 0 have start_step 0 "
-            f"(image starts at {job['image']['start_step']}, audio at {job['audio']['start_step']} of {job['num_steps']})"
+            f"no model takes part at step 0 of {job['num_steps']}: one with a weight above 0 must ({starts})"
         )
 
 
-def _takes_part(job, term, step):
-    return job[term]["weight"] > 0 and job[term]["start_step"] <= step < job["num_steps"]
+def _check_text(name, text):
+    """A shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}={ascii(text)}: is not valid text; give it in UTF-8") from error
 
 
 def job_id(job: Mapping[str, Any]) -> str:
@@ -97,14 +146,17 @@ def unfinished(jobs: Sequence[Mapping[str, Any]], workdir: Path) -> list[Mapping
     return [job for identity, job in by_id.items() if not (workdir / identity / RECORD).exists()]
 
 
-def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The job in a sample's record; raises `UserError` if it is not one."""
+def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The job in a sample's record, and the `batch_size`, `position` and `video` of its run.
+
+    Raises:
+      UserError: it is not the record of a sample of ours.
+    """
     try:
-        job = {key: record[key] for key in _KEYS}
-        job |= {term: {key: record[term][key] for key in _TERM_KEYS} for term in TERMS}
-        check(job)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"these are not the settings of a sample of ours: {error} is missing or of a wrong kind"
-        ) from error
-    return job
+        (job,) = expand(record, 1)
+        made = _typed(record.get("run") or {}, _MADE, "run.")
+    except UserError as error:
+        raise UserError(f"these are not the settings of a sample of ours: {error}") from error
+    if not 0 <= made["position"] < made["batch_size"]:
+        raise UserError(f"run.position={made['position']}: must be 0 to {made['batch_size'] - 1}, within the batch")
+    return job, made

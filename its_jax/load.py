@@ -153,7 +153,7 @@ def _restored(folder, part, module, sharding, source):
     """Fills an abstract module from its checkpoint."""
     path = folder / part / convert.WEIGHTS
     leaves = model_parts.parameters(module)
-    shapes = {name: tuple(leaf.get_value().shape) for name, (_, leaf) in leaves.items()}
+    shapes = {name: tuple(weights.array_of(leaf).shape) for name, (_, leaf) in leaves.items()}
     stored = {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
     _check_shapes(shapes, stored, f"{source}: {part}")
     # Orbax reads a replicated array once for each device: read it for one, and copy it from device to device.
@@ -161,7 +161,7 @@ def _restored(folder, part, module, sharding, source):
     arrays = ocp.load(
         path,
         {
-            name: jax.ShapeDtypeStruct(shapes[name], leaf.get_value().dtype, sharding=first)
+            name: jax.ShapeDtypeStruct(shapes[name], weights.array_of(leaf).dtype, sharding=first)
             for name, (_, leaf) in leaves.items()
         },
     )

@@ -7,7 +7,6 @@ same settings makes only what is missing. `--from=FILE` (one of those files) mak
 import concurrent.futures
 import importlib.metadata
 import logging
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -17,16 +16,15 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
+from convert.cache import cache_folder
 from its_jax import cli, jobs, media, stages
 from its_jax.errors import UserError
-from its_jax.sampler import Sampler
+from its_jax.sampler import Sampler, timed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: a file of configs/, or your own.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the samples; made if it does not exist.", required=True
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the samples; made if it does not exist.", required=True)
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 _WRITERS = 2
@@ -44,74 +42,78 @@ def main():
 
 def run(config, workdir):
     """Makes the samples of a config (see configs/default.py) that are not in `workdir` yet."""
-    settings = config.to_dict()
-    make(
-        jobs.expand(settings, settings["num_samples"]),
-        workdir,
-        batch_size=settings["batch_size"],
-        video=settings["video"],
-    )
+    todo, how = jobs.read(config.to_dict())
+    make(todo, workdir, batch_size=how["batch_size"], video=how["video"])
 
 
 def run_again(file, workdir):
-    """Makes the sample again whose settings `file` holds, in a batch of the same size, hence with the same bits."""
+    """Makes the sample again whose settings `file` holds, at its place in a batch of its size: to the same bits."""
     record = media.read_settings(file)
-    make([jobs.from_record(record)], workdir, batch_size=record["run"]["batch_size"], video=True)
+    job, how = jobs.from_record(record)
+    make([job], workdir, **how)
+    _tell_differences(record, media.read_json(workdir / jobs.job_id(job) / jobs.RECORD))
 
 
-def make(todo, workdir, *, batch_size, video):
+def make(todo, workdir, *, batch_size, video, position=0):
     """Makes and writes jobs that agree in all but seed, prompts and numbers.
 
+    Args:
+      position: of the first job of each batch in it; the others follow.
+
     Raises:
-      UserError: bad settings; a folder or disk that cannot be written; samples that were not finite (named; all
+      UserError: bad settings; a folder or disk that cannot be written; samples that are not finite (named; all
         others are written).
     """
-    if batch_size < 0:
-        raise UserError(f"batch_size={batch_size}: must be 0 (chosen from the memory) or more")
     _check_writable(workdir)
     todo, asked = jobs.unfinished(todo, workdir), len(todo)
     if asked > len(todo):
         logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
     if not todo:
         return
-    _keep_compiled_programs()
+    # A second run of the same shapes need not compile.
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
     sampler = Sampler(todo[0], pending=len(todo), batch_size=batch_size)
-    logging.info(
-        "%d samples, %d at once, on %d x %s",
-        len(todo),
-        sampler.batch_size,
-        jax.local_device_count(),
-        jax.local_devices()[0].device_kind,
-    )
-    failures, writing = [], []
-    steps = len(todo) * todo[0]["num_steps"]
-    with (
-        concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers,
-        tqdm(total=steps, unit="step", desc="denoise") as bar,
-    ):
-        for start in range(0, len(todo), sampler.batch_size):
-            batch = todo[start : start + sampler.batch_size]
-            samples = sampler(batch, lambda done: bar.update(done * len(batch)))
-            # The device has worked on this batch while the last was written: wait here, and memory stays bounded.
-            _finish(writing)
+    sampler.warn(todo)
+    device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
+    faults = _make(todo, sampler, position, lambda job, sample: write(job, sample, sampler, workdir, video))
+    logging.info("%d samples in %s", len(todo) - len(faults), workdir)
+    if faults:
+        raise UserError(f"not written: {'; '.join(faults)}")
+
+
+def _make(todo, sampler, position, write):
+    """Samples batch by batch, while threads write the batch before; returns the faults of what was not written."""
+    faults, writing, size = [], [], sampler.batch_size - position
+    bar = tqdm(total=len(todo) * todo[0]["num_steps"], unit="step", desc="denoise")
+    with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
+        for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
+            samples = sampler(batch, bar.update, position=position)
+            _finish(writing)  # so that no more than two batches are in memory
             for job, sample in zip(batch, samples, strict=True):
-                if sample.failed_at >= 0:
-                    failures.append(f"{jobs.job_id(job)} from step {sample.failed_at} on")
+                if sample.fault:
+                    faults.append(f"{jobs.job_id(job)}: {sample.fault}")
                 else:
-                    writing.append(writers.submit(write, job, sample, sampler, workdir, video))
-        start = time.perf_counter()
-        _finish(writing)
-    logging.info("%-8s %.2f s after the last batch", "write", time.perf_counter() - start)
-    logging.info("%d samples in %s", len(todo) - len(failures), workdir)
-    if failures:
-        raise UserError(f"latents that are not finite, not written: {'; '.join(failures)}")
+                    writing.append(writers.submit(write, job, sample))
+        with timed("write", {}):
+            _finish(writing)
+    return faults
+
+
+def _finish(writing):
+    while writing:
+        writing.pop(0).result()
 
 
 def write(job, sample, sampler, workdir, video):
     """Writes one sample's files, each whole or not at all, the record last."""
+    start = time.perf_counter()
     folder = workdir / jobs.job_id(job)
-    folder.mkdir(exist_ok=True)
-    record = _record(job, sample, sampler)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    record = _record(job, sample, sampler, video)
     picture, spectrogram, waveform = sample.picture, sample.spectrogram, sample.waveform
     if job["crop_image"]:
         picture, _ = stages.cropped(picture, waveform)
@@ -123,16 +125,17 @@ def write(job, sample, sampler, workdir, video):
     if video:
         prompts = (job[term]["prompt"] for term in jobs.TERMS)
         media.write_video(folder / "video.mp4", spectrogram, waveform, rate, *prompts)
-    media.write_json(folder / jobs.RECORD, record | {"seconds": sampler.seconds})
+    seconds = {**sample.seconds, "write": time.perf_counter() - start}
+    media.write_json(folder / jobs.RECORD, record | {"seconds": seconds})
 
 
-def _record(job, sample, sampler):
+def _record(job, sample, sampler, video):
     """All that it takes to make the sample again."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
-    identities = {term: getattr(sampler, term).identity for term in jobs.TERMS}
-    run = {"batch_size": sampler.batch_size, "position": sample.position, "devices": jax.local_device_count()}
-    run |= {"platform": jax.default_backend()}
-    return job | {"id": jobs.job_id(job), "run": run, "models": identities, "versions": versions}
+    models = {term: getattr(sampler, term).identity for term in jobs.TERMS}
+    run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
+    run |= {"platform": jax.default_backend(), "devices": jax.local_device_count()}
+    return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
 
 
 def _own_version():
@@ -142,9 +145,14 @@ def _own_version():
         return "not installed"
 
 
-def _finish(writing):
-    while writing:
-        writing.pop(0).result()
+def _tell_differences(then, now):
+    """Warns of what else than the settings decides the bits of a sample, where it is not as it was."""
+    for group in ("models", "versions", "run"):
+        before, here = then.get(group, {}), now[group]
+        for name in sorted(before.keys() & here.keys()):
+            if before[name] != here[name]:
+                what = f"{group}.{name} was {before[name]} and is {here[name]}"
+                logging.warning("%s: the sample may differ from the one that was made before", what)
 
 
 def _check_writable(workdir):
@@ -153,15 +161,7 @@ def _check_writable(workdir):
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
-        raise UserError(
-            f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
-
-
-def _keep_compiled_programs():
-    """A second run of the same shapes need not compile; the folder holds programs, so it must be the user's own."""
-    home = Path(os.environ.get("ITS_JAX_CACHE") or Path.home() / ".cache" / "its_jax")
-    jax.config.update("jax_compilation_cache_dir", str(home / "programs"))
+        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from its_jax.jobs import TERMS
 CPU_BATCH = 4
 # Rough peak of full-size models in float32, UNet or VAE: bytes for each pixel of a sample.
 CPU_BYTES_PER_PIXEL = 8192
+# Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, each time.
+CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 MEMORY_SHARE = 0.9
 # A batch is denoised in so many calls, between which progress is shown; the bits do not depend on it.
@@ -35,6 +37,7 @@ class Sample:
       picture: float32 `[H, W, 3]` in [0, 1]. spectrogram: `[H, W]` in [0, 1], what was vocoded.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
       position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
+      seconds: stage -> duration of its batch, with those of loading and compiling.
     """
 
     picture: np.ndarray
@@ -43,6 +46,16 @@ class Sample:
     latents: np.ndarray
     position: int
     failed_at: int
+    seconds: Mapping[str, float]
+
+    @property
+    def fault(self) -> str | None:
+        """Why it cannot be written, or None."""
+        if self.failed_at >= 0:
+            return f"the latents are not finite from step {self.failed_at} on"
+        if not all(np.isfinite(array).all() for array in (self.picture, self.spectrogram, self.waveform)):
+            return "the latents are finite, but what they decode to is not: use a dtype of greater range"
+        return None
 
 
 @contextlib.contextmanager
@@ -62,13 +75,15 @@ class Sampler:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
 
     Attributes:
-      image, audio: `load.Model`. batch_size: a multiple of the device count. seconds: stage -> duration so far.
+      image, audio: `load.Model`. batch_size: a multiple of the device count. mel: the vocoder's front end.
+      seconds: duration of 'load' and 'compile'.
 
     Raises:
       UserError: for settings that do not fit the models, or models that do not fit each other.
     """
 
     def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0):
+        _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
         mesh = load.mesh()
@@ -87,39 +102,52 @@ class Sampler:
             self._compile(job)
 
     def __call__(
-        self, jobs: Sequence[Mapping[str, Any]], on_steps: Callable[[int], None] = lambda steps: None
-    ):
+        self,
+        jobs: Sequence[Mapping[str, Any]],
+        on_steps: Callable[[int], None] = lambda steps: None,
+        *,
+        position: int = 0,
+    ) -> list[Sample]:
         """Makes the samples of up to `batch_size` jobs; a smaller batch is filled up with copies.
 
         Args:
-          on_steps: called with the number of steps done since the last call.
-
-        Returns:
-          list of `Sample`, one per job.
+          on_steps: called with the number of steps done since the last call, over all jobs.
+          position: of the first job in the batch. Elsewhere in the batch a sample is close, but its last bits may
+            differ.
         """
         for job in jobs:
             if _static(job) != self._static:
-                raise ValueError("a sampler's jobs must agree in models, sizes, dtype, vocoder and views")
-        filled = [*jobs, *[jobs[-1]] * (self.batch_size - len(jobs))]
-        with timed("encode", self.seconds):
+                raise ValueError(
+                    "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, solver and steps"
+                )
+        filled = [*[jobs[0]] * position, *jobs]
+        filled += [jobs[-1]] * (self.batch_size - len(filled))
+        seconds = dict(self.seconds)
+        with timed("encode", seconds):
             terms = jax.block_until_ready(self._terms(filled))
-        with timed("denoise", self.seconds):
-            state = self._denoise_batch(filled, terms, on_steps)
-        with timed("decode", self.seconds):
-            picture, spectrogram = jax.block_until_ready(self._decode_batch(state.x))
-        with timed("vocode", self.seconds):
+        with timed("denoise", seconds):
+            state = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
+        with timed("decode", seconds):
+            picture, spectrogram = jax.block_until_ready(self._decode(state.x, self.image.vae, self._audio_vae))
+        with timed("vocode", seconds):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
-        arrays = jax.device_get((picture, spectrogram, waveform, state.x, state.failed_at))
+        *arrays, failed_at = jax.device_get((picture, spectrogram, waveform, state.x, state.failed_at))
         return [
-            Sample(*(array[i] for array in arrays[:4]), position=i, failed_at=int(arrays[4][i]))
-            for i in range(len(jobs))
+            Sample(*(array[i] for array in arrays), position=i, failed_at=int(failed_at[i]), seconds=seconds)
+            for i in range(position, position + len(jobs))
         ]
 
+    def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+        """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
+        for name, model in self._by_term.items():
+            prompts = dict.fromkeys(job[name][key] for job in jobs for key in ("prompt", "negative_prompt"))
+            stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
+
     def _compile(self, job):
-        """Ahead of time, from shapes alone; `_encode`, `_denoise`, `_decode` and `_vocode` are the programs."""
-        b, models = self.batch_size, dict(zip(TERMS, (self.image, self.audio), strict=True))
+        """Ahead of time, from shapes alone: `_encode`, `_start`, `_denoise`, `_decode` and `_vocode`."""
+        b, (h, w, c) = self.batch_size, self._latent_shape(job)
         self._encode, terms = {}, []
-        for name, model in models.items():
+        for name, model in self._by_term.items():
             n, d = model.tokenizer.model_max_length, model.text_encoder.config.hidden_size
             ids = self._abstract((b, 2, n), jnp.int32)
             self._encode[name] = stages.encode_texts.lower(model.text_encoder, ids).compile()
@@ -131,23 +159,16 @@ class Sampler:
                     view=denoise.VIEWS[job[name]["view"]],
                 )
             )
+        start = jax.jit(_initial_state, static_argnums=1, out_shardings=self._sharded)
+        self._start = start.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
         rows, _, active = self._tables([job] * b)
-        latents, zero = self._abstract((b, *self._latent_shape(job))), self._put(np.int32(0))
+        latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
-        self._denoise = denoise.denoise.lower(
-            self._models, tuple(terms), rows, active, state, zero, zero
-        ).compile()
-        h, w, c = self._latent_shape(job)
-        kept = self._abstract((b, h, w - stages.CROPPED_LATENTS * job["cutoff_latent"], c))
-        self._decode = {
-            part: stages.decode_latents.lower(model.vae, kept).compile()
-            for part, model in models.items()
-            if part == "image" or model.vae is not self.image.vae
-        }
-        spectrogram = self._abstract((b, job["height"], kept.shape[2] * self.image.vae.config.factor))
-        self._vocode = stages.vocode.lower(
-            self.audio.vocoder, spectrogram, self.mel, job["vocoder"]
-        ).compile()
+        self._denoise = denoise.denoise.lower(self._unets, tuple(terms), rows, active, state, zero, zero).compile()
+        decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, job["cutoff_latent"])
+        self._decode = decode.compile()
+        spectrogram = self._abstract(decode.out_info[1].shape)
+        self._vocode = stages.vocode.lower(self.audio.vocoder, spectrogram, self.mel, job["vocoder"]).compile()
 
     def _abstract(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
@@ -157,8 +178,17 @@ class Sampler:
         return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
 
     @property
-    def _models(self):
-        return (self.image.unet, self.audio.unet)
+    def _by_term(self):
+        return {"image": self.image, "audio": self.audio}
+
+    @property
+    def _unets(self):
+        return tuple(model.unet for model in self._by_term.values())
+
+    @property
+    def _audio_vae(self):
+        """None where it is the image model's: then one decoding does for both."""
+        return None if self.audio.vae is self.image.vae else self.audio.vae
 
     def _put(self, tree, sharded=False):
         return jax.device_put(tree, self._sharded if sharded else self._replicated)
@@ -166,11 +196,9 @@ class Sampler:
     def _terms(self, jobs):
         """The terms without weights, which `_tables` gives."""
         terms = []
-        for name, model in zip(TERMS, (self.image, self.audio), strict=True):
+        for name, model in self._by_term.items():
             prompts = [job[name][key] for job in jobs for key in ("negative_prompt", "prompt")]
-            ids = stages.tokenize(model.tokenizer, prompts, vocabulary=model.vocabulary).reshape(
-                len(jobs), 2, -1
-            )
+            ids = stages.tokenize(model.tokenizer, prompts).reshape(len(jobs), 2, -1)
             scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
             terms.append(
                 denoise.Term(
@@ -181,9 +209,6 @@ class Sampler:
                 )
             )
         return terms
-
-    def _with_weights(self, terms, weights):
-        return tuple(dataclasses.replace(term, weights=w) for term, w in zip(terms, weights, strict=True))
 
     def _tables(self, jobs):
         schedule, steps = self.image.schedule, jobs[0]["num_steps"]
@@ -196,32 +221,19 @@ class Sampler:
         )
         return self._put(rows), [self._put(w, sharded=True) for w in weights], self._put(active)
 
-    def _initial_state(self, jobs):
-        seeds = self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True)
-        noise = jax.jit(denoise.initial_noise, static_argnums=1)(seeds, self._latent_shape(jobs[0]))
-        return jax.jit(denoise.initial_state)(noise)
-
     def _denoise_batch(self, jobs, terms, on_steps):
         steps = jobs[0]["num_steps"]
         rows, weights, active = self._tables(jobs)
-        terms, state = self._with_weights(terms, weights), self._initial_state(jobs)
+        terms = tuple(dataclasses.replace(term, weights=w) for term, w in zip(terms, weights, strict=True))
+        state = self._start(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
         bounds = sorted({round(steps * i / PROGRESS_CALLS) for i in range(PROGRESS_CALLS + 1)})
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):
-                state = self._denoise(self._models, terms, rows, active, state, marks[i], marks[i + 1])
+                state = self._denoise(self._unets, terms, rows, active, state, marks[i], marks[i + 1])
                 jax.block_until_ready(state)
                 on_steps(bounds[i + 1] - bounds[i])
         return state
-
-    def _cut(self, latents):
-        return latents[:, :, : -stages.CROPPED_LATENTS] if self._static["cutoff_latent"] else latents
-
-    def _decode_batch(self, latents):
-        latents = self._cut(latents)
-        picture = self._decode["image"](self.image.vae, latents)
-        audio = self._decode["audio"](self.audio.vae, latents) if "audio" in self._decode else picture
-        return picture, audio.mean(axis=-1)
 
     def _batch_size(self, job, pending, asked, devices):
         """The batch size, rounded up to a multiple of the devices."""
@@ -229,15 +241,14 @@ class Sampler:
             return -(-asked // devices) * devices
         wanted = -(-min(pending, MAX_BATCH_PER_DEVICE * devices) // devices) * devices
         if jax.default_backend() == "cpu":
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            fitting = int(free / 2 / (CPU_BYTES_PER_PIXEL * job["height"] * job["width"]))
+            memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            fitting = int(memory / (CPU_BYTES_PER_PIXEL * job["height"] * job["width"]))
             return -(-max(1, min(wanted, CPU_BATCH, fitting)) // devices) * devices
         self.batch_size = devices
         with timed("compile", self.seconds):
             self._compile(job)
         per_sample = max(
-            program.memory_analysis().temp_size_in_bytes
-            for program in (self._denoise, self._vocode, *self._decode.values())
+            program.memory_analysis().temp_size_in_bytes for program in (self._denoise, self._decode, self._vocode)
         )
         memory = jax.local_devices()[0].memory_stats()
         free = MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"]
@@ -245,10 +256,22 @@ class Sampler:
         return min(wanted, 2 ** int(np.log2(fitting)) * devices)
 
 
+def _initial_state(seeds, shape):
+    return denoise.initial_state(denoise.initial_noise(seeds, shape))
+
+
 def _static(job):
     """What jobs must share to share a compiled program and a solver table."""
     keys = ("height", "width", "dtype", "vocoder", "cutoff_latent", "solver", "num_steps")
     return {key: job[key] for key in keys} | {name: (job[name]["model"], job[name]["view"]) for name in TERMS}
+
+
+def _check_choices(job):
+    choices = [("solver", job["solver"], denoise.SOLVERS)]
+    choices += [(f"{name}.view", job[name]["view"], denoise.VIEWS) for name in TERMS]
+    for key, value, known in choices:
+        if value not in known:
+            raise UserError(f"{key}={value!r} is not known here; choose one of {', '.join(known)}")
 
 
 def _check_fit(image, audio, job):
@@ -260,17 +283,16 @@ def _check_fit(image, audio, job):
                 f"{image.source} and {audio.source} do not share a latent space: "
                 f"the vae's {name} is {ours} in the one and {theirs} in the other"
             )
-    if image.schedule != audio.schedule:
+    # Where steps lie and how they end is the image model's to say; which noise a timestep means must be common.
+    if not np.array_equal(image.schedule.alphas_cumprod(), audio.schedule.alphas_cumprod()):
         raise UserError(f"{image.source} and {audio.source} were trained on different noise schedules")
-    for key in ("height", "width"):
-        if job[key] % image.vae.config.factor:
-            raise UserError(
-                f"{key}={job[key]}: must be a multiple of {image.vae.config.factor}, the vae's factor"
-            )
-    least = stages.CROPPED_COLUMNS + image.vae.config.factor
-    if (job["crop_image"] or job["cutoff_latent"]) and job["width"] < least:
-        raise UserError(f"width={job['width']}: crop_image and cutoff_latent need {least} or more")
-    for name in TERMS:
-        if job[name]["view"] not in denoise.VIEWS:
-            known = ", ".join(denoise.VIEWS)
-            raise UserError(f"{name}.view={job[name]['view']!r} is not known here; choose one of {known}")
+    image.schedule.timesteps(job["num_steps"])
+    factor = image.vae.config.factor
+    # Halves of the latent must be equal, where a view takes it apart.
+    halves = 2 if any(job[name]["view"] != "identity" for name in TERMS) else 1
+    for key, divisor in (("height", factor), ("width", factor * halves)):
+        if job[key] % divisor:
+            raise UserError(f"{key}={job[key]}: must be a multiple of {divisor}, as the vae and the views need it")
+    cut = job["crop_image"] * stages.CROPPED_COLUMNS + job["cutoff_latent"] * stages.CROPPED_LATENTS * factor
+    if job["width"] <= cut:
+        raise UserError(f"width={job['width']}: must be above {cut}, which crop_image or cutoff_latent drops")

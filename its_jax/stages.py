@@ -14,33 +14,32 @@ import numpy as np
 from its_jax.errors import UserError
 from its_jax.spectrogram import MelConfig, from_picture, griffin_lim
 
-CROPPED_COLUMNS = (
-    32  # `crop_image`: Auffusion leaves that many columns black at the end (method.md of the authors' code)
-)
+CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves so many columns black at the end
 CROPPED_LATENTS = 4  # `cutoff_latent`: the same columns, cut off before decoding
 GRIFFIN_LIM_ITERS = 64
 
 
-def tokenize(tokenizer, prompts, *, vocabulary=None):
-    """Prompts -> token ids, int32 `[n, tokenizer.model_max_length]`, padded with the tokenizer's pad token.
+def tokenize(tokenizer, prompts):
+    """Prompts -> token ids, int32 `[n, tokenizer.model_max_length]`, cut or padded with the tokenizer's pad token."""
+    length = tokenizer.model_max_length
+    encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
+    return np.asarray(encoded.input_ids, np.int32)
 
-    Logs a warning for a prompt that is too long, with what was cut, and for words outside `vocabulary`.
-    """
-    for prompt in dict.fromkeys(prompts):
+
+def warn_of_prompts(tokenizer, prompts, *, vocabulary=None):
+    """Logs a warning for each prompt that is too long, with what is cut, or has words outside `vocabulary`."""
+    for prompt in prompts:
         _warn_of_cut(tokenizer, prompt)
         if vocabulary is not None:
             _warn_of_unknown_words(prompt, vocabulary)
-    encoded = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length
-    )
-    return np.asarray(encoded.input_ids, np.int32)
 
 
 def _warn_of_cut(tokenizer, prompt):
     kept = tokenizer.model_max_length - 2  # start and end
-    pieces = tokenizer.tokenize(prompt)
-    if len(pieces) > kept:
-        cut = tokenizer.convert_tokens_to_string(pieces[kept:]).strip()
+    options = dict(add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = tokenizer(prompt, **options).offset_mapping
+    if len(spans) > kept:
+        cut = prompt[spans[kept][0] :].strip()
         logging.warning("prompt %r is longer than %d tokens: %r is cut off", prompt, kept, cut)
 
 
@@ -76,6 +75,19 @@ def decode_latents(vae, latents):
     return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
 
 
+@functools.partial(jax.jit, static_argnames="cutoff")
+def decode(latents, image_vae, audio_vae=None, cutoff=False):
+    """What one latent `[b, h, w, 4]` is to the eye, `[b, H, W, 3]`, and to the ear, `[b, H, W]`; both in [0, 1].
+
+    Args:
+      audio_vae: None if it is the image model's too. cutoff: drop the last `CROPPED_LATENTS` columns before.
+    """
+    latents = latents[:, :, :-CROPPED_LATENTS] if cutoff else latents
+    picture = decode_latents(image_vae, latents)
+    spectrogram = picture if audio_vae is None else decode_latents(audio_vae, latents)
+    return picture, spectrogram.mean(axis=-1)
+
+
 def mel_config(vocoder_config, height):
     """The mel front end that a vocoder was trained on; its bands must be the rows of the picture.
 
@@ -83,9 +95,7 @@ def mel_config(vocoder_config, height):
       UserError: the picture has another height.
     """
     if vocoder_config.num_mels != height:
-        raise UserError(
-            f"height={height}: the vocoder has {vocoder_config.num_mels} mel bands, so height must be that"
-        )
+        raise UserError(f"height={height}: the vocoder has {vocoder_config.num_mels} mel bands, so height must be that")
     return MelConfig(
         sampling_rate=vocoder_config.sampling_rate,
         n_fft=vocoder_config.n_fft,
@@ -113,7 +123,5 @@ def vocode(vocoder, spectrogram, config: MelConfig, method):
 
 def cropped(picture, waveform):
     """`crop_image`: the picture `[H, W, ...]` without its last 32 columns, the waveform shortened in proportion."""
-    width = picture.shape[1]
-    return picture[:, : width - CROPPED_COLUMNS], waveform[
-        : len(waveform) - int(CROPPED_COLUMNS / width * len(waveform))
-    ]
+    width, samples = picture.shape[1], len(waveform)
+    return picture[:, : width - CROPPED_COLUMNS], waveform[: samples - int(CROPPED_COLUMNS / width * samples)]

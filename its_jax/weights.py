@@ -43,7 +43,7 @@ def _leaves(module):
     return sorted(nnx.to_flat_state(nnx.state(module, nnx.Param)), key=lambda item: torch_name(item[0]))
 
 
-def _value(variable):
+def array_of(variable):
     """What a variable holds; its accessors differ between the versions of Flax that we support."""
     (value,) = jax.tree.leaves(variable)
     return value
@@ -62,13 +62,13 @@ def abstract(module, *args, **kw):
 
 def torch_shapes(module):
     """Key -> shape of the state dict that fits the module; the module may be abstract."""
-    return {torch_name(path): _to_torch(path, tuple(_value(leaf).shape)) for path, leaf in _leaves(module)}
+    return {torch_name(path): _to_torch(path, tuple(array_of(leaf).shape)) for path, leaf in _leaves(module)}
 
 
 def to_state_dict(module):
     """Key -> numpy array in PyTorch's layout, in the module's own parameter dtype."""
     return {
-        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(_value(leaf))))
+        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(array_of(leaf))))
         for path, leaf in _leaves(module)
     }
 
@@ -89,7 +89,7 @@ def load_state_dict(module, tensors: Mapping[str, np.ndarray], *, sharding=None,
     check_names(shapes, tensors.keys(), name=name)
     state = []
     for path, leaf in _leaves(module):
-        key, dtype = torch_name(path), _value(leaf).dtype
+        key, dtype = torch_name(path), array_of(leaf).dtype
         value = np.asarray(tensors[key])
         if value.shape != shapes[key]:
             found, expected = list(value.shape), list(shapes[key])

@@ -117,7 +117,7 @@ class UNetConfig:
                     raise UserError(f"UNetConfig: {name} has {block!r}; supported are {', '.join(known)}")
             if len(getattr(config, name)) != len(config.block_out_channels):
                 raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
-        for channels, heads in zip(config.block_out_channels, config.per_block("attention_head_dim")):
+        for channels, heads in zip(config.block_out_channels, config.per_block("attention_head_dim"), strict=True):
             if channels % heads:
                 raise UserError(
                     f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads"
@@ -251,7 +251,7 @@ class UpBlock(nnx.Module):
 
     def __init__(self, features_in, features_out, skips, resnet, transformer, last, **kw):
         sizes = [features_in] + [features_out] * (len(skips) - 1)
-        self.resnets = nnx.List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips)])
+        self.resnets = nnx.List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips, strict=True)])
         self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
         self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
 
@@ -306,7 +306,7 @@ class UNet2DConditionModel(nnx.Module):
         self.mid_block = MidBlock(channels[-1], resnet, transformer(n - 1))
 
         up, features = [], channels[-1]
-        for i, kind in zip(reversed(range(n)), config.up_block_types):
+        for i, kind in zip(reversed(range(n)), config.up_block_types, strict=True):
             attention = transformer(i) if kind == "CrossAttnUpBlock2D" else None
             taken = [skips.pop() for _ in range(layers[i] + 1)]
             up.append(UpBlock(features, channels[i], taken, resnet, attention, i == 0, **kw))

@@ -20,7 +20,7 @@ from its_jax import cli, stages
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, pictures, recipe, sounds
+from its_jax.tiny import data, judges, pictures, sounds
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate, say configs/default.py.")
 _WORKDIR = flags.DEFINE_string(

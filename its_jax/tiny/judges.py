@@ -60,8 +60,10 @@ def disturbed(rng, item, other):
         x = share * x + (1 - share) * overlay
     if rng.random() < 0.5:
         x = gaussian_filter(x, rng.uniform(0.0, 1.5))
-    x = x + rng.uniform(0.0, 0.12) * rng.standard_normal(x.shape, dtype=np.float32)
-    return np.clip(rng.uniform(0.7, 1.3) * x ** rng.uniform(0.7, 1.4) if rng.random() < 0.5 else x, 0, 1)
+    x = np.clip(x + rng.uniform(0.0, 0.12) * rng.standard_normal(x.shape, dtype=np.float32), 0, 1)
+    if rng.random() < 0.5:
+        x = np.clip(rng.uniform(0.7, 1.3) * x ** rng.uniform(0.7, 1.4), 0, 1)
+    return x
 
 
 def _items(kind, split, count):

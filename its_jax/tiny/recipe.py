@@ -111,8 +111,8 @@ class Stage:
 
 STAGES = {
     "vae": Stage(steps=2000, batch=8, learning_rate=1.5e-3, ema=0.995),
-    "image": Stage(steps=1900, batch=16, learning_rate=1e-3),
-    "audio": Stage(steps=1900, batch=16, learning_rate=1e-3),
+    "image": Stage(steps=7000, batch=16, learning_rate=1e-3),
+    "audio": Stage(steps=3500, batch=16, learning_rate=1e-3),
     "vocoder": Stage(steps=1500, batch=8, learning_rate=1e-3, ema=0.995),
     "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
 }

@@ -83,7 +83,7 @@ def _vae_figures(vae):
     """PSNR on whole held-out canvases, and the deviation of the latents (whose inverse is the scaling factor)."""
     decode = jax.jit(lambda vae, z: jnp.clip(vae.decode(z).mean(-1) / 2 + 0.5, 0, 1))
     figures, latents = {}, []
-    for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS)):
+    for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
         z = _encode(vae, items)
         decoded = np.concatenate([decode(vae, block) for block in np.split(z, len(z) // 12)])
         figures[f"psnr_{name}_db"] = round(data.psnr(decoded, items / 255), 2)
@@ -115,7 +115,8 @@ def train_unet(workdir, kind):
             "" if rng.random() < dropout else source.caption(classes[i % len(classes)], rng) for i in chosen
         ]
         return dict(
-            z=np.stack([items[i, :, s : s + width] for i, s in zip(chosen, start)]), tokens=tokenize(captions)
+            z=np.stack([items[i, :, s : s + width] for i, s in zip(chosen, start, strict=True)]),
+            tokens=tokenize(captions),
         )
 
     def batches(step):

@@ -1,0 +1,186 @@
+"""Settings -> jobs: what is refused, in which words, and that ids are stable. The configs that we ship."""
+
+import json
+import pathlib
+import re
+import runpy
+
+import pytest
+
+from its_jax import jobs
+from its_jax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+GRAYSCALE = "a painting of {}, grayscale".format
+EXAMPLES = {
+    "bell": (GRAYSCALE("castle towers"), "bell ringing", 1234, 100),
+    "corgi": (GRAYSCALE("corgis") + ", black background", "dog barking", 2034, 50),
+    "dog": (GRAYSCALE("cute dogs"), "dog barking", 1234, 100),
+    "garden": (GRAYSCALE("a blooming garden with many birds"), "birds singing sweetly", 1234, 100),
+    "garden-v2": (GRAYSCALE("a blooming garden"), "birds singing sweetly", 1234, 100),
+    "horse": (GRAYSCALE("horse heads") + ", black background", "horse neighing", 1234, 1000),
+    "kitten": (GRAYSCALE("furry kittens"), "a kitten meowing for attention", 1234, 100),
+    "pond": ("a pond full of water lilies, grayscale, lithograph style", "frog croaking", 2024, 100),
+    "race": (GRAYSCALE("auto racing game"), "a race car passing by and disappearing", 1234, 100),
+    "tiger": (GRAYSCALE("tigers"), "tiger growling", 1234, 100),
+    "train": (GRAYSCALE("trains"), "train whistling", 1234, 100),
+}
+
+
+def get_config(name, *argument):
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](*argument)
+
+
+def settings(**change):
+    """Those of configs/default.py; `image__weight=1` sets one of a term."""
+    config = get_config("default")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in change.items()})
+    return config.to_dict()
+
+
+def the_job(**change):
+    (job,) = jobs.expand(settings(**change), 1)
+    return job
+
+
+def test_samples_differ_in_their_seeds_only():
+    made, run = jobs.read(settings(seed=7, num_samples=3, video=False))
+    assert [job.pop("seed") for job in made] == [7, 8, 9]
+    assert made[0] == made[1] == made[2]
+    assert run == {"num_samples": 3, "batch_size": 0, "video": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"num_samples": -3}, "num_samples=-3"),
+        ({"batch_size": -1}, "batch_size=-1"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"height": -128}, "height=-128"),
+        ({"width": 0}, "width=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2**32 - 2}, "seed=4294967297"),  # of the last sample
+        ({"dtype": "int8"}, "dtype='int8'.*float32, bfloat16, float16"),
+        ({"vocoder": "wavenet"}, "vocoder='wavenet'.*hifigan, griffin_lim"),
+        ({"crop_image": True, "cutoff_latent": True}, "crop_image and cutoff_latent"),
+        ({"image__weight": 0.0, "audio__weight": 0.0}, "sum to zero"),
+        ({"audio__weight": -0.5}, r"audio\.weight=-0\.5"),
+        ({"image__start_step": -1}, r"image\.start_step=-1"),
+        ({"image__guidance_scale": float("nan")}, r"image\.guidance_scale=nan"),
+        ({"audio__weight": float("inf")}, r"audio\.weight=inf"),
+        ({"image__start_step": 25, "audio__start_step": 99}, "image at 25, audio at 99"),  # beyond the end
+        ({"audio__start_step": 1}, "no model takes part at step 0"),
+        ({"audio__weight": 0.0}, "no model takes part at step 0"),  # the picture's starts at step 2
+        ({"image__prompt": "\udcff"}, r"image\.prompt=.*UTF-8"),
+    ],
+)
+def test_what_no_sample_can_have_is_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message):
+        jobs.read(settings(**change))
+
+
+def test_names_and_types_in_a_config_of_ones_own_are_checked():
+    for change, message in [
+        ({"num_step": 3}, "there is no setting num_step; did you mean num_steps?"),
+        ({"zzz": 3}, "there is no setting zzz; known are audio, batch_size, "),
+        ({"num_steps": "3"}, "num_steps='3': must be of type int"),
+        ({"num_steps": True}, "num_steps=True: must be of type int"),
+        ({"video": "no"}, "video='no': must be of type bool"),
+        ({"image": {}}, "the setting image.model is missing"),
+        ({"image": "a castle"}, "the settings of 'image' are missing: model, prompt, "),
+        ({"audio": settings()["audio"] | {"promt": ""}}, "no setting audio.promt; did you mean audio.prompt?"),
+    ]:
+        with pytest.raises(UserError, match=re.escape(message)):
+            jobs.read(settings() | change)
+    incomplete = settings()
+    del incomplete["batch_size"]
+    with pytest.raises(UserError, match="the setting batch_size is missing"):
+        jobs.read(incomplete)
+
+
+def test_the_id_is_stable():
+    """It names folders that people keep: a changed way to make it would make their samples anew."""
+    term = {"model": "m", "prompt": "a castle", "negative_prompt": "", "guidance_scale": 7.5, "start_step": 0}
+    term |= {"weight": 0.5, "view": "identity"}
+    job = {"seed": 3, "num_steps": 25, "solver": "ddim", "height": 128, "width": 512, "dtype": "float32"}
+    job |= {"crop_image": False, "cutoff_latent": False, "vocoder": "hifigan"}
+    job |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
+    assert jobs.job_id(job) == "a-castle_bell-ringing_3_a1b42237ed"
+    assert jobs.job_id(dict(reversed(job.items()))) == jobs.job_id(job)
+    as_integers = the_job(image__guidance_scale=7)
+    assert as_integers["image"]["guidance_scale"] == 7.0
+    assert jobs.job_id(as_integers) == jobs.job_id(the_job(image__guidance_scale=7.0))
+
+
+def test_every_setting_of_the_sample_is_in_its_id():
+    changes = [{}, {"seed": 1}, {"num_steps": 24}, {"solver": "ddim"}, {"height": 64}, {"width": 64}]
+    changes += [{"dtype": "bfloat16"}, {"crop_image": True}, {"cutoff_latent": True}, {"vocoder": "griffin_lim"}]
+    other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75, "view": "x"}
+    changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
+    changes += [{"image__start_step": 3}]
+    ids = [jobs.job_id(the_job(**change)) for change in changes]
+    assert len(set(ids)) == len(ids)
+    assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "../../etc/passwd",
+        'say "hi"',
+        "a\nb\r\n\tc",
+        "dog 🐶",
+        "一座城堡",
+        "Ça c’été ß عربى",
+        "CON",
+        "",
+        "x" * 5000,
+        "\0",
+    ],
+)
+def test_ids_are_safe_as_file_names(prompt):
+    identity = jobs.job_id(the_job(image__prompt=prompt, audio__prompt=prompt))
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", identity) and len(identity) < 100
+
+
+def test_unfinished_are_the_distinct_ones_without_a_record(tmp_path):
+    made = jobs.expand(settings(), 3)
+    for job in made[:2]:
+        (tmp_path / jobs.job_id(job)).mkdir()
+    (tmp_path / jobs.job_id(made[0]) / jobs.RECORD).touch()
+    assert jobs.unfinished([*made, *made], tmp_path) == made[1:]
+
+
+def test_a_record_gives_its_job_back():
+    job = the_job(seed=5)
+    record = {"id": "x", **job, "run": {"batch_size": 4, "position": 3, "video": True, "devices": 1}}
+    assert jobs.from_record(json.loads(json.dumps(record))) == (job, {"batch_size": 4, "position": 3, "video": True})
+
+
+@pytest.mark.parametrize(
+    "change", [{"run": None}, {"run": {"batch_size": 4, "position": 4, "video": True}}, {"image": None}, {"seed": "1"}]
+)
+def test_a_damaged_record_is_refused(change):
+    record = {**the_job(), "run": {"batch_size": 4, "position": 3, "video": True}} | change
+    with pytest.raises(UserError, match="run|image|seed"):
+        jobs.from_record(record)
+
+
+def test_the_published_examples():
+    for name, (image, audio, seed, num_samples) in EXAMPLES.items():
+        config = get_config("sd15_auffusion", name)
+        assert (config.image.prompt, config.audio.prompt) == (image, audio)
+        assert (config.seed, config.num_samples) == (seed, num_samples)
+        made, _ = jobs.read(config.to_dict())
+        assert len(made) == num_samples
+    assert get_config("sd15_auffusion") == get_config("sd15_auffusion", "bell")
+
+
+def test_the_settings_of_the_authors():
+    (job,) = jobs.expand(get_config("sd15_auffusion").to_dict(), 1)
+    assert (job["height"], job["width"], job["num_steps"], job["solver"]) == (256, 1024, 100, "ddim")
+    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan"
+    for term, start in (("image", 10), ("audio", 0)):
+        numbers = [job[term][key] for key in ("guidance_scale", "weight", "start_step", "negative_prompt", "view")]
+        assert numbers == [10.0, 0.5, start, "", "identity"]

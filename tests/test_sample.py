@@ -1,0 +1,610 @@
+"""The main job with small random models: what is written, what is made again, what is refused and in which words."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+
+import imageio_ffmpeg
+import jax
+import model_folder
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from absl import app
+from absl.testing import flagsaver
+from jax.experimental.compilation_cache import compilation_cache
+from model_folder import edit, edit_json
+
+import convert
+from its_jax import cli, jobs, media, sample, stages
+from its_jax.errors import UserError
+from its_jax.sampler import Sampler
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "default.py"
+FILES = ["audio.wav", "image.png", "sample.json", "spectrogram.png", "video.mp4"]
+SMALL = {"num_samples": 3, "batch_size": 2, "num_steps": 4, "solver": "ddim", "height": 12, "width": 48}
+SMALL |= {"image.start_step": 1, "audio.start_step": 0, "video": False}
+ALL_PROMPTS = (
+    'say "hi" \\ it\'s 50%',
+    "../up/and\\down;rm -rf",
+    "one\ntwo\r\n\tthree",
+    "dog 🐶",
+    "一座城堡，钟声",
+    "Ça ß عربى",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(tmp_path_factory):
+    """Programs are compiled without effort, for they run for milliseconds, and kept for the next test."""
+    cache = tmp_path_factory.mktemp("cache")
+    options = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", *options)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITS_JAX_CACHE", str(cache))
+        for name, value in options.items():
+            patch.setenv(name.upper(), str(int(value)))  # for processes that tests start
+            jax.config.update(name, value)
+        jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
+        compilation_cache.reset_cache()  # else a folder that is named after the first compilation is not used
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two models in diffusers' layout."""
+    folder = tmp_path_factory.mktemp("sources")
+    model_folder.build(folder / "image", seed=0, vocoder=False)
+    model_folder.build(folder / "audio", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(sources, tmp_path_factory):
+    """The same, converted."""
+    folder = tmp_path_factory.mktemp("models")
+    return {f"{term}.model": str(convert.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
+
+
+@pytest.fixture(scope="module")
+def small(models):
+    """Makes a config: `small({"image.prompt": "a cat"}, seed=1)`."""
+
+    def get(change=None, **more):
+        config = runpy.run_path(str(CONFIG))["get_config"]()
+        config.update_from_flattened_dict(SMALL | models | (change or {}) | more)
+        return config.lock()
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def expand(small):
+    """Makes jobs, in the same way."""
+    return lambda *change, **more: jobs.read(small(*change, **more).to_dict())[0]
+
+
+@pytest.fixture(scope="module")
+def sampler(expand):
+    todo = expand()
+    return Sampler(todo[0], pending=len(todo), batch_size=2)
+
+
+@pytest.fixture
+def shared(monkeypatch, sampler):
+    """Runs take the one sampler in place of their own."""
+    monkeypatch.setattr(sample, "Sampler", lambda job, **kw: sampler)
+    return sampler
+
+
+@pytest.fixture(scope="module")
+def made(small, sampler, tmp_path_factory):
+    """A folder with three samples, the last with its video too."""
+    workdir = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "Sampler", lambda job, **kw: sampler)
+        sample.run(small(), workdir)
+        shutil.rmtree(folder_of(2, workdir))
+        sample.run(small(video=True), workdir)
+    return workdir
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command in this process: its exit status, and what it says on stderr, by line."""
+
+    def run(*arguments):
+        argv = ["sample", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)  # config_flags looks there
+        monkeypatch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(argv)))
+        status = 0
+        with flagsaver.flagsaver():
+            try:
+                cli.start(sample.main)
+            except SystemExit as stop:
+                status = stop.code
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def refused(command, models, tmp_path):
+    """Runs a small config with changes that are bad: the one line that is said, without `error: `."""
+
+    def run(change):
+        settings = SMALL | models | change
+        flags = [f"--config.{key}={value}" for key, value in settings.items()]
+        status, lines = command(f"--config={CONFIG}", f"--workdir={tmp_path / 'out'}", *flags)
+        assert status == 2 and len(lines) == 1, lines
+        assert not list((tmp_path / "out").rglob("*"))
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+def folder_of(seed, workdir):
+    (folder,) = workdir.glob(f"*_{seed}_*")
+    return folder
+
+
+def state_of(workdir):
+    """File -> time of its last change."""
+    return {path: path.stat().st_mtime_ns for path in workdir.rglob("*.*") if path.is_file()}
+
+
+def assert_same_sample(folder, other):
+    for name in ("image.png", "spectrogram.png"):
+        np.testing.assert_array_equal(media.read_png(folder / name)[0], media.read_png(other / name)[0])
+    np.testing.assert_array_equal(media.read_wav(folder / "audio.wav")[0], media.read_wav(other / "audio.wav")[0])
+
+
+# What is made
+
+
+def test_every_file_is_written_and_the_record_last(made):
+    assert len(list(made.iterdir())) == 3
+    folder = folder_of(2, made)
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    changed = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert changed.pop("sample.json") >= max(changed.values())
+    assert sorted(path.name for path in folder_of(0, made).iterdir()) == FILES[:-1]
+
+
+def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
+    job, folder = expand()[2], folder_of(2, made)
+    (expected,) = sampler([job], position=0)
+    picture, in_picture = media.read_png(folder / "image.png")
+    spectrogram, in_spectrogram = media.read_png(folder / "spectrogram.png")
+    waveform, rate, in_sound = media.read_wav(folder / "audio.wav")
+    np.testing.assert_allclose(picture, expected.picture, atol=0.5 / 255 + 1e-5)
+    np.testing.assert_allclose(spectrogram, expected.spectrogram, atol=0.5 / 255 + 1e-5)
+    np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32768 + 1e-5)
+    assert picture.shape == (12, 48, 3) and spectrogram.shape == (12, 48) and rate == 16000
+    assert len(waveform) == 48 * model_folder.VOCODER["hop_size"]
+    assert picture.std() > 0.01 and spectrogram.std() > 0.01 and waveform.std() > 1e-3
+    record = media.read_json(folder / "sample.json")
+    seconds = record.pop("seconds")
+    assert in_picture == in_spectrogram == in_sound == record
+    assert {key: record[key] for key in job} == job
+    assert seconds.keys() == {"load", "compile", "encode", "denoise", "decode", "vocode", "write"}
+    assert min(seconds.values()) > 0
+
+
+def test_the_record_is_complete(made, sampler):
+    record = media.read_json(folder_of(2, made) / "sample.json")
+    assert record["id"] == folder_of(2, made).name
+    assert record["models"] == {"image": sampler.image.identity, "audio": sampler.audio.identity}
+    assert {"jax", "jaxlib", "flax", "numpy", "its_jax"} <= record["versions"].keys()
+    assert record["versions"]["jax"] == jax.__version__
+    # It was the only one that was missing, on 8 devices: a batch of 2 is rounded up.
+    expected = {"batch_size": 8, "position": 0, "video": True, "platform": "cpu", "devices": 8}
+    assert record["run"] == expected
+
+
+def test_the_video_plays(made):
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    arguments = [ffmpeg, "-v", "error", "-i", folder_of(2, made) / "video.mp4", "-f", "null", "-"]
+    result = subprocess.run(arguments, capture_output=True, text=True)
+    assert result.returncode == 0 and not result.stderr
+
+
+def test_the_spectrogram_is_what_is_vocoded(made, sampler):
+    folder = folder_of(1, made)
+    spectrogram, _ = media.read_png(folder / "spectrogram.png")
+    again = stages.vocode(sampler.audio.vocoder, spectrogram[None], sampler.mel, "hifigan")[0]
+    waveform = media.read_wav(folder / "audio.wav")[0]
+    assert np.linalg.norm(again - waveform) < 0.05 * np.linalg.norm(waveform)  # of 8 bits each
+
+
+def test_crop_image_shortens_all_files(small, shared, tmp_path):
+    sample.run(small(crop_image=True, num_samples=1), tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert media.read_png(folder / "image.png")[0].shape == (12, 16, 3)
+    assert media.read_png(folder / "spectrogram.png")[0].shape == (12, 16)
+    assert len(media.read_wav(folder / "audio.wav")[0]) == 960 - int(32 / 48 * 960)
+
+
+# What is made again
+
+
+def test_a_second_run_makes_only_what_is_missing(made, small, shared, tmp_path, caplog):
+    workdir = shutil.copytree(made, tmp_path / "out")
+    before = state_of(workdir)
+    shutil.rmtree(folder_of(0, workdir))
+    (folder_of(1, workdir) / "sample.json").unlink()  # killed just before it was written
+    with caplog.at_level("INFO"):
+        sample.run(small(), workdir)
+    assert "1 of 3 samples are in" in caplog.text
+    after = state_of(workdir)
+    assert after.keys() == before.keys()
+    assert {path for path in after if after[path] == before[path]} == set(folder_of(2, workdir).iterdir())
+    for seed in range(3):
+        assert_same_sample(folder_of(seed, workdir), folder_of(seed, made))
+    sample.run(small(), workdir)
+    assert state_of(workdir) == after
+
+
+def test_a_finished_run_loads_nothing(made, small, monkeypatch):
+    monkeypatch.setattr(sample, "Sampler", None)
+    sample.run(small(), made)
+
+
+def test_a_run_that_was_interrupted_goes_on(small, command, shared, made, tmp_path, monkeypatch):
+    write_wav = media.write_wav
+    flags = [f"--config.{key}={value}" for key, value in small().items() if key in SMALL]
+    flags += [f"--config.{term}.{key}={small()[term][key]}" for term in jobs.TERMS for key in ("model", "start_step")]
+
+    def interrupted(path, *rest):
+        if "_1_" in str(path):
+            raise KeyboardInterrupt
+        write_wav(path, *rest)
+
+    monkeypatch.setattr(media, "write_wav", interrupted)
+    status, lines = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags)
+    assert status == 2 and "error: interrupted" in lines[-1]
+    assert sorted(path.name for path in folder_of(1, tmp_path).iterdir()) == ["image.png", "spectrogram.png"]
+    whole = state_of(folder_of(0, tmp_path))
+    monkeypatch.setattr(media, "write_wav", write_wav)
+    status, _ = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags)
+    assert status == 0
+    assert state_of(folder_of(0, tmp_path)) == whole
+    for seed in range(3):
+        assert_same_sample(folder_of(seed, tmp_path), folder_of(seed, made))
+
+
+@pytest.mark.parametrize("name", ["image.png", "spectrogram.png", "audio.wav", "sample.json"])
+def test_any_file_makes_its_sample_again(name, made, command, shared, tmp_path, caplog):
+    file = shutil.copy(folder_of(1, made) / name, tmp_path)  # alone
+    status, _ = command(f"--from={file}", f"--workdir={tmp_path / 'again'}")
+    assert status == 0 and not [record for record in caplog.records if record.levelname == "WARNING"]
+    (folder,) = (tmp_path / "again").iterdir()
+    assert folder.name == folder_of(1, made).name
+    assert_same_sample(folder, folder_of(1, made))
+    assert media.read_json(folder / "sample.json")["run"] == media.read_json(folder_of(1, made) / "sample.json")["run"]
+
+
+def test_what_makes_the_bits_differ_is_told(made, shared, tmp_path, caplog):
+    record = media.read_json(folder_of(1, made) / "sample.json")
+    record["models"]["audio"], record["versions"]["jax"] = "0123456789ab", "0.1"
+    media.write_json(tmp_path / "sample.json", record)
+    sample.run_again(tmp_path / "sample.json", tmp_path / "again")
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [re.match(r"\S+ was \S+", line)[0] for line in told] == [
+        "models.audio was 0123456789ab",
+        "versions.jax was 0.1",
+    ]
+
+
+def test_another_process_makes_the_same_bits(made, tmp_path):
+    arguments = [f"--from={folder_of(1, made) / 'image.png'}", f"--workdir={tmp_path / 'again'}"]
+    result = in_a_process(*arguments)
+    assert result.returncode == 0, result.stderr
+    for stage in ("load", "compile", "encode", "denoise", "decode", "vocode", "write"):
+        assert re.search(rf"{stage} +\d+\.\d\d s", result.stderr)
+    assert "step/s" in result.stderr  # the progress bar
+    assert_same_sample(folder_of(1, tmp_path / "again"), folder_of(1, made))
+
+
+def in_a_process(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "its_jax.sample", *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+
+
+# Batches
+
+
+def test_settings_do_not_compile_again(expand, sampler):
+    sampler(expand())
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
+    )
+    jax.jit(lambda x: x * 3 + 1)(np.arange(5.0))
+    assert len(compilations) == 1  # it is heard
+    change = {"image.prompt": "a cat", "audio.prompt": "dog", "audio.negative_prompt": "cat", "seed": 50}
+    change |= {"image.guidance_scale": 2.0, "image.weight": 0.9, "image.start_step": 3, "num_samples": 2}
+    samples = sampler([*expand(change), *expand({"audio.weight": 0.0, "image.start_step": 0}, seed=9)])
+    assert len(samples) == 5 and len(compilations) == 1
+    with pytest.raises(ValueError, match="must agree"):
+        sampler(expand(num_steps=5))
+
+
+def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
+    todo = expand(num_samples=8)
+    full = sampler(todo)
+    for one, other in zip(sampler(todo[:3]), full, strict=False):
+        np.testing.assert_array_equal(one.latents, other.latents)
+        np.testing.assert_array_equal(one.waveform, other.waveform)
+    (alone,) = sampler(todo[5:6], position=5)
+    np.testing.assert_array_equal(alone.latents, full[5].latents)
+    assert alone.position == 5
+    assert np.abs(full[0].latents - full[1].latents).max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def other_sampler(expand, models):
+    """Two samples on each device, and every choice but the default one."""
+    change = {"image.model": models["audio.model"], "image.view": "block_rearrange", "cutoff_latent": True}
+    todo = expand(change, vocoder="griffin_lim", solver="dpmpp_2m", num_samples=16)
+    return Sampler(todo[0], pending=16, batch_size=16), todo
+
+
+def test_latents_do_not_depend_on_the_place_in_the_batch(other_sampler):
+    sampler, todo = other_sampler
+    assert sampler.batch_size == 16
+    forwards, backwards = sampler(todo), sampler(todo[::-1])[::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        assert one.position == 15 - other.position
+        np.testing.assert_allclose(one.latents, other.latents, rtol=0, atol=1e-5)
+    for one, other in zip(sampler(todo[:3]), forwards, strict=False):
+        np.testing.assert_array_equal(one.latents, other.latents)
+
+
+def test_every_choice_but_the_default_one(other_sampler):
+    sampler, todo = other_sampler
+    assert sampler.audio.vae is sampler.image.vae
+    (result,) = sampler(todo[:1])
+    # 4 of 24 latent columns are cut off, of 2 pixels each.
+    assert result.latents.shape == (6, 24, 4) and result.picture.shape == (12, 40, 3)
+    np.testing.assert_allclose(result.spectrogram, result.picture.mean(-1), atol=1e-6)
+    assert result.waveform.shape == (40 * 20,) and result.fault is None
+
+
+def test_batches_follow_one_another(expand, shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "batch_size", 8)
+    todo, sizes = expand(num_samples=19), []
+    monkeypatch.setattr(sample, "write", lambda job, sample, *rest: sizes.append(sample.position))
+    sample.make(todo, tmp_path, batch_size=0, video=False)
+    assert sorted(sizes) == sorted([*range(8), *range(8), *range(3)])
+
+
+# What goes wrong on the way
+
+
+def test_samples_that_are_not_finite_are_named_and_the_others_written(expand, shared, tmp_path):
+    todo = expand()
+    todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}  # it takes part from step 1 on
+    with pytest.raises(UserError) as caught:
+        sample.make(todo, tmp_path, batch_size=0, video=False)
+    words = f"not written: {jobs.job_id(todo[1])}: the latents are not finite from step [12] on"
+    assert re.fullmatch(words, str(caught.value))
+    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(todo[0]), jobs.job_id(todo[2])}
+    for folder in tmp_path.iterdir():
+        assert sorted(path.name for path in folder.iterdir()) == FILES[:-1]
+
+
+def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, shared, made, tmp_path, monkeypatch):
+    synchronise, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) > 9:  # of 12 files, which two threads write
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synchronise(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="cannot write: No space left on device"):
+            sample.run(small(), tmp_path)
+    complete = {path.parent for path in tmp_path.glob("*/sample.json")}
+    assert 1 <= len(complete) < 3
+    assert not list(tmp_path.rglob(".*"))  # of a file that was not finished
+    before = [state_of(folder) for folder in complete]
+    sample.run(small(), tmp_path)
+    assert [state_of(folder) for folder in complete] == before
+    for seed in range(3):
+        assert_same_sample(folder_of(seed, tmp_path), folder_of(seed, made))
+
+
+def test_prompts_of_any_kind_are_safe(expand, shared, tmp_path):
+    todo = [expand({"image.prompt": p, "audio.prompt": p[::-1]}, num_samples=1)[0] for p in ALL_PROMPTS]
+    sample.make(todo, tmp_path, batch_size=0, video=False)
+    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
+    for job in todo:
+        folder = tmp_path / jobs.job_id(job)
+        for name in FILES[:-1]:
+            assert jobs.from_record(media.read_settings(folder / name))[0] == job
+
+
+def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
+    todo = expand({"audio.prompt": "cat " * 75 + "dog"}, num_samples=9)  # two batches
+    sample.make(todo, tmp_path, batch_size=0, video=False)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1 and warnings[0].endswith("is longer than 75 tokens: 'dog' is cut off")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_step": 3}, "there is no setting 'num_step'; Did you mean \"num_steps\""),
+        ({"image.promt": "x"}, "there is no setting 'promt'; Did you mean \"prompt\""),
+        ({"image.size": 3}, "there is no setting 'size'"),
+        ({"num_steps": "many"}, "num_steps"),
+        ({"solver": "heun"}, "solver='heun' is not known here; choose one of ddim, euler, dpmpp_2m"),
+        ({"image.view": "flip"}, "image.view='flip' is not known here; choose one of identity, block_rearrange"),
+        ({"num_steps": 0}, "num_steps=0: must be 1 or more"),
+        ({"num_steps": 1001}, "num_steps=1001: must be 1 to 1000, the number of training steps"),
+        ({"width": 47}, "width=47: must be a multiple of 2"),
+        ({"width": 46, "image.view": "block_rearrange"}, "width=46: must be a multiple of 4"),
+        ({"width": 32, "crop_image": True}, "width=32: must be above 32"),
+        ({"width": 8, "cutoff_latent": True}, "width=8: must be above 8"),
+        ({"height": 14}, "height=14: the vocoder has 12 mel bands"),
+        ({"image.start_step": 4, "audio.start_step": 7}, "no model takes part at step 0 of 4"),
+        ({"image.weight": 0.0, "audio.weight": 0.0}, "sum to zero"),
+        ({"num_samples": -1}, "num_samples=-1: must be 1 or more"),
+        ({"batch_size": -1}, "batch_size=-1: must be 0"),
+        ({"height": -12}, "height=-12: must be 1 or more"),
+        ({"image.model": "/nowhere/at/all"}, "/nowhere/at/all"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(change, message, refused):
+    assert message in refused(change)
+
+
+def test_a_command_that_makes_no_sense_is_refused(command, tmp_path):
+    workdir = f"--workdir={tmp_path / 'out'}"
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "other.json").write_text("{}")
+    for arguments, message in [
+        ([f"--config={CONFIG}"], "workdir"),
+        ([workdir], "give either --config"),
+        ([workdir, f"--config={CONFIG}", "--from=a.png"], "give either --config"),
+        ([workdir, f"--config={CONFIG}", "--size=3"], "size"),
+        ([workdir, f"--config={CONFIG}", "surplus"], "unexpected argument 'surplus'"),
+        ([workdir, f"--config={tmp_path / 'none.py'}"], "No such file or directory: '"),
+        ([workdir, f"--from={tmp_path / 'none.png'}"], "none.png: cannot read: No such file"),
+        ([workdir, f"--from={tmp_path / 'a.png'}"], "a.png: cannot read"),
+        ([workdir, f"--from={tmp_path / 'other.json'}"], "not the settings of a sample of ours"),
+        ([workdir, f"--config={ROOT / 'configs/sd15_auffusion.py'}:lion"], "'lion'; choose one of bell, corgi, dog"),
+    ]:
+        status, lines = command(*arguments)
+        assert status == 2 and len(lines) == 1 and lines[0].startswith("error: "), (arguments, lines)
+        assert message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_says_no_in_one_line_too(tmp_path):
+    result = in_a_process(f"--config={CONFIG}", f"--workdir={tmp_path / 'out'}", "--config.num_step=3")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and 'Did you mean "num_steps"' in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(small, sampler, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sample, "Sampler", None)  # nothing is loaded before
+    for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=rf"workdir {workdir}: cannot be written"):
+            sample.run(small(), workdir)
+
+
+def test_a_sample_folder_that_cannot_be_made_is_named(small, shared, expand, tmp_path):
+    (tmp_path / jobs.job_id(expand()[0])).touch()
+    with pytest.raises(UserError, match="cannot be made"):
+        sample.run(small(), tmp_path)
+
+
+def drop(state):
+    del state["final_layer_norm.bias"]
+
+
+def add(state):
+    state["final_layer_norm.gain"] = torch.ones(3)
+
+
+def reshape(state):
+    state["final_layer_norm.bias"] = torch.ones(3)
+
+
+def spoil(state):
+    state["final_layer_norm.bias"][1] = torch.nan
+
+
+def tensors(change):
+    """A damage to the text encoder, which is converted first."""
+    return lambda folder: edit(folder / "text_encoder" / "model.safetensors", change)
+
+
+def truncate(folder):
+    file = folder / "text_encoder" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def other_architecture(folder):
+    edit_json(folder / "text_encoder" / "config.json", architectures=["T5EncoderModel"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (shutil.rmtree, ["damaged"]),
+        (empty, ["damaged", "empty"]),
+        (tensors(drop), ["'final_layer_norm.bias'", "missing"]),
+        (tensors(add), ["'final_layer_norm.gain'", "no place"]),
+        (tensors(reshape), ["'final_layer_norm.bias'", "shape [3]", "asks for [24]"]),
+        (tensors(spoil), ["'final_layer_norm.bias'", "not finite"]),
+        (truncate, ["model.safetensors"]),
+        (other_architecture, ["T5EncoderModel", "only CLIPTextModel is supported"]),
+    ],
+)
+def test_a_damaged_model_is_refused_by_name(damage, words, sources, refused, tmp_path):
+    damage(shutil.copytree(sources / "image", tmp_path / "damaged"))
+    message = refused({"image.model": tmp_path / "damaged"})
+    assert not [word for word in words if word not in message], message
+    assert safetensors.torch.load_file(sources / "image" / "text_encoder" / "model.safetensors")
+
+
+def test_models_that_do_not_fit_are_refused(models, refused, tmp_path):
+    other = pathlib.Path(shutil.copytree(models["audio.model"], tmp_path / "other"))
+    config = other / "vae" / "config.json"
+    changed = config.read_text().replace("0.18215", "0.28215")
+    config.write_text(changed)
+    message = refused({"audio.model": other})
+    assert "do not share a latent space: the vae's scaling_factor is 0.18215 in the one and 0.28215" in message
+    shutil.copy(pathlib.Path(models["audio.model"]) / "vae" / "config.json", config)
+    schedule = other / "scheduler" / "scheduler_config.json"
+    schedule.write_text(schedule.read_text().replace("0.012", "0.013"))
+    assert "different noise schedules" in refused({"audio.model": other})
+
+
+def test_a_model_without_vocoder_cannot_sound(models, refused):
+    assert "has no vocoder" in refused({"audio.model": models["image.model"]})
+
+
+def test_a_config_of_ones_own_is_checked_too(command, tmp_path):
+    own = CONFIG.read_text().replace("config.num_steps", "config.num_stepps")
+    (tmp_path / "own.py").write_text(own)
+    status, lines = command(f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'out'}")
+    assert status == 2 and lines == ["error: there is no setting num_stepps; did you mean num_steps?"]
+
+
+def test_the_shell_sets_any_prompt(command, shared, models, tmp_path):
+    prompt = 'a "cat", 一座城堡 🐶 it\'s / \\'
+    settings = SMALL | models | {"image.prompt": prompt, "num_samples": 1}
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    status, _ = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags)
+    assert status == 0
+    (record,) = tmp_path.glob("*/sample.json")
+    assert json.loads(record.read_text())["image"]["prompt"] == prompt

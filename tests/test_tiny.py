@@ -1,0 +1,154 @@
+"""The embedded models: their tokenizer, the training loop, and the export that diffusers can open."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from its_jax import media
+from its_jax.tiny import data, export, fit, judges, modules, pictures, recipe, sounds
+
+
+@pytest.mark.parametrize("kind", recipe.KINDS)
+def test_every_caption_is_made_of_whole_words(kind, tmp_path):
+    from transformers import CLIPTokenizer
+
+    words = recipe.vocabulary(kind)
+    size = recipe.write_tokenizer(tmp_path, words)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == size
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+    assert len(tokenizer.tokenize("xylophone")) > 1
+    source, classes = (pictures, data.SUBJECTS) if kind == "image" else (sounds, data.SOUNDS)
+    rng = np.random.default_rng(0)
+    for caption in [source.caption(name, rng) for name in classes for _ in range(20)]:
+        pieces = tokenizer.tokenize(caption)
+        assert len(pieces) <= recipe.TEXT_LENGTH - 2
+        assert {piece.removesuffix("</w>") for piece in pieces} <= set(words)
+
+
+def test_splits_never_meet():
+    draws = {split: data.make_pictures(split, 2) for split in data.SPLITS}
+    assert all(not np.array_equal(draws["train"], draws[split]) for split in data.SPLITS[1:])
+    np.testing.assert_array_equal(draws["train"], data.make_pictures("train", 2))
+
+
+def test_spectrograms_do_not_depend_on_how_they_are_batched():
+    np.testing.assert_array_equal(
+        data.make_spectrograms("train", 5, block=2), data.make_spectrograms("train", 5, block=5)
+    )
+
+
+def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatch):
+    stage = recipe.Stage(steps=30, batch=4, learning_rate=1e-2)
+    params = {"w": jnp.ones(3)}
+
+    def loss(params, batch, key):
+        return jnp.mean((batch @ params["w"] - 1.0) ** 2)
+
+    def batches(step):
+        return np.random.default_rng(step).standard_normal((stage.batch, 3), dtype=np.float32)
+
+    class Killed(Exception):
+        pass
+
+    def killed_at_17(step):
+        if step == 17:
+            raise Killed
+        return batches(step)
+
+    whole, _ = fit.fit(loss, params, batches, stage, tmp_path / "whole")
+    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    with pytest.raises(Killed):
+        fit.fit(loss, params, killed_at_17, stage, tmp_path / "broken")
+    seen = []
+    resumed, _ = fit.fit(loss, params, lambda step: (seen.append(step), batches(step))[1], stage, tmp_path / "broken")
+    assert seen == list(range(17, 30))
+    np.testing.assert_array_equal(whole["w"], resumed["w"])
+    again, _ = fit.fit(loss, params, lambda step: pytest.fail("finished stages are only restored"), stage,
+                       tmp_path / "broken")  # fmt: skip
+    np.testing.assert_array_equal(whole["w"], again["w"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    stage = recipe.Stage(steps=5, batch=1, learning_rate=1e-2)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        fit.fit(lambda p, b, k: jnp.sum(p) * jnp.nan, jnp.ones(2), lambda step: 0.0, stage, tmp_path / "bad")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Untrained models through the production export."""
+    import flax.nnx as nnx
+
+    workdir = tmp_path_factory.mktemp("tiny")
+    made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
+    made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
+    for name, module in made.items():
+        fit.save_result(workdir / name, nnx.state(module))
+        media.write_json(workdir / f"{name}.json", {"latent_std": 2.0})
+    export.export(workdir)
+    return workdir / "export", made
+
+
+def test_diffusers_and_transformers_open_the_export(exported, highest_precision):
+    import diffusers
+    import torch
+    import transformers
+
+    folder, made = exported
+    rng = np.random.default_rng(0)
+    x, text = rng.standard_normal((1, 16, 16, 4), np.float32), rng.standard_normal((1, 16, 96), np.float32)
+    ids = rng.integers(0, 600, (1, 16))
+
+    def channels_first(a):
+        return torch.tensor(a.transpose(0, 3, 1, 2))
+
+    with torch.no_grad():
+        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "image" / "unet").float()
+        vae = diffusers.AutoencoderKL.from_pretrained(folder / "image" / "vae").float()
+        encoder = transformers.CLIPTextModel.from_pretrained(folder / "image" / "text_encoder").float()
+        theirs = (
+            unet(channels_first(x), torch.tensor([7]), torch.tensor(text)).sample.permute(0, 2, 3, 1),
+            vae.decode(channels_first(x)).sample.permute(0, 2, 3, 1),
+            encoder(torch.tensor(ids)).last_hidden_state,
+        )
+    assert vae.config.scaling_factor == 0.5
+    models = made["image"]
+    ours = models["unet"](x, np.array([7]), text), made["vae"].decode(x), models["text_encoder"](ids)
+    for a, b in zip(ours, theirs, strict=True):
+        # The export is float16: 11 bits for each weight.
+        np.testing.assert_allclose(a, b, atol=5e-3 * float(np.abs(b).max()))
+
+
+def test_the_export_loads_as_a_model(exported, tmp_path, monkeypatch):
+    from its_jax import load
+
+    monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
+    folder, _ = exported
+    image = load.load(str(folder / "image"), parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    audio = load.load(str(folder / "audio"), dtype=jnp.float32, share=[image])
+    assert image.vae is audio.vae
+    assert image.schedule == audio.schedule
+    assert image.vocabulary == frozenset(recipe.vocabulary("image"))
+    assert audio.vocoder.config.num_mels == recipe.HEIGHT
+
+
+def test_judges_keep_their_input_in_range_when_it_is_disturbed():
+    rng = np.random.default_rng(0)
+    item, other = data.make_pictures("train", 1)[0], data.make_spectrograms("train", 1)[0]
+    for _ in range(20):
+        x = judges.disturbed(rng, item, other)
+        assert x.shape == item.shape and x.min() >= 0 and x.max() <= 1
+
+
+def test_a_judge_learns(tmp_path, monkeypatch):
+    """In a few steps, on few items: far above chance."""
+    monkeypatch.setattr(judges, "TRAIN_ITEMS", 24)
+    monkeypatch.setattr(judges, "HELD_OUT_ITEMS", 24)
+    stage = dataclasses.replace(recipe.STAGES["judge"], steps=40, batch=12)
+    monkeypatch.setitem(recipe.STAGES, "judge", stage)
+    judges.load("sound", tmp_path)
+    figures = media.read_json(tmp_path / "judge_sound.json")
+    assert figures["held_out"] >= 0.5
