@@ -1,29 +1,20 @@
 """`python -m convert --source=FOLDER_OR_HUB_ID --out=FOLDER`: see `convert.convert`."""
 
-import sys
+import logging
 
-from absl import app, flags, logging
+from absl import flags
 
 from convert import convert
-from its_jax.errors import UserError
+from its_jax import cli
 
-_SOURCE = flags.DEFINE_string(
-    "source", None, "Model folder in diffusers' layout, or a hub id.", required=True
-)
+_SOURCE = flags.DEFINE_string("source", None, "Model folder in diffusers' layout, or a hub id.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder to make, or an earlier conversion to replace.", required=True)
 
 
-def main(argv):
-    if argv[1:]:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    logging.set_verbosity(logging.INFO)
-    try:
-        out = convert(_SOURCE.value, _OUT.value)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+def main():
+    out = convert(_SOURCE.value, _OUT.value)
     logging.info("converted %s into %s", _SOURCE.value, out)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.start(main)

@@ -17,7 +17,8 @@ def start(main):
 def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
-        getattr(flags.FLAGS, "config", None)  # a file that is missing is noticed when it is asked for
+        # That a config file is missing is noticed only when something of it is asked for.
+        getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
     except (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         _fail(_reason(error))
     if rest[1:]:

@@ -23,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from model_folder import edit, edit_json
 
 import convert
-from its_jax import cli, jobs, media, sample, stages
+from its_jax import cli, jobs, load, media, sample, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 
@@ -460,12 +460,6 @@ def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
         ({"solver": "heun"}, "solver='heun' is not known here; choose one of ddim, euler, dpmpp_2m"),
         ({"image.view": "flip"}, "image.view='flip' is not known here; choose one of identity, block_rearrange"),
         ({"num_steps": 0}, "num_steps=0: must be 1 or more"),
-        ({"num_steps": 1001}, "num_steps=1001: must be 1 to 1000, the number of training steps"),
-        ({"width": 47}, "width=47: must be a multiple of 2"),
-        ({"width": 46, "image.view": "block_rearrange"}, "width=46: must be a multiple of 4"),
-        ({"width": 32, "crop_image": True}, "width=32: must be above 32"),
-        ({"width": 8, "cutoff_latent": True}, "width=8: must be above 8"),
-        ({"height": 14}, "height=14: the vocoder has 12 mel bands"),
         ({"image.start_step": 4, "audio.start_step": 7}, "no model takes part at step 0 of 4"),
         ({"image.weight": 0.0, "audio.weight": 0.0}, "sum to zero"),
         ({"num_samples": -1}, "num_samples=-1: must be 1 or more"),
@@ -475,6 +469,23 @@ def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
     ],
 )
 def test_bad_settings_are_refused_in_one_line(change, message, refused):
+    assert message in refused(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": 1001}, "num_steps=1001: must be 1 to 1000, the number of training steps"),
+        ({"width": 47}, "width=47: must be a multiple of 2"),
+        ({"width": 46, "image.view": "block_rearrange"}, "width=46: must be a multiple of 4"),
+        ({"width": 32, "crop_image": True}, "width=32: must be above 32"),
+        ({"width": 8, "cutoff_latent": True}, "width=8: must be above 8"),
+        ({"height": 14}, "height=14: the vocoder has 12 mel bands"),
+    ],
+)
+def test_settings_that_do_not_fit_the_models_are_refused(change, message, refused, sampler, models, monkeypatch):
+    loaded = {models["image.model"]: sampler.image, models["audio.model"]: sampler.audio}
+    monkeypatch.setattr(load, "load", lambda source, **kw: loaded[source])
     assert message in refused(change)
 
 
