@@ -91,21 +91,31 @@ def _conv(features_in, features_out, kernel_size, dilation=1, **kw):
     )
 
 
-def _conv_transpose(features_in, features_out, kernel_size, stride, **kw):
-    """PyTorch's `ConvTranspose1d(..., padding=(kernel_size - stride) // 2)`.
+class _ConvTranspose(nnx.ConvTranspose):
+    """PyTorch's `ConvTranspose1d(..., padding=(kernel_size - stride) // 2)`, as a few matrix products.
 
-    Its output is `stride` times as long as its input, and one more where kernel size minus stride is odd.
+    Its output is `stride` times as long as its input, and one more where kernel size minus stride is odd. Sample
+    m stride + s of the uncut output is the sum over j of x[m - j] times tap j stride + s: so each product gives
+    `stride` samples at once. The gradient of XLA's own form is ten times slower on a CPU.
     """
-    padding = kernel_size - 1 - (kernel_size - stride) // 2
-    return nnx.ConvTranspose(
-        features_in,
-        features_out,
-        (kernel_size,),
-        strides=stride,
-        padding=[(padding, padding)],
-        transpose_kernel=True,
-        **kw,
-    )
+
+    def __init__(self, features_in, features_out, kernel_size, stride, **kw):
+        self.stride, self.taps = stride, -(-kernel_size // stride)
+        super().__init__(features_in, features_out, (kernel_size,), strides=stride, transpose_kernel=True, **kw)
+
+    def __call__(self, x):
+        kernel = self.kernel[...].astype(self.dtype)
+        size, features_out, features_in = kernel.shape
+        phases = jnp.pad(kernel, ((0, self.taps * self.stride - size), (0, 0), (0, 0)))
+        phases = phases.reshape(self.taps, self.stride * features_out, features_in)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (self.taps - 1,) * 2, (0, 0)))
+        length = x.shape[1] - self.taps + 1
+        shifted = [x[:, self.taps - 1 - j :][:, :length] for j in range(self.taps)]
+        y = sum(jnp.einsum("bnc,oc->bno", x, w) for x, w in zip(shifted, phases, strict=True))
+        y = y.reshape(len(x), -1, features_out)
+        padding = (size - self.stride) // 2
+        length = (length - self.taps) * self.stride + size - 2 * padding
+        return y[:, padding : padding + length] + self.bias[...].astype(self.dtype)
 
 
 class ResBlock1(nnx.Module):
@@ -150,7 +160,7 @@ class Generator(nnx.Module):
         kernels = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
         ups = zip(widths[:-1], widths[1:], config.upsample_kernel_sizes, config.upsample_rates, strict=True)
         self.conv_pre = _conv(config.num_mels, widths[0], 7, **kw)
-        self.ups = nnx.List([_conv_transpose(*sizes, **kw) for sizes in ups])
+        self.ups = nnx.List([_ConvTranspose(*sizes, **kw) for sizes in ups])
         self.resblocks = nnx.List([block(width, k, d, **kw) for width in widths[1:] for k, d in kernels])
         self.conv_post = _conv(widths[-1], 1, 7, **kw)
 

@@ -21,10 +21,11 @@ from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pictures, sounds
+from its_jax.tiny.export import machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate, say configs/default.py.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where samples, judges and evaluation.json go.", required=True
+    "workdir", None, "Where samples and evaluation.json go.", required=True
 )
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.")
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.")
@@ -56,13 +57,13 @@ def run(config, workdir, *, seeds, singles, batch):
         )
         for kind in TERMS
     }
-    judge = {kind: judges.load(kind, workdir) for kind in ("picture", "sound")}
+    judge = {kind: judges.load(kind) for kind in ("picture", "sound")}
     results = {kind: _judged(sampler, judge, alone[kind]) for kind in TERMS}
     results["fused"] = _judged(sampler, judge, fused)
     for name, blend in (("pixel_average", lambda a, b: (a + b) / 2), ("pixel_maximum", np.maximum)):
         results[name] = _judged(sampler, judge, _blended(sampler, alone, pairs, singles, blend))
     report = {name: _figures(result) for name, result in results.items()}
-    report["judges"] = judges.figures(workdir)
+    report["machine"] = machine()
     report["settings"] = {
         key: value
         for key, value in settings.items()

@@ -1,8 +1,10 @@
-"""The trained stages -> two model folders in diffusers' layout, float16 safetensors: `image` and `audio`."""
+"""The trained stages -> model folders in diffusers' layout, `image` and `audio`, and the judges; all float16."""
 
+import datetime
 import json
 import os
 import platform
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from its_jax.weights import to_state_dict
 
 
 def export(workdir):
-    """Writes WORKDIR/export/{image,audio}, and training.json with the figures of all stages."""
+    """Writes WORKDIR/export/{image,audio,judges}, and training.json with the figures of all stages."""
     latent_std = read_json(workdir / "vae.json")["latent_std"]
     vae = modules.trained(modules.vae(), workdir / "vae")
     for kind in recipe.KINDS:
@@ -31,13 +33,37 @@ def export(workdir):
         write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
     vocoder = modules.trained(modules.vocoder(), workdir / "vocoder")
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
-    stages = {name: read_json(workdir / f"{name}.json") for name in ("vae", *recipe.KINDS, "vocoder")}
-    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, jax {jax.__version__}"
-    write_json(workdir / "export" / "training.json", {"machine": machine, "stages": stages})
+    judges = [f"judge_{kind}" for kind in ("picture", "sound")]
+    for name in judges:
+        judge = modules.trained(modules.judge(), workdir / name)
+        _save(workdir / "export" / "judges" / f"{name.removeprefix('judge_')}.safetensors", judge)
+    stages = {name: read_json(workdir / f"{name}.json") for name in ("vae", *recipe.KINDS, "vocoder", *judges)}
+    write_json(workdir / "export" / "training.json", {"machine": machine(), "stages": stages})
+
+
+def machine():
+    """Where and when something was measured: processor, cores, date and version of JAX."""
+    devices = jax.devices()
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    if jax.default_backend() == "cpu":
+        kind = f"{os.cpu_count()} cores of {_processor()}"
+    return f"{kind}, {datetime.date.today()}, jax {jax.__version__}"
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _write(folder, name, module, fields):
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.astype(np.float16) for key, value in to_state_dict(module).items()}
-    save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
+    _save(folder / f"{name}.safetensors", module)
     write_json(folder / "config.json", fields)
+
+
+def _save(path, module):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.astype(np.float16) for key, value in to_state_dict(module).items()}
+    save_file(tensors, path, metadata={"format": "pt"})

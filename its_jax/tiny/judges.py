@@ -4,16 +4,20 @@ They are trained on program data of their own (splits `judge_*`), disturbed by n
 the other kind, since that is how fused samples look. They judge the embedded models and train in minutes.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
-from its_jax.media import read_json, write_json
+from its_jax import weights
 from its_jax.tiny import data, recipe
 from its_jax.tiny.fit import fit
 
+WEIGHTS = Path(__file__).with_name("weights")
 TRAIN_ITEMS, HELD_OUT_ITEMS = 1800, 480
 CHANNELS = (24, 48, 64, 96)
 CLASSES = len(data.SUBJECTS)
@@ -70,8 +74,8 @@ def _items(kind, split, count):
     return data.make_pictures(split, count) if kind == "picture" else data.make_spectrograms(split, count)
 
 
-def load(kind, folder):
-    """The judge of 'picture' or 'sound', trained in `folder` unless it has been; `figures` has its accuracies."""
+def train(kind, workdir):
+    """Trains the judge of 'picture' or 'sound' and returns it, its held-out figures and the seconds it took."""
     stage = recipe.STAGES["judge"]
     items, others = (_items(k, "judge_train", TRAIN_ITEMS) for k in (kind, _OTHER[kind]))
 
@@ -87,23 +91,19 @@ def load(kind, folder):
         logits = jax.nn.log_softmax(nnx.merge(graph, params)(batch[0]))
         return -jnp.mean(logits[jnp.arange(len(batch[1])), batch[1]])
 
-    params, seconds = fit(loss, params, batches, stage, folder / f"judge_{kind}")
-    judge, path = nnx.merge(graph, params), _figures_path(kind, folder)
-    if not path.exists():
-        write_json(path, _held_out(judge, kind) | {"seconds": round(seconds)})
-    return judge
+    params, seconds = fit(loss, params, batches, stage, workdir / f"judge_{kind}")
+    judge = nnx.merge(graph, params)
+    return judge, _held_out(judge, kind), seconds
 
 
-def figures(folder):
-    """Held-out accuracies of both judges, on clean and on disturbed data."""
-    return {kind: read_json(_figures_path(kind, folder)) for kind in _OTHER}
-
-
-def _figures_path(kind, folder):
-    return folder / f"judge_{kind}.json"
+def load(kind, folder=WEIGHTS):
+    """The judge of 'picture' or 'sound' that comes with the package, or one that another training exported."""
+    tensors = load_file(folder / "judges" / f"{kind}.safetensors")
+    return weights.load_state_dict(weights.abstract(Judge), tensors, name=f"judge of {kind}")
 
 
 def _held_out(judge, kind):
+    """Accuracies on clean and on disturbed data."""
     clean, others = (_items(k, "judge_held_out", HELD_OUT_ITEMS) for k in (kind, _OTHER[kind]))
     rng = data.generator(f"judge {kind}", "judge_held_out", 0)
     hard = np.stack([disturbed(rng, x, others[rng.integers(len(others))]) for x in clean])

@@ -8,6 +8,7 @@ from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
 from its_jax.tiny import recipe
 from its_jax.tiny.fit import load_result
+from its_jax.tiny.judges import Judge
 
 
 def vae():
@@ -24,6 +25,10 @@ def text_and_unet(kind):
 
 def vocoder():
     return Generator(VocoderConfig.from_dict(recipe.VOCODER), rngs=nnx.Rngs(3))
+
+
+def judge():
+    return Judge(rngs=nnx.Rngs(0))
 
 
 def trained(module, folder):

@@ -1,8 +1,8 @@
 """Trains the embedded models from nothing: `python -m its_jax.tiny.train --workdir=FOLDER`.
 
-Stages: the VAE, the two UNets with their text encoders, the vocoder; then the export in diffusers' layout. About
-4 hours on 2 CPU cores, minutes on a GPU. Each stage saves its state every two minutes and goes on from there; the
-UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
+Stages: the VAE, the two UNets with their text encoders, the vocoder, the judges; then the export in diffusers' layout.
+Hours on 2 CPU cores (training.json says how many), minutes on a GPU. Each stage saves its state every two minutes and
+goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
 """
 
 import logging
@@ -17,7 +17,7 @@ from flax import nnx
 from its_jax.denoise import Schedule
 from its_jax.media import read_json, write_json
 from its_jax.spectrogram import from_picture, log_mel
-from its_jax.tiny import data, modules, pictures, recipe, sounds
+from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string(
 _STAGE = flags.DEFINE_enum(
     "stage",
     "all",
-    ["all", "vae", "image", "audio", "vocoder", "export"],
+    ["all", "vae", "image", "audio", "vocoder", "judges", "export"],
     "what to train; all is resumable too",
 )
 
@@ -230,8 +230,15 @@ def _spectral_error(x, y):
     return sum(errors) / 3
 
 
+def train_judges(workdir):
+    for kind in ("picture", "sound"):
+        judge, figures, seconds = judges.train(kind, workdir)
+        _finish(workdir, f"judge_{kind}", nnx.state(judge), seconds, figures)
+
+
 def _finish(workdir, name, params, seconds, figures):
-    figures |= {"steps": recipe.STAGES[name].steps, "seconds": round(seconds)}
+    steps = recipe.STAGES[name.partition("_")[0]].steps
+    figures |= {"steps": steps, "seconds": round(seconds)}
     save_result(workdir / name, params)
     write_json(workdir / f"{name}.json", figures)
     logging.info("%s: %s", name, figures)
@@ -247,6 +254,7 @@ def main(argv):
         "image": lambda workdir: train_unet(workdir, "image"),
         "audio": lambda workdir: train_unet(workdir, "audio"),
         "vocoder": train_vocoder,
+        "judges": train_judges,
         "export": export,
     }
     for name in stages if _STAGE.value == "all" else [_STAGE.value]:
