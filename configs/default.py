@@ -33,9 +33,7 @@ def get_config():
     config.image.guidance_scale = 5.0
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
     config.image.weight = 0.5
-    config.image.view = (
-        "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
-    )
+    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"

@@ -37,9 +37,7 @@ EXAMPLES = {
 
 def get_config(example="bell"):
     if example not in EXAMPLES:
-        raise ValueError(
-            f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}"
-        )
+        raise ValueError(f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}")
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
@@ -62,9 +60,7 @@ def get_config(example="bell"):
     config.image.guidance_scale = 10.0
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
     config.image.weight = 0.5
-    config.image.view = (
-        "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
-    )
+    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"

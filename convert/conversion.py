@@ -79,9 +79,7 @@ def _write(source, folder, layout, new):
     for name in layout.plain:
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, new / name)
-    converted = {
-        part: _write_part(folder, name, new, part, source=source) for part, name in layout.weights.items()
-    }
+    converted = {part: _write_part(folder, name, new, part, source=source) for part, name in layout.weights.items()}
     metadata = {
         "format": FORMAT,
         "source": source,

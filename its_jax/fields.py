@@ -43,9 +43,7 @@ def read_fields(
                 supported = " or ".join(repr(v) for v in fixed[name])
                 raise UserError(f"{cls.__name__}: {name}={value!r} is not supported, only {supported}")
         elif name not in ignored and not name.startswith("_"):
-            raise UserError(
-                f"{cls.__name__}: unknown field {name!r} (value {value!r}); it may change the model"
-            )
+            raise UserError(f"{cls.__name__}: unknown field {name!r} (value {value!r}); it may change the model")
     required = {
         f.name
         for f in dataclasses.fields(cls)

@@ -126,11 +126,7 @@ def _checked_metadata(folder, source):
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
-            what = (
-                "missing from the converted model"
-                if found is None
-                else f"has {found} bytes in place of {size}"
-            )
+            what = "missing from the converted model" if found is None else f"has {found} bytes in place of {size}"
             raise UserError(f"{file}: {what}; delete {folder} and convert again")
     return metadata
 

@@ -101,8 +101,15 @@ def read_settings(path: Path) -> dict:
     raise UserError(f"{path}: settings are read from .png, .wav and .json files only")
 
 
-def write_video(path: Path, picture: np.ndarray, waveform: np.ndarray, sampling_rate: int,
-                image_prompt: str, audio_prompt: str, fps: int = 30) -> None:
+def write_video(
+    path: Path,
+    picture: np.ndarray,
+    waveform: np.ndarray,
+    sampling_rate: int,
+    image_prompt: str,
+    audio_prompt: str,
+    fps: int = 30,
+) -> None:
     """mp4 (H.264, yuv420p, AAC): the picture between its prompts, under a playhead that follows the sound.
 
     The picture spans the whole sound: at second t the playhead is t / duration of its width from the left.
@@ -116,10 +123,12 @@ def write_video(path: Path, picture: np.ndarray, waveform: np.ndarray, sampling_
     # The stills are converted once, before the loop; halved chroma (4:2:0) comes last, for it would make the
     # playhead move by two pixels at a time.
     colours = "scale=out_color_matrix=bt709:out_range=tv"
-    graph = (f"[0:v]{colours},format=yuv444p,loop={num_frames - 1}:1,setpts=N/{fps}/TB[slide];"
-             f"[1:v]{colours},format=yuva444p[playhead];"
-             f"[slide][playhead]overlay=x='{left}+floor({width}*t/{duration})':y={top}:format=yuv444,format=yuv420p,"
-             "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]")
+    graph = (
+        f"[0:v]{colours},format=yuv444p,loop={num_frames - 1}:1,setpts=N/{fps}/TB[slide];"
+        f"[1:v]{colours},format=yuva444p[playhead];"
+        f"[slide][playhead]overlay=x='{left}+floor({width}*t/{duration})':y={top}:format=yuv444,format=yuv420p,"
+        "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]"
+    )
     with _atomic(path) as temporary, tempfile.TemporaryDirectory() as folder:
         slide.save(f"{folder}/slide.png", compress_level=1)  # prompts reach ffmpeg as pixels only
         playhead.save(f"{folder}/playhead.png")
@@ -129,7 +138,7 @@ def write_video(path: Path, picture: np.ndarray, waveform: np.ndarray, sampling_
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
                 "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "18",
                 "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart",
-                "-f", "mp4", f"file:{temporary.absolute()}")
+                "-f", "mp4", f"file:{temporary.absolute()}")  # fmt: skip
 
 
 def contact_sheet(pictures: list[np.ndarray], captions: list[str], columns: int) -> np.ndarray:
@@ -158,8 +167,11 @@ def _quantise(values: np.ndarray, low: int, high: int, scale: int) -> np.ndarray
 
 def _prompts(settings: dict) -> dict[str, str]:
     """The prompt of each term: a term is a dict that has one."""
-    return {name: typeset.one_line(term["prompt"]) for name, term in settings.items()
-            if isinstance(term, dict) and "prompt" in term}
+    return {
+        name: typeset.one_line(term["prompt"])
+        for name, term in settings.items()
+        if isinstance(term, dict) and "prompt" in term
+    }
 
 
 def _title(settings: dict) -> str:
@@ -169,21 +181,27 @@ def _title(settings: dict) -> str:
 def _parameters(settings: dict) -> str:
     """A line for each prompt, then `Steps: .., Sampler: .., Seed: .., Size: ..`, as far as they are set."""
     lines = [f"{name}: {prompt}" for name, prompt in _prompts(settings).items()]
-    values = {label: settings[key] for label, key in
-              (("Steps", "num_steps"), ("Sampler", "solver"), ("Seed", "seed")) if key in settings}
+    values = {
+        label: settings[key]
+        for label, key in (("Steps", "num_steps"), ("Sampler", "solver"), ("Seed", "seed"))
+        if key in settings
+    }
     if {"width", "height"} <= settings.keys():
         values["Size"] = f"{settings['width']}x{settings['height']}"
     for name in _prompts(settings):
         term = settings[name]
-        values |= {f"{label} {name}": term[key] for label, key in
-                   (("CFG scale", "guidance_scale"), ("Weight", "weight"), ("Model", "model")) if key in term}
+        values |= {
+            f"{label} {name}": term[key]
+            for label, key in (("CFG scale", "guidance_scale"), ("Weight", "weight"), ("Model", "model"))
+            if key in term
+        }
     return "\n".join([*lines, ", ".join(f"{label}: {_quoted(value)}" for label, value in values.items())])
 
 
 def _quoted(value) -> str:
     """As the web UI does: in JSON's quotes where the bare text would break the list of values."""
     text = typeset.one_line(str(value))
-    return json.dumps(text) if re.search("[,:\"]", text) else text
+    return json.dumps(text) if re.search('[,:"]', text) else text
 
 
 def _to_json(content: dict, **options) -> str:
@@ -232,8 +250,13 @@ def _ffmpeg(*arguments: str) -> None:
         executable = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise OSError("no ffmpeg is found; set IMAGEIO_FFMPEG_EXE to one") from error
-    result = subprocess.run([executable, "-v", "error", "-nostdin", "-y", *arguments],
-                            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    result = subprocess.run(
+        [executable, "-v", "error", "-nostdin", "-y", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     if result.returncode:
         reason = next(iter(result.stderr.strip().splitlines()), f"exit status {result.returncode}")
         reason = re.sub(r"^\[.*?] ", "", reason)  # the address of the component that tells

@@ -50,8 +50,7 @@ class MelConfig:
             )
         if not 0 <= self.fmin < self.fmax <= nyquist:
             raise UserError(
-                f"mel front end: need 0 <= fmin {self.fmin} < fmax {self.fmax} <= sampling_rate / 2 "
-                f"= {nyquist}"
+                f"mel front end: need 0 <= fmin {self.fmin} < fmax {self.fmax} <= sampling_rate / 2 = {nyquist}"
             )
 
     @property
@@ -84,9 +83,7 @@ def from_picture(picture: jax.Array, config: MelConfig = MelConfig()) -> jax.Arr
     return unit * (config.log_max - config.log_min) + config.log_min
 
 
-def griffin_lim(
-    log_mel: jax.Array, config: MelConfig, num_iters: int = 32, seed: int | jax.Array = 0
-) -> jax.Array:
+def griffin_lim(log_mel: jax.Array, config: MelConfig, num_iters: int = 32, seed: int | jax.Array = 0) -> jax.Array:
     """[b, frames, n_mels] natural log -> waveform [b, frames * hop_length] whose `log_mel` is close to it.
 
     Fast Griffin-Lim from random phases. All samples of a batch start from the same phases, drawn from
@@ -95,9 +92,7 @@ def griffin_lim(
     return reconstruct_phase(_invert_mel(jnp.exp(log_mel), config), config, num_iters, seed)
 
 
-def reconstruct_phase(
-    magnitude: jax.Array, config: MelConfig, num_iters: int, seed: int | jax.Array
-) -> jax.Array:
+def reconstruct_phase(magnitude: jax.Array, config: MelConfig, num_iters: int, seed: int | jax.Array) -> jax.Array:
     """Griffin-Lim proper: STFT magnitude [b, frames, n_fft // 2 + 1] -> waveform [b, frames * hop_length]."""
     angle = jax.random.uniform(jax.random.key(seed), magnitude.shape[1:], maxval=2 * math.pi)
     phase = jnp.broadcast_to(jax.lax.complex(jnp.cos(angle), jnp.sin(angle)), magnitude.shape)
@@ -185,8 +180,7 @@ def _overlap_add(frames: jax.Array, config: MelConfig) -> jax.Array:
     blocks = jnp.pad(frames, ((0, 0), (0, 0), (0, blocks_per_frame * hop - win)))
     blocks = blocks.reshape(b, num_frames, blocks_per_frame, hop)
     total = sum(
-        jnp.pad(blocks[:, :, i], ((0, 0), (i, blocks_per_frame - 1 - i), (0, 0)))
-        for i in range(blocks_per_frame)
+        jnp.pad(blocks[:, :, i], ((0, 0), (i, blocks_per_frame - 1 - i), (0, 0))) for i in range(blocks_per_frame)
     )
     return total.reshape(b, -1)[:, config.padding : config.padding + num_frames * hop]
 

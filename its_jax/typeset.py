@@ -14,9 +14,18 @@ PAPER, INK, DIM, ACCENT = "#101216", "#eceae4", "#959ba6", (255, 180, 84)
 
 _MIN_WIDTH, _MAX_WIDTH = 1024, 3840  # pixels of a slide's picture; players of H.264 often end at 4096
 # Found by name wherever the system keeps its fonts: Linux, macOS, Windows.
-_SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
-                 "Arial Unicode.ttf", "PingFang.ttc",
-                 "arial.ttf", "msyh.ttc", "malgun.ttf", "YuGothR.ttc")
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "arial.ttf",
+    "msyh.ttc",
+    "malgun.ttf",
+    "YuGothR.ttc",
+)
 
 Box = tuple[int, int, int, int]
 

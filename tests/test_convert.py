@@ -124,9 +124,7 @@ def test_prefix_and_positions_of_older_text_encoders_are_dropped():
 @pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm])
 def test_weight_norm_of_either_age_is_merged(norm):
     twin = model_folder.small_vocoder()
-    state = {
-        key: Tensor("float32", value.numpy) for key, value in model_folder.weight_normed(twin, norm).items()
-    }
+    state = {key: Tensor("float32", value.numpy) for key, value in model_folder.weight_normed(twin, norm).items()}
     merged = canonical(state)
     assert merged.keys() == twin.state_dict().keys() != state.keys()
     for key, value in twin.state_dict().items():
@@ -182,9 +180,7 @@ def test_without_network_a_hub_model_of_before_is_used(vae_only, monkeypatch):
 
 def test_an_unknown_hub_model_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        UserError, match="^someone/unknown-model: no such folder, nor to be had from"
-    ) as error:
+    with pytest.raises(UserError, match="^someone/unknown-model: no such folder, nor to be had from") as error:
         sources.find("someone/unknown-model")
     assert "\n" not in str(error.value)
 
@@ -196,9 +192,7 @@ def test_a_killed_conversion_leaves_nothing_that_passes_for_whole(vae_only, tmp_
         "convert.convert(*sys.argv[1:])"
     )
     out = tmp_path / "out"
-    ended = subprocess.run(
-        [sys.executable, "-c", script, str(vae_only), str(out)], cwd=ROOT, capture_output=True
-    )
+    ended = subprocess.run([sys.executable, "-c", script, str(vae_only), str(out)], cwd=ROOT, capture_output=True)
     assert ended.returncode == 9, ended.stderr.decode()
     partial = tmp_path / ".out.partial"
     assert not out.exists() and (partial / "new" / "vae" / convert.WEIGHTS).exists()
@@ -210,9 +204,7 @@ def test_a_failed_conversion_leaves_the_one_before(vae_only, tmp_path, monkeypat
     out = convert.convert(str(vae_only), tmp_path / "out")
     before = metadata(out)
     edit(vae_only / VAE, lambda state: state["decoder.conv_in.bias"].fill_(torch.nan))
-    with pytest.raises(
-        UserError, match="vae: tensor 'decoder.conv_in.bias' holds values that are not finite"
-    ):
+    with pytest.raises(UserError, match="vae: tensor 'decoder.conv_in.bias' holds values that are not finite"):
         convert.convert(str(vae_only), out)
     assert metadata(out) == before and not (tmp_path / ".out.partial").exists()
     edit(vae_only / VAE, lambda state: state["decoder.conv_in.bias"].fill_(1))
@@ -325,9 +317,7 @@ def test_torch_files_without_torch_say_so(monkeypatch, tmp_path):
 def test_command(vae_only, tmp_path):
     def command(source):
         arguments = [f"--source={source}", f"--out={tmp_path / 'out'}"]
-        return subprocess.run(
-            [sys.executable, "-m", "convert", *arguments], cwd=ROOT, capture_output=True, text=True
-        )
+        return subprocess.run([sys.executable, "-m", "convert", *arguments], cwd=ROOT, capture_output=True, text=True)
 
     failed = command(tmp_path / "nowhere")
     assert failed.returncode == 2 and failed.stderr.splitlines()[-1].endswith("nowhere: no such folder")

@@ -63,8 +63,7 @@ def make_run(
 ):
     """(terms, rows, active, state, last) for `denoise`; settings are one per term or `[terms][b]`."""
     weights, starts, guidance = (
-        np.broadcast_to(np.asarray(setting, np.float32).T, (b, 2)).T
-        for setting in (weights, starts, guidance)
+        np.broadcast_to(np.asarray(setting, np.float32).T, (b, 2)).T for setting in (weights, starts, guidance)
     )
     table, active = d.term_weights(weights, starts, num_steps, schedule)
     terms = [d.Term(fake_texts(10 * seed + i, b), guidance[i], table[i]) for i in range(2)]
@@ -174,9 +173,7 @@ def test_second_order_converges_faster():
     schedule = d.Schedule.from_dict(SD15 | {"timestep_spacing": "trailing"})  # always begins at timestep 999
 
     def run(solver, num_steps):
-        return sample(
-            *make_run(num_steps=num_steps, solver=solver, starts=0, guidance=2, schedule=schedule)
-        ).x
+        return sample(*make_run(num_steps=num_steps, solver=solver, starts=0, guidance=2, schedule=schedule)).x
 
     exact = run("euler", 1000)
     assert relative_error(run("dpmpp_2m", 25), exact) < relative_error(run("euler", 25), exact) / 3
@@ -368,9 +365,7 @@ def test_impossible_step_counts(num_steps):
 
 
 def test_unknown_solver_lists_the_known():
-    with pytest.raises(
-        UserError, match="solver='plms' is not known here; choose one of ddim, euler, dpmpp_2m"
-    ):
+    with pytest.raises(UserError, match="solver='plms' is not known here; choose one of ddim, euler, dpmpp_2m"):
         d.solver_rows(SCHEDULE, 10, "plms")
 
 

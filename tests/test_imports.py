@@ -97,9 +97,7 @@ def is_plain_config(node):
 
 
 def test_4_configs_are_data():
-    assert_none(
-        {name: imports_of(name, ["its_jax", "convert", "jax", "flax"]) for name in modules("configs")}
-    )
+    assert_none({name: imports_of(name, ["its_jax", "convert", "jax", "flax"]) for name in modules("configs")})
 
 
 def test_5_torch_is_for_conversion_tests_and_benchmarks():
@@ -135,9 +133,7 @@ def test_6_arrays_leave_the_device_in_one_place():
 
 
 def test_7_nobody_imports_an_entry_point():
-    assert_none(
-        {name: imports_of(name, ENTRY_POINTS) for name in modules("its_jax", "convert", "configs", "bench")}
-    )
+    assert_none({name: imports_of(name, ENTRY_POINTS) for name in modules("its_jax", "convert", "configs", "bench")})
 
 
 def test_entry_points_are_where_these_rules_look():

@@ -79,9 +79,7 @@ def test_all_parts_are_the_torch_twins(original, highest_precision):
     expected = torch_result(lambda i: twins["text_encoder"](i).last_hidden_state, ids)
     assert_equal(jit(lambda m, i: m(i))(model.text_encoder, ids), np.moveaxis(expected, 1, -1))
     assert_equal(jit(lambda m, *a: m(*a))(model.unet, x, t, text), torch_noise(twins["unet"], x, t, text))
-    assert_equal(
-        jit(lambda m, z: m.decode(z))(model.vae, x), torch_result(lambda z: twins["vae"].decode(z).sample, x)
-    )
+    assert_equal(jit(lambda m, z: m.decode(z))(model.vae, x), torch_result(lambda z: twins["vae"].decode(z).sample, x))
     mel = 5 * normal((2, 9, 12))
     with torch.no_grad():
         waveform = twins["vocoder"](torch.from_numpy(mel).mT)[:, 0].numpy()

@@ -17,15 +17,32 @@ from PIL import Image
 from its_jax import media, typeset
 from its_jax.errors import UserError
 
-PROMPTS = ["a castle", 'say "hi" \\ it\'s 50%: [0:v]', "../up/and\\down;rm -rf", "one\ntwo\r\n\tthree\x00end",
-           "dog 🐶 \U0001f469\u200d\U0001f680 \ufe0f♪", "一座城堡，钟声", "Ça c’été ß Ж عربى",
-           "\udc80 lone surrogate", "very long " * 20000, ""]
+PROMPTS = [
+    "a castle",
+    'say "hi" \\ it\'s 50%: [0:v]',
+    "../up/and\\down;rm -rf",
+    "one\ntwo\r\n\tthree\x00end",
+    "dog 🐶 \U0001f469\u200d\U0001f680 \ufe0f♪",
+    "一座城堡，钟声",
+    "Ça c’été ß Ж عربى",
+    "\udc80 lone surrogate",
+    "very long " * 20000,
+    "",
+]
 
 
 def settings_of(prompt: str) -> dict:
-    return {"seed": 2**40, "num_steps": 50, "solver": "ddim", "width": 1024, "height": 256, "x": 0.1,
-            "y": None, "audio": {"prompt": prompt[::-1], "negative_prompt": ""},
-            "image": {"model": "a, b", "prompt": prompt, "guidance_scale": 10.0, "weight": [0.5, 1e-300]}}
+    return {
+        "seed": 2**40,
+        "num_steps": 50,
+        "solver": "ddim",
+        "width": 1024,
+        "height": 256,
+        "x": 0.1,
+        "y": None,
+        "audio": {"prompt": prompt[::-1], "negative_prompt": ""},
+        "image": {"model": "a, b", "prompt": prompt, "guidance_scale": 10.0, "weight": [0.5, 1e-300]},
+    }
 
 
 @pytest.fixture
@@ -82,9 +99,12 @@ def test_other_programs_can_read_the_metadata(tmp_path):
     settings = settings_of("城堡\ntowers")
     media.write_png(tmp_path / "a.png", np.zeros((2, 2)), settings)
     lines = Image.open(tmp_path / "a.png").text["parameters"].split("\n")
-    assert lines == ["audio: srewot 堡城", "image: 城堡 towers",
-                     f'Steps: 50, Sampler: ddim, Seed: {2**40}, Size: 1024x256, CFG scale image: 10.0, '
-                     'Weight image: "[0.5, 1e-300]", Model image: "a, b"']
+    assert lines == [
+        "audio: srewot 堡城",
+        "image: 城堡 towers",
+        f"Steps: 50, Sampler: ddim, Seed: {2**40}, Size: 1024x256, CFG scale image: 10.0, "
+        'Weight image: "[0.5, 1e-300]", Model image: "a, b"',
+    ]
     media.write_wav(tmp_path / "a.wav", np.zeros(3), 16000, settings)
     with soundfile.SoundFile(tmp_path / "a.wav") as file:
         assert file.title == "srewot 堡城 | 城堡 towers" and json.loads(file.comment) == settings
@@ -92,10 +112,14 @@ def test_other_programs_can_read_the_metadata(tmp_path):
     assert "城堡" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("write", [
-    lambda path, value: media.write_png(path, np.full((2, 2), value), {}),
-    lambda path, value: media.write_wav(path, np.full(2, value), 16000, {}),
-    lambda path, value: media.write_json(path, {"score": value})])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, value: media.write_png(path, np.full((2, 2), value), {}),
+        lambda path, value: media.write_wav(path, np.full(2, value), 16000, {}),
+        lambda path, value: media.write_json(path, {"score": value}),
+    ],
+)
 def test_non_finite_values_are_refused(tmp_path, write):
     with pytest.raises(ValueError):
         write(tmp_path / "a", np.nan)
@@ -117,10 +141,12 @@ def test_a_file_without_settings_is_named(tmp_path):
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-WRITERS = {"a.png": lambda path: media.write_png(path, np.zeros((8, 8)), {}),
-           "a.wav": lambda path: media.write_wav(path, np.zeros(8), 16000, {}),
-           "a.json": lambda path: media.write_json(path, {}),
-           "a.mp4": lambda path: media.write_video(path, np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b")}
+WRITERS = {
+    "a.png": lambda path: media.write_png(path, np.zeros((8, 8)), {}),
+    "a.wav": lambda path: media.write_wav(path, np.zeros(8), 16000, {}),
+    "a.json": lambda path: media.write_json(path, {}),
+    "a.mp4": lambda path: media.write_video(path, np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b"),
+}
 
 
 @pytest.mark.parametrize("name", WRITERS)

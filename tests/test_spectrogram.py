@@ -17,9 +17,7 @@ from its_jax.spectrogram import MelConfig, from_picture, griffin_lim, mel_basis,
 CONFIGS = {
     "auffusion": MelConfig(),
     "128 mels": MelConfig(n_mels=128),
-    "odd": MelConfig(
-        sampling_rate=22050, n_fft=600, win_length=500, hop_length=150, n_mels=40, fmin=50, fmax=7000
-    ),
+    "odd": MelConfig(sampling_rate=22050, n_fft=600, win_length=500, hop_length=150, n_mels=40, fmin=50, fmax=7000),
 }
 log_mel = jax.jit(spectrogram.log_mel, static_argnums=1)
 
@@ -29,9 +27,7 @@ def sounds(seconds: float = 0.75) -> np.ndarray:
     """Two waveforms [2, samples] with chirps, onsets, faint noise and silence."""
     t = np.arange(int(16000 * seconds)) / 16000
     rng = np.random.default_rng(0)
-    partials = [
-        np.sin(2 * np.pi * f * t * (1 + 0.1 * t)) * np.exp(-5 * ((3 * t) % 1)) for f in (220, 660, 1870, 5200)
-    ]
+    partials = [np.sin(2 * np.pi * f * t * (1 + 0.1 * t)) * np.exp(-5 * ((3 * t) % 1)) for f in (220, 660, 1870, 5200)]
     chirps = 0.1 * sum(partials) + 1e-3 * rng.normal(size=t.shape)
     noise = 0.2 * rng.normal(size=t.shape) * (t < seconds / 2)
     return np.stack([chirps, noise]).astype(np.float32)
@@ -104,16 +100,13 @@ def test_griffin_lim_converges_as_librosas(iterations):
     magnitude = np.abs(analyse(jnp.asarray(waveform)))
     reconstruct = jax.jit(spectrogram.reconstruct_phase, static_argnums=(1, 2))
     ours = [
-        spectral_convergence(analyse(reconstruct(magnitude, config, iterations, seed)), magnitude)
-        for seed in range(3)
+        spectral_convergence(analyse(reconstruct(magnitude, config, iterations, seed)), magnitude) for seed in range(3)
     ]
     sizes = dict(n_fft=2048, hop_length=160, win_length=1024, pad_mode="reflect")
     centred = np.abs(librosa.stft(waveform, **sizes))
     theirs = []
     for seed in range(3):
-        heard = librosa.griffinlim(
-            centred, n_iter=iterations, random_state=seed, length=waveform.shape[1], **sizes
-        )
+        heard = librosa.griffinlim(centred, n_iter=iterations, random_state=seed, length=waveform.shape[1], **sizes)
         theirs.append(spectral_convergence(librosa.stft(heard, **sizes), centred))
     assert np.mean(ours) <= 1.01 * np.mean(theirs), (ours, theirs)
 
@@ -140,9 +133,7 @@ def test_griffin_lim_sounds_like_its_spectrogram():
     np.testing.assert_allclose(invert(logs[1:], config, 32), waveform[1:], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"hop_length": 0}, {"win_length": 4096}, {"hop_length": 161}, {"fmax": 9000.0}]
-)
+@pytest.mark.parametrize("wrong", [{"hop_length": 0}, {"win_length": 4096}, {"hop_length": 161}, {"fmax": 9000.0}])
 def test_impossible_front_end_is_refused(wrong):
     with pytest.raises(UserError, match="mel front end"):
         MelConfig(**wrong)

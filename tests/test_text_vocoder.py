@@ -211,9 +211,7 @@ def read(kind, name):
 def test_full_size_text_encoder_has_the_published_parameters():
     config = CLIPTextConfig.from_dict(read("configs", "sd15.text_encoder"))
     model = nnx.eval_shape(lambda: CLIPTextModel(config, rngs=nnx.Rngs(0)))
-    published = {
-        k.removeprefix("text_model."): tuple(v) for k, v in read("shapes", "sd15.text_encoder").items()
-    }
+    published = {k.removeprefix("text_model."): tuple(v) for k, v in read("shapes", "sd15.text_encoder").items()}
     del published["embeddings.position_ids"]  # a constant that old versions saved
     assert torch_shapes(model) == published
 

@@ -112,9 +112,7 @@ def test_full_size_unet_has_the_published_parameters():
 
 
 def test_later_and_ema_fields_leave_sd15_what_it_is():
-    assert UNetConfig.from_dict(read("configs", "auffusion.unet")) == UNetConfig.from_dict(
-        read("configs", "sd15.unet")
-    )
+    assert UNetConfig.from_dict(read("configs", "auffusion.unet")) == UNetConfig.from_dict(read("configs", "sd15.unet"))
 
 
 @pytest.mark.parametrize(

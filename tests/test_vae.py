@@ -114,9 +114,7 @@ def test_vae_in_bfloat16():
 
 def test_full_size_vae_has_the_published_parameters():
     config = VAEConfig.from_dict(read("configs", "sd15.vae"))
-    assert torch_shapes(abstract(AutoencoderKL, config)) == {
-        k: tuple(v) for k, v in read("shapes", "sd15.vae").items()
-    }
+    assert torch_shapes(abstract(AutoencoderKL, config)) == {k: tuple(v) for k, v in read("shapes", "sd15.vae").items()}
     assert config.scaling_factor == 0.18215 and config.factor == 8
 
 

@@ -149,9 +149,7 @@ class Sizes:
 
 
 def test_fields_of_a_config():
-    raw = dict(
-        width=3, scale=2, heads=[1, 2], dilations=[[1, 3], [5]], limit=None, _version="0", seed=7, act="silu"
-    )
+    raw = dict(width=3, scale=2, heads=[1, 2], dilations=[[1, 3], [5]], limit=None, _version="0", seed=7, act="silu")
     sizes = read_fields(Sizes, raw, fixed={"act": ("silu",)}, ignored=("seed",))
     assert sizes == Sizes(width=3, scale=2, heads=(1, 2), dilations=((1, 3), (5,)))
     hash(sizes)

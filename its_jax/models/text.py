@@ -58,9 +58,7 @@ class CLIPTextConfig:
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
         if config.hidden_act not in _ACTIVATIONS:
             known = " or ".join(map(repr, _ACTIVATIONS))
-            raise UserError(
-                f"CLIPTextConfig: hidden_act={config.hidden_act!r} is not supported, only {known}"
-            )
+            raise UserError(f"CLIPTextConfig: hidden_act={config.hidden_act!r} is not supported, only {known}")
         if config.hidden_size % config.num_attention_heads:
             raise UserError(
                 f"CLIPTextConfig: hidden_size {config.hidden_size} must be a multiple of "
@@ -89,9 +87,7 @@ class CausalAttention(nnx.Module):
         self.out_proj = nnx.Linear(features, features, **kw)
 
     def __call__(self, x):
-        q, k, v = (
-            p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
         # Scores and softmax are float32 in there, whatever the compute dtype.
         attended = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
         return self.out_proj(attended.reshape(x.shape))

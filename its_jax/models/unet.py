@@ -119,9 +119,7 @@ class UNetConfig:
                 raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
         for channels, heads in zip(config.block_out_channels, config.per_block("attention_head_dim"), strict=True):
             if channels % heads:
-                raise UserError(
-                    f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads"
-                )
+                raise UserError(f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads")
             if channels % config.norm_num_groups:
                 raise UserError(f"UNetConfig: {channels} channels are no multiple of norm_num_groups")
         return config
@@ -165,9 +163,7 @@ class GEGLU(nnx.Module):
 class FeedForward(nnx.Module):
     def __init__(self, features, **kw):
         # Index 1 is dropout in PyTorch: it keeps its place.
-        self.net = nnx.List(
-            [GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)]
-        )
+        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
 
     def __call__(self, x):
         return self.net[2](self.net[0](x))
@@ -297,9 +293,7 @@ class UNet2DConditionModel(nnx.Module):
         for i, kind in enumerate(config.down_block_types):
             attention = transformer(i) if kind == "CrossAttnDownBlock2D" else None
             last = i == n - 1
-            down.append(
-                DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw)
-            )
+            down.append(DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw))
             skips += [channels[i]] * (layers[i] + (not last))
         self.down_blocks = nnx.List(down)
 

@@ -93,9 +93,7 @@ class MidBlock(nnx.Module):
     def __init__(self, features, config, resnet, **kw):
         attend = config.mid_block_add_attention
         self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
-        self.attentions = (
-            nnx.List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
-        )
+        self.attentions = nnx.List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
 
     def __call__(self, x):
         x = self.resnets[0](x)
@@ -106,9 +104,7 @@ class MidBlock(nnx.Module):
 
 class DownBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List(
-            [resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)]
-        )
+        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
         # The VAE pads at the far edges only.
         padding = ((0, 1), (0, 1))
         self.downsamplers = None if last else nnx.List([Downsample2D(features_out, padding=padding, **kw)])
@@ -121,9 +117,7 @@ class DownBlock(nnx.Module):
 
 class UpBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List(
-            [resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)]
-        )
+        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
         self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
 
     def __call__(self, x):
@@ -139,9 +133,7 @@ class Encoder(nnx.Module):
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
         self.down_blocks = nnx.List(
             [
-                DownBlock(
-                    channels[max(i - 1, 0)], c, config.layers_per_block, resnet, i == len(channels) - 1, **kw
-                )
+                DownBlock(channels[max(i - 1, 0)], c, config.layers_per_block, resnet, i == len(channels) - 1, **kw)
                 for i, c in enumerate(channels)
             ]
         )

@@ -10,9 +10,7 @@ from its_jax.errors import UserError
 from its_jax.fields import read_fields
 
 _INNER_SLOPE = 0.1
-_LAST_SLOPE = (
-    0.01  # PyTorch's default for leaky ReLU, left so before the last convolution by the original code
-)
+_LAST_SLOPE = 0.01  # PyTorch's default for leaky ReLU, left so before the last convolution by the original code
 
 # Settings of the training; `num_freq` is read by no code of the original.
 _IGNORED = (
@@ -63,9 +61,7 @@ class VocoderConfig:
         if config.resblock not in ("1", "2"):
             raise UserError(f"VocoderConfig: resblock={config.resblock!r} is not supported, only '1' or '2'")
         if len(config.upsample_kernel_sizes) != stages:
-            raise UserError(
-                "VocoderConfig: upsample_kernel_sizes must have one entry for each of upsample_rates"
-            )
+            raise UserError("VocoderConfig: upsample_kernel_sizes must have one entry for each of upsample_rates")
         if any(k < rate for k, rate in zip(config.upsample_kernel_sizes, config.upsample_rates, strict=True)):
             raise UserError("VocoderConfig: none of upsample_kernel_sizes may be below its upsample rate")
         if len(config.resblock_dilation_sizes) != len(config.resblock_kernel_sizes):
@@ -77,18 +73,14 @@ class VocoderConfig:
         if config.upsample_initial_channel % 2**stages:
             raise UserError(f"VocoderConfig: upsample_initial_channel must be a multiple of {2**stages}")
         if config.hop_size != math.prod(config.upsample_rates):
-            raise UserError(
-                f"VocoderConfig: hop_size {config.hop_size} must be the product of upsample_rates"
-            )
+            raise UserError(f"VocoderConfig: hop_size {config.hop_size} must be the product of upsample_rates")
         return config
 
 
 def _conv(features_in, features_out, kernel_size, dilation=1, **kw):
     """Convolution over time that keeps the length; `kernel_size` is odd."""
     padding = (kernel_size - 1) * dilation // 2
-    return nnx.Conv(
-        features_in, features_out, (kernel_size,), padding=padding, kernel_dilation=dilation, **kw
-    )
+    return nnx.Conv(features_in, features_out, (kernel_size,), padding=padding, kernel_dilation=dilation, **kw)
 
 
 class _ConvTranspose(nnx.ConvTranspose):

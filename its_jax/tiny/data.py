@@ -30,20 +30,14 @@ def labels(count):
 def make_pictures(split, count):
     """`[count, 128, 512]` uint8."""
     return np.stack(
-        [
-            to_bytes(pictures.draw(SUBJECTS[i % len(SUBJECTS)], generator("picture", split, i)))
-            for i in range(count)
-        ]
+        [to_bytes(pictures.draw(SUBJECTS[i % len(SUBJECTS)], generator("picture", split, i))) for i in range(count)]
     )
 
 
 def make_waveforms(split, count, num_samples=recipe.NUM_SAMPLES):
     """`[count, num_samples]` float32."""
     return np.stack(
-        [
-            sounds.synthesise(SOUNDS[i % len(SOUNDS)], generator("sound", split, i), num_samples)
-            for i in range(count)
-        ]
+        [sounds.synthesise(SOUNDS[i % len(SOUNDS)], generator("sound", split, i), num_samples) for i in range(count)]
     )
 
 

@@ -24,9 +24,7 @@ from its_jax.tiny import data, judges, pictures, sounds
 from its_jax.tiny.export import machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate, say configs/default.py.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where samples and evaluation.json go.", required=True
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.")
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.")
 _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.")
@@ -65,9 +63,7 @@ def run(config, workdir, *, seeds, singles, batch):
     report = {name: _figures(result) for name, result in results.items()}
     report["machine"] = machine()
     report["settings"] = {
-        key: value
-        for key, value in settings.items()
-        if key not in ("seed", "num_samples", "batch_size", "video")
+        key: value for key, value in settings.items() if key not in ("seed", "num_samples", "batch_size", "video")
     }
     report["counts"] = {"seeds": seeds, "singles": singles}
     write_json(workdir / "evaluation.json", report)
@@ -129,9 +125,7 @@ def _blended(sampler, alone, pairs, singles, blend):
     blocks = np.split(spectrogram, len(spectrogram) // 12)
     return {
         "spectrogram": data.to_bytes(spectrogram),
-        "latents": np.concatenate(
-            [stages.encode_picture(vae, np.repeat(x[..., None], 3, -1)) for x in blocks]
-        ),
+        "latents": np.concatenate([stages.encode_picture(vae, np.repeat(x[..., None], 3, -1)) for x in blocks]),
         "waveform": np.concatenate([stages.vocode(vocoder, x, sampler.mel, "hifigan") for x in blocks]),
         "subject": np.array([pair[0] for pair in pairs]),
         "sound": np.array([pair[1] for pair in pairs]),
@@ -143,14 +137,10 @@ def _judged(sampler, judge, samples):
     spectrogram = samples["spectrogram"] / np.float32(255)
     rows = range(0, len(spectrogram), 12)
     griffin_lim = np.concatenate(
-        [
-            stages.vocode(sampler.audio.vocoder, spectrogram[i : i + 12], sampler.mel, "griffin_lim")
-            for i in rows
-        ]
+        [stages.vocode(sampler.audio.vocoder, spectrogram[i : i + 12], sampler.mel, "griffin_lim") for i in rows]
     )
     heard, heard_gl = (
-        np.concatenate([data.to_spectrogram(w[i : i + 12]) for i in rows])
-        for w in (samples["waveform"], griffin_lim)
+        np.concatenate([data.to_spectrogram(w[i : i + 12]) for i in rows]) for w in (samples["waveform"], griffin_lim)
     )
     return {
         "subject": samples["subject"],
@@ -188,10 +178,7 @@ def _denoising_error(model, samples, kind):
         z, text = samples["latents"][i : i + 12], texts[labels[i : i + 12]]
         errors.append(
             np.mean(
-                [
-                    error(model.unet, z, text, t, signal[t] ** 0.5, (1 - signal[t]) ** 0.5)
-                    for t in NOISE_LEVELS
-                ],
+                [error(model.unet, z, text, t, signal[t] ** 0.5, (1 - signal[t]) ** 0.5) for t in NOISE_LEVELS],
                 axis=0,
             )
         )
@@ -209,9 +196,7 @@ def _figures(result):
     figures["error_mean"] = round((figures["error_picture_model"] + figures["error_sound_model"]) / 2, 4)
     for axis, names in (("subject", _SUBJECTS), ("sound", _SOUNDS)):
         figures[f"by_{axis}"] = {
-            name: {
-                key: round(float(np.mean(values[result[axis] == i])), 3) for key, values in accuracies.items()
-            }
+            name: {key: round(float(np.mean(values[result[axis] == i])), 3) for key, values in accuracies.items()}
             for i, name in enumerate(names)
         }
     return figures

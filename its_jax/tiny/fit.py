@@ -22,9 +22,7 @@ def fit(loss, params, batches, stage, folder):
       stage: `recipe.Stage`.
       folder: where checkpoints go; a finished stage is only restored.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, stage.learning_rate, min(100, stage.steps // 10), stage.steps
-    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, stage.learning_rate, min(100, stage.steps // 10), stage.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=1e-3))
 
     @jax.jit
@@ -60,9 +58,7 @@ def fit(loss, params, batches, stage, folder):
         if (step + 1) % LOG_EVERY == 0 or step + 1 == stage.steps:
             mean = float(jnp.stack(values).mean())
             pace = (time.time() - start) / (step + 1 - first)
-            logging.info(
-                "%s: step %d of %d, loss %.5f, %.2f s a step", folder.name, step + 1, stage.steps, mean, pace
-            )
+            logging.info("%s: step %d of %d, loss %.5f, %.2f s a step", folder.name, step + 1, stage.steps, mean, pace)
             values = []
             if not jnp.isfinite(mean):
                 raise FloatingPointError(f"{folder.name}: the loss is not finite at step {step + 1}")

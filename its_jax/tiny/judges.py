@@ -47,9 +47,7 @@ def classify(judge, items):
     """Class indices `[n]` of pictures `[n, 128, w]` in [0, 1]."""
     logits = jax.jit(lambda judge, x: judge(x))
     blocks = [items[i : i + 24] for i in range(0, len(items), 24)]
-    return np.concatenate(
-        [np.argmax(logits(judge, jnp.asarray(block, jnp.float32)), axis=-1) for block in blocks]
-    )
+    return np.concatenate([np.argmax(logits(judge, jnp.asarray(block, jnp.float32)), axis=-1) for block in blocks])
 
 
 def disturbed(rng, item, other):

@@ -114,9 +114,7 @@ def _cat(rng: np.random.Generator, rate: int) -> Recording:
         time = _unit_time(length * rng.uniform(0.85, 1.15), rate)
         pitch = pitch_of_cat * rng.uniform(0.92, 1.08) * (0.8 + 0.45 * np.sin(np.pi * time**0.75))
         formant = 1000 + 1700 * np.sin(np.pi * time**0.8)
-        meow = _voice(
-            pitch, lambda k, hz, formant=formant: 0.02 + _resonance(hz, formant, 1100), _first(8), rate
-        )
+        meow = _voice(pitch, lambda k, hz, formant=formant: 0.02 + _resonance(hz, formant, 1100), _first(8), rate)
         yield meow * _swell(time, 0.15, 0.4), time.size / rate + rng.uniform(0.25, 0.7)
 
 
@@ -164,9 +162,7 @@ def _frog(rng: np.random.Generator, rate: int) -> Recording:
     while True:
         time = _unit_time(count / pulse_rate * rng.uniform(0.95, 1.05), rate)
         pitch = note * rng.uniform(0.95, 1.05) * (1 + 0.35 * time)
-        croak = _voice(
-            pitch, lambda k, hz: _resonance(hz, throat, 300) + _resonance(hz, mouth, 500), _first(8), rate
-        )
+        croak = _voice(pitch, lambda k, hz: _resonance(hz, throat, 300) + _resonance(hz, mouth, 500), _first(8), rate)
         yield croak * _pulses(count * time), time.size / rate + rng.uniform(0.25, 0.5)
 
 

@@ -21,9 +21,7 @@ from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "where checkpoints, figures and the exported models go", required=True
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and the exported models go", required=True)
 _STAGE = flags.DEFINE_enum(
     "stage",
     "all",
@@ -33,6 +31,10 @@ _STAGE = flags.DEFINE_enum(
 
 TRAIN_ITEMS, HELD_OUT_ITEMS = 3000, 120
 VAE_CROP = 64  # pixels
+# Shares of pictures, spectrograms, their maxima and their means in the VAE's batches. Spectrograms are the finer of the
+# two: from this share of the steps on, most crops are theirs.
+VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
+VAE_SWITCH = 0.45
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
 CAPTION_DROPOUT = 0.12
@@ -47,7 +49,8 @@ def train_vae(workdir):
 
     def batches(step):
         rng = data.generator("vae", "train", step)
-        return np.stack([_mixture(rng, *made_of, VAE_CROP) for _ in range(stage.batch)])
+        shares = VAE_MIXTURES[step >= VAE_SWITCH * stage.steps]
+        return np.stack([_mixture(rng, *made_of, VAE_CROP, shares) for _ in range(stage.batch)])
 
     graph, params = nnx.split(modules.vae())
 
@@ -67,10 +70,10 @@ def _both(split, count):
     return data.make_pictures(split, count), data.make_spectrograms(split, count)
 
 
-def _mixture(rng, pictures_, spectrograms, width):
+def _mixture(rng, pictures_, spectrograms, width, shares=VAE_MIXTURES[0]):
     """A random crop `[128, width]` of a picture, of a spectrogram, or of their maximum or mean."""
     a, b = _crop(rng, pictures_, width), _crop(rng, spectrograms, width)
-    kind = rng.choice(4, p=(0.35, 0.35, 0.2, 0.1))
+    kind = rng.choice(4, p=shares)
     return (a, b, np.maximum(a, b), a // 2 + b // 2)[kind]
 
 
@@ -102,8 +105,7 @@ def train_unet(workdir, kind):
     stage, source = recipe.STAGES[kind], pictures if kind == "image" else sounds
     classes = tuple(pictures.SUBJECTS if kind == "image" else sounds.SOUNDS)
     latents = {
-        split: _latents(workdir, kind, split, n)
-        for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))
+        split: _latents(workdir, kind, split, n) for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))
     }
     tokenize = recipe.tokenizer(kind)
     alphas_cumprod = jnp.asarray(Schedule.from_dict(recipe.SCHEDULER).alphas_cumprod(), jnp.float32)
@@ -111,9 +113,7 @@ def train_unet(workdir, kind):
 
     def batch(rng, items, size, width, dropout):
         chosen, start = rng.integers(len(items), size=size), rng.integers(whole - width + 1, size=size)
-        captions = [
-            "" if rng.random() < dropout else source.caption(classes[i % len(classes)], rng) for i in chosen
-        ]
+        captions = ["" if rng.random() < dropout else source.caption(classes[i % len(classes)], rng) for i in chosen]
         return dict(
             z=np.stack([items[i, :, s : s + width] for i, s in zip(chosen, start, strict=True)]),
             tokens=tokenize(captions),
@@ -202,9 +202,7 @@ def train_vocoder(workdir):
     generator = nnx.merge(graph, params)
     spectrograms = data.make_spectrograms("held_out", HELD_OUT_ITEMS) / np.float32(255)
     vocode = jax.jit(lambda g, p: data.to_spectrogram(g(from_picture(p, recipe.MEL))))
-    again = np.concatenate(
-        [vocode(generator, block) for block in np.split(spectrograms, len(spectrograms) // 12)]
-    )
+    again = np.concatenate([vocode(generator, block) for block in np.split(spectrograms, len(spectrograms) // 12)])
     figures = {"reanalysis_error": round(float(np.mean(np.abs(again - spectrograms))), 4)}
     _finish(workdir, "vocoder", params, seconds, figures)
 
