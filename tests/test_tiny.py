@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from its_jax import media
-from its_jax.tiny import data, export, fit, judges, modules, pictures, recipe, sounds
+from its_jax.spectrogram import from_picture
+from its_jax.tiny import combs, data, export, fit, judges, modules, pictures, recipe, sounds
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
@@ -85,6 +86,7 @@ def exported(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("tiny")
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
+    made |= {f"judge_{kind}": modules.judge() for kind in ("picture", "sound")}
     for name, module in made.items():
         fit.save_result(workdir / name, nnx.state(module))
         media.write_json(workdir / f"{name}.json", {"latent_std": 2.0})
@@ -135,6 +137,13 @@ def test_the_export_loads_as_a_model(exported, tmp_path, monkeypatch):
     assert audio.vocoder.config.num_mels == recipe.HEIGHT
 
 
+def test_the_export_holds_the_judges(exported):
+    folder, made = exported
+    x = data.make_pictures("train", 2) / np.float32(255)
+    judge = judges.load("picture", folder)
+    np.testing.assert_allclose(judge(x), made["judge_picture"](x), atol=5e-3)
+
+
 def test_judges_keep_their_input_in_range_when_it_is_disturbed():
     rng = np.random.default_rng(0)
     item, other = data.make_pictures("train", 1)[0], data.make_spectrograms("train", 1)[0]
@@ -143,12 +152,21 @@ def test_judges_keep_their_input_in_range_when_it_is_disturbed():
         assert x.shape == item.shape and x.min() >= 0 and x.max() <= 1
 
 
+def test_a_comb_has_nearly_the_spectrogram_that_it_was_made_for():
+    pictures = np.concatenate([data.make_pictures("train", 2), data.make_spectrograms("train", 2)]) / np.float32(255)
+    target = from_picture(pictures, recipe.MEL)
+    waveform = combs.comb(target, recipe.MEL)
+    assert waveform.shape == (4, recipe.NUM_SAMPLES)
+    assert np.abs(data.to_spectrogram(waveform) - pictures).mean() < 0.08
+    assert float(combs.error(jnp.tanh(waveform), target, recipe.MEL)) < 0.01
+    assert float(combs.error(jnp.zeros_like(waveform), target, recipe.MEL)) > 0.2
+
+
 def test_a_judge_learns(tmp_path, monkeypatch):
     """In a few steps, on few items: far above chance."""
     monkeypatch.setattr(judges, "TRAIN_ITEMS", 24)
     monkeypatch.setattr(judges, "HELD_OUT_ITEMS", 24)
     stage = dataclasses.replace(recipe.STAGES["judge"], steps=40, batch=12)
     monkeypatch.setitem(recipe.STAGES, "judge", stage)
-    judges.load("sound", tmp_path)
-    figures = media.read_json(tmp_path / "judge_sound.json")
+    _, figures, _ = judges.train("sound", tmp_path)
     assert figures["held_out"] >= 0.5

@@ -15,7 +15,8 @@ from its_jax.spectrogram import MelConfig
 from its_jax.tiny import pictures, sounds
 
 HEIGHT, WIDTH = 128, 512  # pixels: mel bands and frames of 10 ms
-MEL = MelConfig(n_mels=HEIGHT, log_min=math.log(2e-3), log_max=math.log(20.0))  # 80 dB
+# 80 dB. White is quiet enough for a picture with much of it to be played without clipping; `sounds` is as quiet.
+MEL = MelConfig(n_mels=HEIGHT, log_min=math.log(2.5e-4), log_max=math.log(2.5))
 NUM_SAMPLES = WIDTH * MEL.hop_length
 TEXT_LENGTH = 16  # tokens, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -80,14 +81,15 @@ UNET = {
     "sample_size": [HEIGHT // 8, WIDTH // 8],
 }
 
-# The lighter of HiFi-GAN's two kinds of blocks: on a CPU, a third of the cost.
+# HiFi-GAN with its weight at the rate of frames, where it costs least: a first stage that does not upsample, the lighter
+# of the two kinds of blocks, and few of them.
 VOCODER = {
     "resblock": "2",
-    "upsample_rates": [5, 4, 4, 2],
-    "upsample_kernel_sizes": [11, 8, 8, 4],
-    "upsample_initial_channel": 192,
-    "resblock_kernel_sizes": [3, 7, 11],
-    "resblock_dilation_sizes": [[1, 3]] * 3,
+    "upsample_rates": [1, 4, 4, 10],
+    "upsample_kernel_sizes": [3, 8, 8, 20],
+    "upsample_initial_channel": 512,
+    "resblock_kernel_sizes": [3, 7],
+    "resblock_dilation_sizes": [[1, 3], [1]],
     "num_mels": MEL.n_mels,
     "sampling_rate": MEL.sampling_rate,
     "n_fft": MEL.n_fft,
@@ -114,7 +116,7 @@ STAGES = {
     "vae": Stage(steps=2000, batch=8, learning_rate=1.5e-3, ema=0.995),
     "image": Stage(steps=7000, batch=16, learning_rate=1e-3),
     "audio": Stage(steps=3500, batch=16, learning_rate=1e-3),
-    "vocoder": Stage(steps=1600, batch=8, learning_rate=1e-3, ema=0.995),
+    "vocoder": Stage(steps=1800, batch=8, learning_rate=1e-3, ema=0.995),
     "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
 }
 

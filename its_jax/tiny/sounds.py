@@ -33,6 +33,7 @@ SOUNDS: dict[str, tuple[str, ...]] = {
 """The sounds, and for each the phrases that captions are made of."""
 
 TEMPLATES = ("{}", "{}", "the sound of {}", "{} loudly")
+_PEAK = (0.0375, 0.119)  # a picture played at the same level has ten times the energy
 _LEAD_IN = (0.5, 2.5)  # seconds of the recording before the stretch, which may ring into it
 _SILENCE = 1e-3  # a decay ends here, at -60 dB
 _HIGHEST = 0.475  # of the sampling rate: no partial above, against aliasing ...
@@ -51,7 +52,7 @@ def caption(sound: str, rng: np.random.Generator) -> str:
 def synthesise(
     sound: str, rng: np.random.Generator, num_samples: int = 81920, sampling_rate: int = 16000
 ) -> np.ndarray:
-    """A stretch of an endless recording of `sound`: float32 [num_samples], its peak between 0.3 and 0.95.
+    """A stretch of an endless recording of `sound`: float32 [num_samples], its peak between 0.0375 and 0.119.
 
     Pitch, timbre, tempo and loudness are drawn from `rng`. Raises UserError for a sound not in `SOUNDS`.
     """
@@ -64,7 +65,7 @@ def synthesise(
         if onset * sampling_rate >= num_samples:
             break
     peak = np.abs(stretch).max(initial=1e-9)  # a very short stretch may be silent
-    return stretch * np.float32(rng.uniform(0.3, 0.95) / peak)
+    return stretch * np.float32(rng.uniform(*_PEAK) / peak)
 
 
 def _check(sound: str) -> None:

@@ -5,6 +5,7 @@ Hours on 2 CPU cores (training.json says how many), minutes on a GPU. Each stage
 goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flax import nnx
 from its_jax.denoise import Schedule
 from its_jax.media import read_json, write_json
 from its_jax.spectrogram import from_picture, log_mel
-from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
+from its_jax.tiny import combs, data, judges, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -37,6 +38,8 @@ VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
 VAE_SWITCH = 0.45
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
+# The vocoder's pull towards combs, and the share of its steps in which that fades out.
+COMB_PULL, COMB_SHARE = 8.0, 0.6
 CAPTION_DROPOUT = 0.12
 # Most steps see half a canvas, at half the cost; the last ones whole canvases, as sampling has them.
 UNET_CROP, UNET_CROP_SHARE = 32, 0.85
@@ -171,61 +174,40 @@ def _latents(workdir, kind, split, count):
 def train_vocoder(workdir):
     """HiFi-GAN's generator, without the adversary: its output, analysed again, must be the spectrogram it was given.
 
-    Half of a batch are sounds, whose waveform's spectra at several resolutions are matched too; half are pictures
-    and mixtures, which no recording has, as fused samples are.
+    That alone is learned slowly, since it leaves the phases open. So at first the output is drawn towards a waveform
+    with this spectrogram and given phases, see `combs.py`.
     """
     stage, made_of = recipe.STAGES["vocoder"], _both("train", TRAIN_ITEMS // 2)
-    waveforms = data.make_waveforms("train", TRAIN_ITEMS // 4)
     graph, params = nnx.split(modules.vocoder())
-    hop, half = recipe.MEL.hop_length, stage.batch // 2
 
     def batches(step):
         rng = data.generator("vocoder", "train", step)
-        length = VOCODER_CROP * hop
-        starts = rng.integers(waveforms.shape[1] - length, size=half)
-        return dict(
-            waveform=np.stack([waveforms[rng.integers(len(waveforms)), s : s + length] for s in starts]),
-            picture=np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(half)]),
-        )
+        crops = np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(stage.batch)])
+        return dict(picture=crops, pull=np.float32(COMB_PULL * max(0.0, 1 - step / (COMB_SHARE * stage.steps))))
 
     def loss(params, batch, key):
-        generator = nnx.merge(graph, params)
-        real = log_mel(batch["waveform"], recipe.MEL)
-        target = jnp.concatenate([real, from_picture(batch["picture"] / 255.0, recipe.MEL)])
+        target = from_picture(batch["picture"] / 255.0, recipe.MEL)
         # Decoded spectrograms are not as clean as analysed ones.
-        noisy = target + 0.15 * jax.random.normal(key, target.shape)
-        waveform = generator(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
+        noisy = target + 0.1 * jax.random.normal(key, target.shape)
+        waveform = nnx.merge(graph, params)(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
         mel_error = jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
-        return mel_error + 0.3 * _spectral_error(waveform[:half], batch["waveform"])
+        return mel_error + batch["pull"] * combs.error(waveform, target, recipe.MEL)
 
     params, seconds = fit(loss, params, batches, stage, workdir / "vocoder")
     generator = nnx.merge(graph, params)
-    spectrograms = data.make_spectrograms("held_out", HELD_OUT_ITEMS) / np.float32(255)
     vocode = jax.jit(lambda g, p: data.to_spectrogram(g(from_picture(p, recipe.MEL))))
-    again = np.concatenate([vocode(generator, block) for block in np.split(spectrograms, len(spectrograms) // 12)])
-    figures = {"reanalysis_error": round(float(np.mean(np.abs(again - spectrograms))), 4)}
+    figures = {}
+    for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
+        items = items / np.float32(255)
+        again = np.concatenate([vocode(generator, block) for block in np.split(items, len(items) // 12)])
+        figures[f"reanalysis_error_{name}"] = round(float(np.mean(np.abs(again - items))), 4)
     _finish(workdir, "vocoder", params, seconds, figures)
 
 
 def _soft_log_mel(waveform):
     """Log-mel without the hard floor, below which nothing could be learned."""
-    quiet = recipe.MEL.__class__(**{**recipe.MEL.__dict__, "log_min": -12.0})
+    quiet = dataclasses.replace(recipe.MEL, log_min=-12.0)
     return jnp.logaddexp(log_mel(waveform, quiet), recipe.MEL.log_min)
-
-
-def _spectral_error(x, y):
-    """Mean over three resolutions of spectral convergence and log-magnitude difference (arXiv 1910.11480)."""
-
-    def spectra(x, n):
-        frames = x[:, jnp.arange(0, x.shape[1] - n + 1, n // 4)[:, None] + jnp.arange(n)]
-        return jnp.abs(jnp.fft.rfft(frames * np.hanning(n)) + 1e-7)
-
-    errors = []
-    for n in (256, 512, 2048):
-        a, b = spectra(x, n), spectra(y, n)
-        errors.append(jnp.linalg.norm(a - b) / (jnp.linalg.norm(b) + 1e-3))
-        errors.append(jnp.mean(jnp.abs(jnp.log(a + 1e-2) - jnp.log(b + 1e-2))))
-    return sum(errors) / 3
 
 
 def train_judges(workdir):

@@ -1,0 +1,77 @@
+"""The models that come with the package: their size, their layout, and that the default config keeps its promise."""
+
+import runpy
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from its_jax import jobs, load, media
+from its_jax.sampler import Sampler
+from its_jax.tiny import data, judges, recipe
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = judges.WEIGHTS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_they_are_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 40e6
+
+
+def test_training_is_on_record():
+    record = media.read_json(WEIGHTS / "training.json")
+    assert record["machine"]
+    stages = record["stages"]
+    assert stages.keys() == {"vae", "image", "audio", "vocoder", "judge_picture", "judge_sound"}
+    assert all(stage["seconds"] > 0 for stage in stages.values())
+    assert min(stages["vae"]["psnr_pictures_db"], stages["vae"]["psnr_spectrograms_db"]) >= 30
+    assert stages["vocoder"]["reanalysis_error_spectrograms"] <= 0.04
+    assert min(stages[f"judge_{kind}"]["held_out"] for kind in ("picture", "sound")) >= 0.98
+
+
+@pytest.mark.parametrize("kind", recipe.KINDS)
+def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision):
+    import diffusers
+    import transformers
+
+    folder = WEIGHTS / kind
+    model = load.load(f"tiny/{kind}", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    ids = tokenizer("bell", padding="max_length", return_tensors="np").input_ids
+    z = np.random.default_rng(0).standard_normal((1, 16, 16, 4), np.float32)
+    with torch.no_grad():
+        text_encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder").float()
+        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").float()
+        vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae").float()
+        text = text_encoder(torch.tensor(ids)).last_hidden_state
+        latents = torch.tensor(z.transpose(0, 3, 1, 2))
+        theirs = (
+            text,
+            unet(latents, torch.tensor([500]), text).sample.permute(0, 2, 3, 1),
+            vae.decode(latents / vae.config.scaling_factor).sample.permute(0, 2, 3, 1),
+        )
+    our_text = model.text_encoder(ids)
+    ours = (our_text, model.unet(z, np.array([500]), our_text), model.vae.decode(z / model.vae.config.scaling_factor))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
+
+
+def test_the_default_config_makes_what_its_prompts_say():
+    settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
+    todo, _ = jobs.read(settings | {"num_samples": 8})
+    samples = Sampler(todo[0], pending=8, batch_size=8)(todo)
+    seen = np.stack([sample.spectrogram for sample in samples])
+    heard = data.to_spectrogram(np.stack([sample.waveform for sample in samples]))
+    picture = judges.classify(judges.load("picture"), seen) == data.SUBJECTS.index("castle")
+    sound = judges.classify(judges.load("sound"), heard) == data.SOUNDS.index("bell")
+    # Most, not all: on another machine the bits differ, and a sample may fail.
+    assert np.mean(picture & sound) >= 0.75, (picture, sound)
