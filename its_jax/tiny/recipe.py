@@ -81,8 +81,8 @@ UNET = {
     "sample_size": [HEIGHT // 8, WIDTH // 8],
 }
 
-# HiFi-GAN with its weight at the rate of frames, where it costs least: a first stage that does not upsample, the lighter
-# of the two kinds of blocks, and few of them.
+# HiFi-GAN with its weight at the rate of frames, where it costs least: a first stage that does not upsample, the
+# lighter of the two kinds of blocks, and few of them.
 VOCODER = {
     "resblock": "2",
     "upsample_rates": [1, 4, 4, 10],
