@@ -55,7 +55,10 @@ def convert(source: str, out, *, keep=False) -> pathlib.Path:
                 with _becoming(out) as new:
                     _write(source, folder, layout, new)
     except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or error}") from error
+        raise UserError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); conversions need about the size "
+            "of the model, at --out or where ITS_JAX_CACHE says"
+        ) from error
     return out
 
 
@@ -99,8 +102,15 @@ def _write_part(folder, weights_name, new, part, *, source):
     log.info("converting %s of %s", weights_name, source)
     module = weights.load_state_dict(module, tensors.Reading(found), sharding=_host(), name=name)
     arrays = {name: np.asarray(weights.array_of(leaf)) for name, (_, leaf) in parts.parameters(module).items()}
-    ocp.save(new / part / WEIGHTS, arrays)
+    try:
+        ocp.save(new / part / WEIGHTS, arrays)
+    except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
+        raise OSError(None, _reason(error), str(new.parent.parent)) from error
     return {"sha256": _digest(arrays), "dtype": str(next(iter(arrays.values())).dtype)}
+
+
+def _reason(error):
+    return " ".join(str(error).split())[:200]
 
 
 def _common_dtype(found, name):

@@ -105,7 +105,9 @@ def _downloaded_before(repository, reason):
     import huggingface_hub
 
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-    except (huggingface_hub.errors.LocalEntryNotFoundError, ValueError) as error:
+        folder = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+        layout(file_names(folder), source=repository)  # a download that broke off is no model
+        return folder
+    except (huggingface_hub.errors.LocalEntryNotFoundError, ValueError, UserError) as error:
         first_line = str(reason).strip().partition("\n")[0]
         raise UserError(f"{repository}: no such folder, nor to be had from the hub ({first_line})") from error

@@ -1,12 +1,18 @@
 """What all entry points share: a user's mistake is one line on stderr and exit status 2, never a traceback."""
 
+import contextlib
 import logging
 import re
 import sys
+import traceback
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from its_jax.errors import UserError
+
+# Errors of flags and configs whose own words say what is wrong; of others, the place is told too.
+_TOLD = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 
 
 def start(main):
@@ -19,15 +25,21 @@ def _parse(argv):
         rest = flags.FLAGS(argv)
         # That a config file is missing is noticed only when something of it is asked for.
         getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
-    except (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except Exception as error:  # a config file is a program, which may fail in any way
         _fail(_reason(error))
+    if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
+        _fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; settings are given as --config.name=value")
     return rest
 
 
 def _guarded(main):
-    logging.getLogger().setLevel(logging.INFO)
+    with _news_on_stdout():
+        _run(main)
+
+
+def _run(main):
     for noisy in ("absl", "orbax", "jax", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -38,12 +50,35 @@ def _guarded(main):
         _fail("interrupted; what is complete is kept, and the same command makes the rest")
 
 
+@contextlib.contextmanager
+def _news_on_stdout():
+    """Logs to stdout, but warnings to stderr; absl's own handler takes both to stderr."""
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    news, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    news.addFilter(lambda record: record.levelno < logging.WARNING)
+    warnings.setLevel(logging.WARNING)
+    for handler in (news, warnings):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    absl_handler = absl_logging.get_absl_handler()
+    root.handlers = [*(handler for handler in before if handler is not absl_handler), news, warnings]
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+
+
 def _reason(error):
     """ml_collections tells in several lines, a traceback among them; the last one says what is wrong."""
     if isinstance(error.__context__, KeyError):
         name, *hint = error.__context__.args[0].splitlines()
         return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
-    last = str(error).strip().splitlines()[-1]
+    if not isinstance(error, _TOLD):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return re.sub(r"^\s*\w+Error: ", "", last)
 
 

@@ -71,6 +71,11 @@ class Schedule:
     def __post_init__(self):
         _check_choice("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2"))
         _check_choice("timestep_spacing", self.timestep_spacing, ("leading", "trailing"))
+        if self.num_train_timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
+            raise UserError(
+                f"the noise schedule needs num_train_timesteps above 0 and 0 < beta_start <= beta_end < 1, not "
+                f"{self.num_train_timesteps}, {self.beta_start} and {self.beta_end}"
+            )
 
     def alphas_cumprod(self) -> np.ndarray:
         """alpha_t^2 for t = 0, 1, ... as float64 `[num_train_timesteps]`."""

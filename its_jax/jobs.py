@@ -97,6 +97,10 @@ def check(job: Mapping[str, Any]) -> None:
     for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS)):
         if job[key] not in known:
             raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
+    if job["audio"]["view"] != "identity":
+        raise UserError("audio.view must be 'identity', since the latent lies as the spectrogram does; set image.view")
+    if job["image"]["view"] != "identity" and (job["crop_image"] or job["cutoff_latent"]):
+        raise UserError("crop_image and cutoff_latent cut the end of a spectrogram: they need image.view='identity'")
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
     for term in TERMS:
@@ -140,10 +144,12 @@ def _slug(text, length=28):
     return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:length].strip("-")
 
 
-def unfinished(jobs: Sequence[Mapping[str, Any]], workdir: Path) -> list[Mapping[str, Any]]:
-    """The distinct jobs whose record is not in the work folder."""
+def unfinished(
+    jobs: Sequence[Mapping[str, Any]], workdir: Path, files: Sequence[str] = (RECORD,)
+) -> list[Mapping[str, Any]]:
+    """The distinct jobs of which one of `files` is not in the work folder."""
     by_id = {job_id(job): job for job in jobs}
-    return [job for identity, job in by_id.items() if not (workdir / identity / RECORD).exists()]
+    return [job for i, job in by_id.items() if not all((workdir / i / name).exists() for name in files)]
 
 
 def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -154,7 +160,11 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     """
     try:
         (job,) = expand(record, 1)
-        made = _typed(record.get("run") or {}, _MADE, "run.")
+        groups = {name: record.get(name) for name in ("run", "models", "versions")}
+        for name, group in groups.items():
+            if not isinstance(group, Mapping):
+                raise UserError(f"the setting {name} is missing")
+        made = _typed(groups["run"], _MADE, "run.")
     except UserError as error:
         raise UserError(f"these are not the settings of a sample of ours: {error}") from error
     if not 0 <= made["position"] < made["batch_size"]:

@@ -56,12 +56,10 @@ def write_wav(path: Path, waveform: np.ndarray, sampling_rate: int, settings: di
 
     The title tag holds the prompts, the comment tag `settings` as JSON.
     """
-    file = io.BytesIO()
-    soundfile.write(file, _to_pcm(waveform), sampling_rate, format="WAV")
     # libsndfile could write these tags, but drops those longer than 2 KB: they are appended by hand.
     tags = _riff_chunk(b"INAM", _title(settings).encode() + b"\0")
     tags += _riff_chunk(b"ICMT", _to_json(settings).encode() + b"\0")
-    body = file.getvalue()[8:] + _riff_chunk(b"LIST", b"INFO" + tags)
+    body = _wav(waveform, sampling_rate)[8:] + _riff_chunk(b"LIST", b"INFO" + tags)
     _write(path, _riff_chunk(b"RIFF", body))
 
 
@@ -132,7 +130,7 @@ def write_video(
     with _atomic(path) as temporary, tempfile.TemporaryDirectory() as folder:
         slide.save(f"{folder}/slide.png", compress_level=1)  # prompts reach ffmpeg as pixels only
         playhead.save(f"{folder}/playhead.png")
-        soundfile.write(f"{folder}/sound.wav", _to_pcm(waveform), sampling_rate)
+        pathlib.Path(folder, "sound.wav").write_bytes(_wav(waveform, sampling_rate))
         _ffmpeg("-framerate", f"{fps}", "-f", "png_pipe", "-i", f"file:{folder}/slide.png",
                 "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
@@ -152,6 +150,12 @@ def contact_sheet(pictures: list[np.ndarray], captions: list[str], columns: int)
 
 def _to_image(picture: np.ndarray) -> Image.Image:
     return Image.fromarray(_quantise(picture, 0, 255, 255).astype(np.uint8))
+
+
+def _wav(waveform: np.ndarray, sampling_rate: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, _to_pcm(waveform), sampling_rate, format="WAV")
+    return file.getvalue()
 
 
 def _to_pcm(waveform: np.ndarray) -> np.ndarray:

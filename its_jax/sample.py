@@ -28,13 +28,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the samples; made if
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 _WRITERS = 2
+_FILES = ("image.png", "spectrogram.png", "audio.wav", jobs.RECORD)
+_VIDEO = "video.mp4"
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
 def main():
     if (_CONFIG.value is None) == (_FROM.value is None):
         raise UserError("give either --config=FILE.py or --from=FILE.png|FILE.wav|sample.json")
-    if _FROM.value:
+    if _FROM.value is not None:
         run_again(Path(_FROM.value), Path(_WORKDIR.value))
     else:
         run(_CONFIG.value, Path(_WORKDIR.value))
@@ -65,13 +67,13 @@ def make(todo, workdir, *, batch_size, video, position=0):
         others are written).
     """
     _check_writable(workdir)
-    todo, asked = jobs.unfinished(todo, workdir), len(todo)
+    todo, asked = jobs.unfinished(todo, workdir, (*_FILES, _VIDEO) if video else _FILES), len(todo)
     if asked > len(todo):
         logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
     if not todo:
         return
-    # A second run of the same shapes need not compile.
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    if not jax.config.jax_compilation_cache_dir:  # a second run of the same shapes need not compile
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
     sampler = Sampler(todo[0], pending=len(todo), batch_size=batch_size)
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
@@ -124,7 +126,7 @@ def write(job, sample, sampler, workdir, video):
     media.write_wav(folder / "audio.wav", waveform, rate, record)
     if video:
         prompts = (job[term]["prompt"] for term in jobs.TERMS)
-        media.write_video(folder / "video.mp4", spectrogram, waveform, rate, *prompts)
+        media.write_video(folder / _VIDEO, spectrogram, waveform, rate, *prompts)
     seconds = {**sample.seconds, "write": time.perf_counter() - start}
     media.write_json(folder / jobs.RECORD, record | {"seconds": seconds})
 

@@ -34,7 +34,8 @@ class Sample:
     """What one job gives.
 
     Attributes:
-      picture: float32 `[H, W, 3]` in [0, 1]. spectrogram: `[H, W]` in [0, 1], what was vocoded.
+      picture: float32 `[H, W, 3]` in [0, 1], as the image model's view lays it out. spectrogram: `[H, W]` in [0, 1],
+        what was vocoded, in 256 levels.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
       position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
@@ -140,6 +141,8 @@ class Sampler:
     def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
         for name, model in self._by_term.items():
+            if any(job[name]["start_step"] >= job["num_steps"] for job in jobs):
+                logging.warning("%s.start_step is beyond the last step: this model takes no part", name)
             prompts = dict.fromkeys(job[name][key] for job in jobs for key in ("prompt", "negative_prompt"))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
@@ -165,7 +168,9 @@ class Sampler:
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
         self._denoise = denoise.denoise.lower(self._unets, tuple(terms), rows, active, state, zero, zero).compile()
-        decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, job["cutoff_latent"])
+        view = job["image"]["view"]
+        look = None if view == "identity" else denoise.VIEWS[view].look
+        decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, look, job["cutoff_latent"])
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[1].shape)
         self._vocode = stages.vocode.lower(self.audio.vocoder, spectrogram, self.mel, job["vocoder"]).compile()
@@ -289,7 +294,7 @@ def _check_fit(image, audio, job):
     image.schedule.timesteps(job["num_steps"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
-    halves = 2 if any(job[name]["view"] != "identity" for name in TERMS) else 1
+    halves = 1 if job["image"]["view"] == "identity" else 2
     for key, divisor in (("height", factor), ("width", factor * halves)):
         if job[key] % divisor:
             raise UserError(f"{key}={job[key]}: must be a multiple of {divisor}, as the vae and the views need it")

@@ -75,17 +75,21 @@ def decode_latents(vae, latents):
     return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames="cutoff")
-def decode(latents, image_vae, audio_vae=None, cutoff=False):
+@functools.partial(jax.jit, static_argnames=("look", "cutoff"))
+def decode(latents, image_vae, audio_vae=None, look=None, cutoff=False):
     """What one latent `[b, h, w, 4]` is to the eye, `[b, H, W, 3]`, and to the ear, `[b, H, W]`; both in [0, 1].
 
+    The spectrogram has 256 levels, so that the file that shows it holds exactly what is vocoded.
+
     Args:
-      audio_vae: None if it is the image model's too. cutoff: drop the last `CROPPED_LATENTS` columns before.
+      audio_vae: None if it is the image model's too. look: from the latent to the one that the image model saw, None
+        if they are the same. cutoff: drop the last `CROPPED_LATENTS` columns before.
     """
     latents = latents[:, :, :-CROPPED_LATENTS] if cutoff else latents
-    picture = decode_latents(image_vae, latents)
-    spectrogram = picture if audio_vae is None else decode_latents(audio_vae, latents)
-    return picture, spectrogram.mean(axis=-1)
+    picture = decode_latents(image_vae, look(latents) if look else latents)
+    shared = audio_vae is None and look is None
+    heard = picture if shared else decode_latents(image_vae if audio_vae is None else audio_vae, latents)
+    return picture, jnp.round(heard.mean(axis=-1) * 255) / 255
 
 
 def mel_config(vocoder_config, height):

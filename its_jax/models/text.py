@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import read_fields
+from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import layer_norm
 
 _ACTIVATIONS = {
@@ -39,6 +39,16 @@ _IGNORED = (
 )
 
 
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class CLIPTextConfig:
     """The fields of `text_encoder/config.json` that shape the model; defaults are those of transformers."""
@@ -56,6 +66,7 @@ class CLIPTextConfig:
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
+        check_sizes(config, *_SIZES)
         if config.hidden_act not in _ACTIVATIONS:
             known = " or ".join(map(repr, _ACTIVATIONS))
             raise UserError(f"CLIPTextConfig: hidden_act={config.hidden_act!r} is not supported, only {known}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import read_fields
+from its_jax.fields import check_sizes, read_fields
 
 _INNER_SLOPE = 0.1
 _LAST_SLOPE = 0.01  # PyTorch's default for leaky ReLU, left so before the last convolution by the original code
@@ -26,6 +26,19 @@ _IGNORED = (
     "num_workers",
     "seed",
     "segment_size",
+)
+
+
+_SIZES = (
+    "upsample_rates",
+    "upsample_kernel_sizes",
+    "upsample_initial_channel",
+    "resblock_kernel_sizes",
+    "num_mels",
+    "sampling_rate",
+    "n_fft",
+    "hop_size",
+    "win_size",
 )
 
 
@@ -57,6 +70,7 @@ class VocoderConfig:
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
         config = read_fields(cls, raw, ignored=_IGNORED)
+        check_sizes(config, *_SIZES)
         stages = len(config.upsample_rates)
         if config.resblock not in ("1", "2"):
             raise UserError(f"VocoderConfig: resblock={config.resblock!r} is not supported, only '1' or '2'")

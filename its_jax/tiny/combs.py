@@ -15,11 +15,11 @@ import numpy as np
 from its_jax.spectrogram import MelConfig, log_mel, stft
 
 FIT_ITERS = 30
-_QUIET = 0.0025  # STFT magnitude beside which errors are measured; about that of black
+_QUIET = 2.0  # sum of STFT magnitudes of a frame beside which errors are measured; that of nearly black ones
 
 
 def error(waveform: jax.Array, target: jax.Array, config: MelConfig) -> jax.Array:
-    """Mean over frames and bins of the comb's complex difference, relative to its size.
+    """Mean over frames of the complex difference from the comb, relative to its size in that frame: 1 for silence.
 
     Args:
       waveform: `[b, frames * hop_length]`. target: log-mel `[b, frames, n_mels]`, natural log.
@@ -27,7 +27,7 @@ def error(waveform: jax.Array, target: jax.Array, config: MelConfig) -> jax.Arra
     theirs = stft(jnp.tanh(comb(target, config)), config)  # the generator's own limit
     ours = stft(waveform, config)
     difference = jnp.sqrt((ours.real - theirs.real) ** 2 + (ours.imag - theirs.imag) ** 2 + 1e-9)
-    return jnp.mean(difference / (jnp.abs(theirs) + _QUIET))
+    return jnp.mean(difference.sum(-1) / (jnp.abs(theirs).sum(-1) + _QUIET))
 
 
 def comb(target: jax.Array, config: MelConfig) -> jax.Array:

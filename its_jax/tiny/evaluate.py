@@ -6,7 +6,9 @@ the vocoder's waveform, is. Since judges accept plain blends too, the error with
 sample is given beside: it tells how likely the sample is under the model. Writes evaluation.json; resumable.
 """
 
+import hashlib
 import itertools
+import json
 import logging
 from pathlib import Path
 
@@ -17,44 +19,41 @@ from absl import flags
 from ml_collections import config_flags
 
 from its_jax import cli, stages
+from its_jax.errors import UserError
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pictures, sounds
 from its_jax.tiny.export import machine
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate, say configs/default.py.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.")
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.")
 _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.")
 
 NOISE_LEVELS = (100, 300, 500)  # training timesteps of the denoising error
+CONTACT_SHEET_SHIFT = 0  # which diagonal of the table of pairs is shown
+_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
 
 
 def main():
-    logging.getLogger().setLevel(logging.INFO)
+    if _CONFIG.value is None:
+        raise UserError("give --config=FILE.py, say configs/default.py")
     run(_CONFIG.value, Path(_WORKDIR.value), seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)
 
 
 def run(config, workdir, *, seeds, singles, batch):
-    """Writes WORKDIR/evaluation.json and WORKDIR/fused.png."""
+    """Writes WORKDIR/evaluation.json, and WORKDIR/contact_sheet.png: each sound once, with another subject."""
     workdir.mkdir(parents=True, exist_ok=True)
     settings = config.to_dict()
     sampler = Sampler(expand(settings, 1)[0], pending=batch, batch_size=batch)
     pairs = list(itertools.product(range(len(_SUBJECTS)), range(len(_SOUNDS)), range(seeds)))
-    classes = range(len(_SUBJECTS))
-    fused = _samples(sampler, settings, [(*pair, "fused") for pair in pairs], workdir / "fused.npz")
-    alone = {
-        kind: _samples(
-            sampler,
-            settings,
-            [(i, i, s, kind) for i in classes for s in range(singles)],
-            workdir / f"{kind}.npz",
-        )
-        for kind in TERMS
-    }
+    alone_pairs = [(i, i, s) for i in range(len(_SUBJECTS)) for s in range(singles)]
+    store = _Store(workdir, sampler, settings)
+    alone = {kind: store.samples(kind, alone_pairs) for kind in TERMS}
+    fused = store.samples("fused", pairs)
     judge = {kind: judges.load(kind) for kind in ("picture", "sound")}
     results = {kind: _judged(sampler, judge, alone[kind]) for kind in TERMS}
     results["fused"] = _judged(sampler, judge, fused)
@@ -62,17 +61,61 @@ def run(config, workdir, *, seeds, singles, batch):
         results[name] = _judged(sampler, judge, _blended(sampler, alone, pairs, singles, blend))
     report = {name: _figures(result) for name, result in results.items()}
     report["machine"] = machine()
-    report["settings"] = {
-        key: value for key, value in settings.items() if key not in ("seed", "num_samples", "batch_size", "video")
-    }
+    report["models"] = {term: getattr(sampler, term).identity for term in TERMS}
+    report["settings"] = {key: value for key, value in settings.items() if key not in _RUN_SETTINGS}
     report["counts"] = {"seeds": seeds, "singles": singles}
     write_json(workdir / "evaluation.json", report)
-    best = fused["spectrogram"][::seeds][:: len(_SOUNDS) + 1]
-    titles = [f"{_SUBJECTS[i]}\n{_SOUNDS[i]}" for i in classes]
-    write_png(workdir / "fused.png", contact_sheet(list(best.astype(np.float32) / 255), titles, 2), {})
+    _write_contact_sheet(workdir / "contact_sheet.png", fused, results["fused"])
     for name in results:
         figures = {key: value for key, value in report[name].items() if not isinstance(value, dict)}
         logging.info("%-14s %s", name, figures)
+
+
+def _write_contact_sheet(path, fused, result):
+    """A diagonal of the table of pairs: of each pair the first sample that the judges accept, else the first."""
+    pictures_, titles = [], []
+    for i in range(len(_SUBJECTS)):
+        j = (i + CONTACT_SHEET_SHIFT) % len(_SOUNDS)
+        of_pair = np.flatnonzero((fused["subject"] == i) & (fused["sound"] == j))
+        right = result["picture_right"][of_pair] & result["sound_right"][of_pair]
+        pictures_.append(fused["spectrogram"][of_pair[np.argmax(right)]] / np.float32(255))
+        titles.append(f"{pictures.SUBJECTS[_SUBJECTS[i]][0]}\n{sounds.SOUNDS[_SOUNDS[j]][0]}")
+    write_png(path, contact_sheet(pictures_, titles, 2), {})
+
+
+class _Store:
+    """Samples of one sampler and one set of settings, kept in a folder batch by batch."""
+
+    def __init__(self, workdir, sampler, settings):
+        self.sampler, self.settings = sampler, settings
+        of = [settings, sampler.image.identity, sampler.audio.identity]
+        self.folder = workdir / "samples" / hashlib.sha256(json.dumps(of).encode()).hexdigest()[:10]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def samples(self, kind, wanted):
+        """Arrays of all wanted (subject, sound, seed); `kind` 'image' or 'audio' leaves the other model out."""
+        size = self.sampler.batch_size
+        batches = []
+        for start in range(0, len(wanted), size):
+            batches.append(self._batch(kind, wanted[start : start + size]))
+            logging.info("%s: %d of %d samples", kind, min(start + size, len(wanted)), len(wanted))
+        arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        return arrays | {"subject": np.array([w[0] for w in wanted]), "sound": np.array([w[1] for w in wanted])}
+
+    def _batch(self, kind, wanted):
+        name = hashlib.sha256(json.dumps([kind, wanted]).encode()).hexdigest()[:10]
+        path = self.folder / f"{kind}_{name}.npz"
+        if not path.exists():
+            made = self.sampler([_job(self.settings, *what, kind) for what in wanted])
+            with open(path.with_suffix(".tmp"), "wb") as file:
+                np.savez(
+                    file,
+                    spectrogram=np.stack([data.to_bytes(sample.spectrogram) for sample in made]),
+                    latents=np.stack([sample.latents for sample in made]),
+                    waveform=np.stack([sample.waveform for sample in made]),
+                )
+            path.with_suffix(".tmp").replace(path)
+        return dict(np.load(path))
 
 
 def _job(settings, subject, sound, seed, kind):
@@ -90,28 +133,6 @@ def _job(settings, subject, sound, seed, kind):
         elif kind in TERMS:
             job[term] |= {"weight": 0.0}
     return expand(job, 1)[0]
-
-
-def _samples(sampler, settings, wanted, path):
-    """Arrays of all wanted (subject, sound, seed, kind); from the file if it is there."""
-    if path.exists():
-        return dict(np.load(path))
-    rows = []
-    for start in range(0, len(wanted), sampler.batch_size):
-        jobs = [_job(settings, *what) for what in wanted[start : start + sampler.batch_size]]
-        rows += [(s.spectrogram, s.latents, s.waveform) for s in sampler(jobs)]
-        logging.info("%s: %d of %d samples", path.stem, len(rows), len(wanted))
-    arrays = {
-        "spectrogram": np.stack([data.to_bytes(row[0]) for row in rows]),
-        "latents": np.stack([row[1] for row in rows]),
-        "waveform": np.stack([row[2] for row in rows]),
-        "subject": np.array([what[0] for what in wanted]),
-        "sound": np.array([what[1] for what in wanted]),
-    }
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        np.savez(file, **arrays)
-    path.with_suffix(".tmp").rename(path)
-    return arrays
 
 
 def _blended(sampler, alone, pairs, singles, blend):

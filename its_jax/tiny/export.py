@@ -29,6 +29,7 @@ def export(workdir):
         (folder / "vocabulary.json").write_text(json.dumps(recipe.vocabulary(kind)))
         (folder / "scheduler").mkdir(exist_ok=True)
         write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+        write_json(folder / "model_index.json", recipe.MODEL_INDEX)
     vocoder = modules.trained(modules.vocoder(), workdir / "vocoder")
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
     judges = [f"judge_{kind}" for kind in ("picture", "sound")]

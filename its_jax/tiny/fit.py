@@ -1,6 +1,7 @@
 """One training loop for all stages: AdamW, an average of the weights, Orbax checkpoints, resume to the bit."""
 
 import logging
+import shutil
 import time
 
 import jax
@@ -48,7 +49,7 @@ def fit(loss, params, batches, stage, folder):
         ocp.save(folder / f"step_{int(state['step'])}", dict(state=state, spent=spent), overwrite=True)
         for old in folder.glob("step_*"):
             if old.name != f"step_{int(state['step'])}":
-                _remove(old)
+                shutil.rmtree(old, ignore_errors=True)
 
     start, saved_at, values = time.time(), time.time(), []
     first = int(state["step"])
@@ -79,9 +80,3 @@ def save_result(path, params):
 def load_result(path, params):
     """Reads a stage's averaged parameters; `params` gives their shapes."""
     return ocp.load(path / "result", jax.eval_shape(lambda: params))
-
-
-def _remove(folder):
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -35,6 +35,20 @@ SCHEDULER = {
     "prediction_type": "epsilon",
 }
 
+# So that diffusers opens a folder as a pipeline.
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
 VAE = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
@@ -69,7 +83,7 @@ UNET = {
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 96, 144],
+    "block_out_channels": [64, 96, 128],
     "layers_per_block": 1,
     "attention_head_dim": [2, 3, 4],  # the number of heads, see its_jax.models.unet
     "cross_attention_dim": TEXT["hidden_size"],
@@ -81,15 +95,15 @@ UNET = {
     "sample_size": [HEIGHT // 8, WIDTH // 8],
 }
 
-# HiFi-GAN with its weight at the rate of frames, where it costs least: a first stage that does not upsample, the
-# lighter of the two kinds of blocks, and few of them.
+# HiFi-GAN with its weight at the rate of frames, where it costs least and learns fastest: two stages that do not
+# upsample, and one that goes from frames to samples at once.
 VOCODER = {
     "resblock": "2",
-    "upsample_rates": [1, 4, 4, 10],
-    "upsample_kernel_sizes": [3, 8, 8, 20],
-    "upsample_initial_channel": 512,
-    "resblock_kernel_sizes": [3, 7],
-    "resblock_dilation_sizes": [[1, 3], [1]],
+    "upsample_rates": [1, 1, 160],
+    "upsample_kernel_sizes": [3, 3, 320],
+    "upsample_initial_channel": 384,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3]],
     "num_mels": MEL.n_mels,
     "sampling_rate": MEL.sampling_rate,
     "n_fft": MEL.n_fft,
@@ -113,9 +127,9 @@ class Stage:
 
 
 STAGES = {
-    "vae": Stage(steps=2000, batch=8, learning_rate=1.5e-3, ema=0.995),
-    "image": Stage(steps=7000, batch=16, learning_rate=1e-3),
-    "audio": Stage(steps=3500, batch=16, learning_rate=1e-3),
+    "vae": Stage(steps=1500, batch=8, learning_rate=1.5e-3, ema=0.995),
+    "image": Stage(steps=4200, batch=16, learning_rate=1e-3),
+    "audio": Stage(steps=2800, batch=16, learning_rate=1e-3),
     "vocoder": Stage(steps=1800, batch=8, learning_rate=1e-3, ema=0.995),
     "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
 }

@@ -12,10 +12,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
+from its_jax import cli
 from its_jax.denoise import Schedule
+from its_jax.errors import UserError
 from its_jax.media import read_json, write_json
 from its_jax.spectrogram import from_picture, log_mel
 from its_jax.tiny import combs, data, judges, modules, pictures, recipe, sounds
@@ -35,7 +37,7 @@ VAE_CROP = 64  # pixels
 # Shares of pictures, spectrograms, their maxima and their means in the VAE's batches. Spectrograms are the finer of the
 # two: from this share of the steps on, most crops are theirs.
 VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
-VAE_SWITCH = 0.45
+VAE_SWITCH = 0.6
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
 # The vocoder's pull towards combs, and the share of its steps in which that fades out.
@@ -224,11 +226,12 @@ def _finish(workdir, name, params, seconds, figures):
     logging.info("%s: %s", name, figures)
 
 
-def main(argv):
-    del argv
-    logging.getLogger().setLevel(logging.INFO)
-    workdir = Path(_WORKDIR.value).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
+def main():
+    run(Path(_WORKDIR.value).absolute(), _STAGE.value)
+
+
+def run(workdir, stage="all"):
+    """Runs one stage or all; the stages before must be done. UserError: they are not, or `workdir` cannot be made."""
     stages = {
         "vae": train_vae,
         "image": lambda workdir: train_unet(workdir, "image"),
@@ -237,9 +240,15 @@ def main(argv):
         "judges": train_judges,
         "export": export,
     }
-    for name in stages if _STAGE.value == "all" else [_STAGE.value]:
-        stages[name](workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name in stages if stage == "all" else [stage]:
+            stages[name](workdir)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or workdir}: {error.strerror or error}; were the stages before run?"
+        ) from error
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.start(main)
