@@ -8,6 +8,7 @@ import pathlib
 
 from convert import sources
 from convert.conversion import FORMAT, METADATA, convert
+from its_jax import parts
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,14 @@ def converted(source: str) -> pathlib.Path:
         log.info("converting %s into %s (once; ITS_JAX_CACHE says where)", source, out)
         convert(str(folder), out, keep=True)
     return out
+
+
+def parts_of(source: str) -> list[str]:
+    """The names of the parts that a source has, converted or not; nothing is converted yet."""
+    folder = sources.find(source)
+    if (folder / METADATA).exists():
+        return list(parts.read_json(folder / METADATA).get("parts", {}))
+    return list(sources.layout(sources.file_names(folder), source=source).weights)
 
 
 def cache_folder() -> pathlib.Path:

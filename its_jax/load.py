@@ -79,12 +79,9 @@ def load(
     Raises:
       UserError: no such source, no model folder, or a part, file or tensor is missing, damaged or misfit.
     """
-    folder = convert.converted(_embedded(source) if source in _EMBEDDED else source)
+    check_parts(source, parts)
+    folder = convert.converted(_place(source))
     metadata = _checked_metadata(folder, source)
-    for part in parts:
-        if part not in metadata["parts"]:
-            there = ", ".join(metadata["parts"])
-            raise UserError(f"{source}: has no {part}; the parts of this model are {there}")
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     hashes = {part: about["sha256"] for part, about in metadata["parts"].items()}
     # The small files first: what is wrong with them is then said before gigabytes are read.
@@ -106,13 +103,18 @@ def load(
     return dataclasses.replace(model, **{part: placed(part) for part in parts})
 
 
-def same_tensors(a: Model, b: Model, part: str) -> bool:
-    """Whether a part has the very same tensors in both models, loaded or not."""
-    return part in a.hashes and a.hashes[part] == b.hashes.get(part)
+def check_parts(source: str, parts: Sequence[str]) -> None:
+    """Raises `UserError` if a model or one of these parts of it is not there; reads none of its weights."""
+    there = convert.parts_of(_place(source))
+    for part in parts:
+        if part not in there:
+            raise UserError(f"{source}: has no {part}; the parts of this model are {', '.join(there)}")
 
 
-def _embedded(name):
-    return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", name.removeprefix("tiny/")))
+def _place(source):
+    if source not in _EMBEDDED:
+        return source
+    return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", source.removeprefix("tiny/")))
 
 
 def _checked_metadata(folder, source):

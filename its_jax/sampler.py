@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import time
@@ -19,12 +20,14 @@ from its_jax.jobs import TERMS
 
 # Beyond this many the CPU gains nothing from a larger batch.
 CPU_BATCH = 4
-# Rough peak of full-size models in float32, UNet or VAE: bytes for each pixel of a sample.
-CPU_BYTES_PER_PIXEL = 8192
+# Rough peak of decoding in float32, which is above that of denoising: bytes for each pixel of a sample and each channel
+# of the VAE's widest pictures.
+CPU_BYTES_PER_PIXEL = 64
 # Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, each time.
 CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 MEMORY_SHARE = 0.9
+_PARTS = {"image": ("text_encoder", "unet", "vae"), "audio": ("text_encoder", "unet", "vae", "vocoder")}
 # A batch is denoised in so many calls, between which progress is shown; the bits do not depend on it.
 PROGRESS_CALLS = 20
 
@@ -90,11 +93,12 @@ class Sampler:
         mesh = load.mesh()
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
+        for name, parts in _PARTS.items():
+            load.check_parts(job[name]["model"], parts)
         with timed("load", self.seconds):
             kw = dict(dtype=self._dtype, sharding=self._replicated)
-            parts = ("text_encoder", "unet", "vae")
-            self.image = load.load(job["image"]["model"], parts=parts, **kw)
-            self.audio = load.load(job["audio"]["model"], parts=(*parts, "vocoder"), share=[self.image], **kw)
+            self.image = load.load(job["image"]["model"], parts=_PARTS["image"], **kw)
+            self.audio = load.load(job["audio"]["model"], parts=_PARTS["audio"], share=[self.image], **kw)
         _check_fit(self.image, self.audio, job)
         self._static = _static(job)
         self.mel = stages.mel_config(self.audio.vocoder.config, job["height"])
@@ -173,7 +177,11 @@ class Sampler:
         decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, look, job["cutoff_latent"])
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[1].shape)
-        self._vocode = stages.vocode.lower(self.audio.vocoder, spectrogram, self.mel, job["vocoder"]).compile()
+        vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"])
+        # Each device its own: left to itself, XLA gathers the batch for Griffin-Lim's FFTs.
+        specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec("data"))
+        each = jax.jit(jax.shard_map(vocode, mesh=self._sharded.mesh, check_vma=False, **specs))
+        self._vocode = each.lower(self.audio.vocoder, spectrogram).compile()
 
     def _abstract(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
@@ -247,7 +255,8 @@ class Sampler:
         wanted = -(-min(pending, MAX_BATCH_PER_DEVICE * devices) // devices) * devices
         if jax.default_backend() == "cpu":
             memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            fitting = int(memory / (CPU_BYTES_PER_PIXEL * job["height"] * job["width"]))
+            channels = self.image.vae.config.block_out_channels[0]
+            fitting = int(memory / (CPU_BYTES_PER_PIXEL * channels * job["height"] * job["width"]))
             return -(-max(1, min(wanted, CPU_BATCH, fitting)) // devices) * devices
         self.batch_size = devices
         with timed("compile", self.seconds):

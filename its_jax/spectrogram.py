@@ -65,7 +65,7 @@ class MelConfig:
 
 def log_mel(waveform: jax.Array, config: MelConfig) -> jax.Array:
     """[b, samples] -> [b, samples // hop_length, n_mels] natural-log mel magnitudes, floored at `log_min`."""
-    spectrum = stft(waveform, config)
+    spectrum = _stft(waveform, config)
     magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
     mel = _matmul(magnitude, mel_basis(config).T)
     return jnp.log(jnp.maximum(mel, math.exp(config.log_min)))
@@ -99,7 +99,7 @@ def reconstruct_phase(magnitude: jax.Array, config: MelConfig, num_iters: int, s
 
     def step(_, state):
         phase, previous = state
-        rebuilt = stft(_istft(magnitude * phase, config), config)
+        rebuilt = _stft(_istft(magnitude * phase, config), config)
         ahead = rebuilt - _MOMENTUM / (1 + _MOMENTUM) * previous
         return ahead / jnp.maximum(jnp.abs(ahead), 1e-12), rebuilt
 
@@ -150,7 +150,7 @@ def _invert_mel(mel: jax.Array, config: MelConfig) -> jax.Array:
     return jax.lax.fori_loop(0, _MEL_INVERSION_ITERS, step, start)
 
 
-def stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
+def _stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
     """[b, samples] -> complex spectrum [b, samples // hop_length, n_fft // 2 + 1], frames as in `log_mel`."""
     win, hop = config.win_length, config.hop_length
     num_frames = waveform.shape[1] // hop
@@ -165,7 +165,7 @@ def stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
 
 
 def _istft(spectrum: jax.Array, config: MelConfig) -> jax.Array:
-    """The least-squares inverse of `stft`: [b, frames, bins] -> [b, frames * hop_length]."""
+    """The least-squares inverse of `_stft`: [b, frames, bins] -> [b, frames * hop_length]."""
     window = _window(config)
     frames = jnp.fft.irfft(spectrum, n=config.n_fft)[..., : config.win_length] * window
     energy = _overlap_add(np.broadcast_to(window**2, (1, *frames.shape[1:])), config)
@@ -173,7 +173,7 @@ def _istft(spectrum: jax.Array, config: MelConfig) -> jax.Array:
 
 
 def _overlap_add(frames: jax.Array, config: MelConfig) -> jax.Array:
-    """[b, frames, win_length] -> [b, frames * hop_length], the padding of `stft` cut off."""
+    """[b, frames, win_length] -> [b, frames * hop_length], the padding of `_stft` cut off."""
     b, num_frames, win = frames.shape
     hop = config.hop_length
     blocks_per_frame = -(-win // hop)

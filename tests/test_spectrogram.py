@@ -92,7 +92,7 @@ def test_picture_orientation_range_and_clipping():
     assert float(picture.sum()) == pytest.approx(2)
 
 
-@pytest.mark.parametrize("iterations", [8, 32])
+@pytest.mark.parametrize("iterations", [8, 32, 64])
 def test_griffin_lim_converges_as_librosas(iterations):
     """Both start from |stft| of the same sounds, librosa in its own framing; mean of three seeds."""
     config, waveform = MelConfig(), sounds()
@@ -108,7 +108,7 @@ def test_griffin_lim_converges_as_librosas(iterations):
     for seed in range(3):
         heard = librosa.griffinlim(centred, n_iter=iterations, random_state=seed, length=waveform.shape[1], **sizes)
         theirs.append(spectral_convergence(librosa.stft(heard, **sizes), centred))
-    assert np.mean(ours) <= 1.01 * np.mean(theirs), (ours, theirs)
+    assert np.mean(ours) <= np.mean(theirs), (ours, theirs)
 
 
 @pytest.mark.parametrize("n_mels", [128, 256])

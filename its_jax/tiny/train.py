@@ -20,7 +20,7 @@ from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.media import read_json, write_json
 from its_jax.spectrogram import from_picture, log_mel
-from its_jax.tiny import combs, data, judges, modules, pictures, recipe, sounds
+from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -40,8 +40,6 @@ VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
 VAE_SWITCH = 0.6
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
-# The vocoder's pull towards combs, and the share of its steps in which that fades out.
-COMB_PULL, COMB_SHARE = 8.0, 0.6
 CAPTION_DROPOUT = 0.12
 # Most steps see half a canvas, at half the cost; the last ones whole canvases, as sampling has them.
 UNET_CROP, UNET_CROP_SHARE = 32, 0.85
@@ -174,26 +172,20 @@ def _latents(workdir, kind, split, count):
 
 
 def train_vocoder(workdir):
-    """HiFi-GAN's generator, without the adversary: its output, analysed again, must be the spectrogram it was given.
-
-    That alone is learned slowly, since it leaves the phases open. So at first the output is drawn towards a waveform
-    with this spectrogram and given phases, see `combs.py`.
-    """
+    """HiFi-GAN's generator, without the adversary: its output, analysed again, must be the spectrogram it was given."""
     stage, made_of = recipe.STAGES["vocoder"], _both("train", TRAIN_ITEMS // 2)
     graph, params = nnx.split(modules.vocoder())
 
     def batches(step):
         rng = data.generator("vocoder", "train", step)
-        crops = np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(stage.batch)])
-        return dict(picture=crops, pull=np.float32(COMB_PULL * max(0.0, 1 - step / (COMB_SHARE * stage.steps))))
+        return np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(stage.batch)])
 
-    def loss(params, batch, key):
-        target = from_picture(batch["picture"] / 255.0, recipe.MEL)
+    def loss(params, crops, key):
+        target = from_picture(crops / 255.0, recipe.MEL)
         # Decoded spectrograms are not as clean as analysed ones.
         noisy = target + 0.1 * jax.random.normal(key, target.shape)
         waveform = nnx.merge(graph, params)(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
-        mel_error = jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
-        return mel_error + batch["pull"] * combs.error(waveform, target, recipe.MEL)
+        return jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
 
     params, seconds = fit(loss, params, batches, stage, workdir / "vocoder")
     generator = nnx.merge(graph, params)
