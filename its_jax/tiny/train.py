@@ -183,7 +183,7 @@ def train_vocoder(workdir):
     def loss(params, crops, key):
         target = from_picture(crops / 255.0, recipe.MEL)
         # Decoded spectrograms are not as clean as analysed ones.
-        noisy = target + 0.1 * jax.random.normal(key, target.shape)
+        noisy = target + 0.05 * jax.random.normal(key, target.shape)
         waveform = nnx.merge(graph, params)(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
         return jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
 
