@@ -16,7 +16,7 @@ from its_jax.spectrogram import MelConfig, log_mel, mel_basis
 _FIT_ITERS = 100
 _LAST_SLOPE = 0.01  # of the leaky ReLU before the sum
 _LOUDNESS = 0.05  # of an oscillator whose feature is 1
-# exp(x) for -9.2 < x < 0 to 0.26 nats in the mean, as the vocoder's leaky ReLUs can have it; fitted by gradient descent:
+# exp(x) for -9.2 < x < 0 to 0.26 nats in the mean, as leaky ReLUs can have it; fitted by gradient descent:
 # y = lrelu(sum of v lrelu(u x + b) + d).
 _U, _B = (0.662, 0.617, 0.505), (3.801, 1.860, 0.0952)
 _V, _D = (0.01574, 0.20365, -0.26162), -0.03778
