@@ -20,6 +20,9 @@ def get_config():
     config.height = 128  # pixels = mel bands
     config.width = 512  # pixels = frames of 10 ms
     config.dtype = "float32"  # or "bfloat16" or "float16"
+    # How the image model sees the latent: "identity", or "block_rearrange": what lies side by side in the spectrogram
+    # are the halves of a square picture, one above the other.
+    config.view = "identity"
     config.crop_image = False  # drop the last 32 columns (0.32 s)
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
@@ -33,7 +36,6 @@ def get_config():
     config.image.guidance_scale = 5.0
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
     config.image.weight = 0.5
-    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"
@@ -42,5 +44,4 @@ def get_config():
     config.audio.guidance_scale = 5.0
     config.audio.start_step = 0
     config.audio.weight = 0.5
-    config.audio.view = "identity"
     return config

@@ -3,8 +3,8 @@
     python -m its_jax.sample --config=configs/sd15_auffusion.py:tiger --workdir=out
 
 The argument picks one of the published examples (see EXAMPLES; without one: bell). The first run downloads both models
-(about 10 GB) from the hub and converts them once. One sample is 257 TFLOP: seconds on a GPU or TPU, half an hour on a
-CPU. The method's success rate is low by nature: make many samples and pick.
+(about 10 GB) from the hub and converts them once (as much again). One sample is 262 TFLOP: seconds on a GPU or TPU,
+half an hour on a CPU. The method's success rate is low by nature: make many samples and pick.
 """
 
 from ml_collections import ConfigDict
@@ -48,6 +48,9 @@ def get_config(example="bell"):
     config.height = 256  # pixels = mel bands
     config.width = 1024  # pixels = frames of 10 ms
     config.dtype = "bfloat16"  # or "float32" or "float16"
+    # How the image model sees the latent: "identity", or "block_rearrange": what lies side by side in the spectrogram
+    # are the halves of a square picture, one above the other.
+    config.view = "identity"
     config.crop_image = True  # drop the last 32 columns (0.32 s), which Auffusion leaves black
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
@@ -60,7 +63,6 @@ def get_config(example="bell"):
     config.image.guidance_scale = 10.0
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
     config.image.weight = 0.5
-    config.image.view = "identity"  # or "block_rearrange": the picture's halves, one above the other, lie side by side
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"
@@ -69,5 +71,4 @@ def get_config(example="bell"):
     config.audio.guidance_scale = 10.0
     config.audio.start_step = 0
     config.audio.weight = 0.5
-    config.audio.view = "identity"
     return config

@@ -23,9 +23,9 @@ RECORD = "sample.json"  # written last: a job is done when its record is there
 
 # Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
 _TERM = {"model": str, "prompt": str, "negative_prompt": str}
-_TERM |= {"guidance_scale": float, "start_step": int, "weight": float, "view": str}
+_TERM |= {"guidance_scale": float, "start_step": int, "weight": float}
 _JOB = {"seed": int, "num_steps": int, "solver": str, "height": int, "width": int, "dtype": str}
-_JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
+_JOB |= {"view": str, "crop_image": bool, "cutoff_latent": bool, "vocoder": str}
 _RUN = {"num_samples": int, "batch_size": int, "video": bool}
 _MADE = {"batch_size": int, "position": int, "video": bool}  # what a record tells of the run
 _MAX_SEED = 2**32 - 1
@@ -97,10 +97,8 @@ def check(job: Mapping[str, Any]) -> None:
     for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS)):
         if job[key] not in known:
             raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
-    if job["audio"]["view"] != "identity":
-        raise UserError("audio.view must be 'identity', since the latent lies as the spectrogram does; set image.view")
-    if job["image"]["view"] != "identity" and (job["crop_image"] or job["cutoff_latent"]):
-        raise UserError("crop_image and cutoff_latent cut the end of a spectrogram: they need image.view='identity'")
+    if job["view"] != "identity" and (job["crop_image"] or job["cutoff_latent"]):
+        raise UserError("crop_image and cutoff_latent cut the end of a spectrogram: they need view='identity'")
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
     for term in TERMS:

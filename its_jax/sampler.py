@@ -37,7 +37,7 @@ class Sample:
     """What one job gives.
 
     Attributes:
-      picture: float32 `[H, W, 3]` in [0, 1], as the image model's view lays it out. spectrogram: `[H, W]` in [0, 1],
+      picture: float32 `[H, W, 3]` in [0, 1], as `view` lays it out. spectrogram: `[H, W]` in [0, 1],
         what was vocoded, in 256 levels.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
       position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
@@ -163,7 +163,7 @@ class Sampler:
                     texts=self._abstract((b, 2, n, d), self._dtype),
                     guidance_scale=self._abstract((b,)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
-                    view=denoise.VIEWS[job[name]["view"]],
+                    view=_view(job, name),
                 )
             )
         start = jax.jit(_initial_state, static_argnums=1, out_shardings=self._sharded)
@@ -172,8 +172,7 @@ class Sampler:
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
         self._denoise = denoise.denoise.lower(self._unets, tuple(terms), rows, active, state, zero, zero).compile()
-        view = job["image"]["view"]
-        look = None if view == "identity" else denoise.VIEWS[view].look
+        look = None if job["view"] == "identity" else _view(job, "image").look
         decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, look, job["cutoff_latent"])
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[1].shape)
@@ -218,7 +217,7 @@ class Sampler:
                     texts=self._encode[name](model.text_encoder, self._put(ids, sharded=True)),
                     guidance_scale=self._put(scale, sharded=True),
                     weights=None,
-                    view=denoise.VIEWS[jobs[0][name]["view"]],
+                    view=_view(jobs[0], name),
                 )
             )
         return terms
@@ -276,16 +275,19 @@ def _initial_state(seeds, shape):
 
 def _static(job):
     """What jobs must share to share a compiled program and a solver table."""
-    keys = ("height", "width", "dtype", "vocoder", "cutoff_latent", "solver", "num_steps")
-    return {key: job[key] for key in keys} | {name: (job[name]["model"], job[name]["view"]) for name in TERMS}
+    keys = ("height", "width", "dtype", "view", "vocoder", "cutoff_latent", "solver", "num_steps")
+    return {key: job[key] for key in keys} | {name: job[name]["model"] for name in TERMS}
+
+
+def _view(job, name):
+    """The latent lies as the spectrogram does: only the image model may see it otherwise."""
+    return denoise.VIEWS[job["view"] if name == "image" else "identity"]
 
 
 def _check_choices(job):
-    choices = [("solver", job["solver"], denoise.SOLVERS)]
-    choices += [(f"{name}.view", job[name]["view"], denoise.VIEWS) for name in TERMS]
-    for key, value, known in choices:
-        if value not in known:
-            raise UserError(f"{key}={value!r} is not known here; choose one of {', '.join(known)}")
+    for key, known in (("solver", denoise.SOLVERS), ("view", denoise.VIEWS)):
+        if job[key] not in known:
+            raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
 
 
 def _check_fit(image, audio, job):
@@ -303,7 +305,7 @@ def _check_fit(image, audio, job):
     image.schedule.timesteps(job["num_steps"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
-    halves = 1 if job["image"]["view"] == "identity" else 2
+    halves = 1 if job["view"] == "identity" else 2
     for key, divisor in (("height", factor), ("width", factor * halves)):
         if job[key] % divisor:
             raise UserError(f"{key}={job[key]}: must be a multiple of {divisor}, as the vae and the views need it")

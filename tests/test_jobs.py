@@ -102,11 +102,11 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
 def test_the_id_is_stable():
     """It names folders that people keep: a changed way to make it would make their samples anew."""
     term = {"model": "m", "prompt": "a castle", "negative_prompt": "", "guidance_scale": 7.5, "start_step": 0}
-    term |= {"weight": 0.5, "view": "identity"}
+    term |= {"weight": 0.5}
     job = {"seed": 3, "num_steps": 25, "solver": "ddim", "height": 128, "width": 512, "dtype": "float32"}
-    job |= {"crop_image": False, "cutoff_latent": False, "vocoder": "hifigan"}
+    job |= {"view": "identity", "crop_image": False, "cutoff_latent": False, "vocoder": "hifigan"}
     job |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
-    assert jobs.job_id(job) == "a-castle_bell-ringing_3_a1b42237ed"
+    assert jobs.job_id(job) == "a-castle_bell-ringing_3_98bfc02ec9"
     assert jobs.job_id(dict(reversed(job.items()))) == jobs.job_id(job)
     as_integers = the_job(image__guidance_scale=7)
     assert as_integers["image"]["guidance_scale"] == 7.0
@@ -115,8 +115,14 @@ def test_the_id_is_stable():
 
 def test_every_setting_of_the_sample_is_in_its_id():
     changes = [{}, {"seed": 1}, {"num_steps": 24}, {"solver": "ddim"}, {"height": 64}, {"width": 64}]
-    changes += [{"dtype": "bfloat16"}, {"crop_image": True}, {"cutoff_latent": True}, {"vocoder": "griffin_lim"}]
-    other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75, "view": "x"}
+    changes += [
+        {"dtype": "bfloat16"},
+        {"view": "block_rearrange"},
+        {"crop_image": True},
+        {"cutoff_latent": True},
+        {"vocoder": "griffin_lim"},
+    ]
+    other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75}
     changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
     changes += [{"image__start_step": 3}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
@@ -155,15 +161,26 @@ def test_unfinished_are_the_distinct_ones_without_a_record(tmp_path):
 def test_a_record_gives_its_job_back():
     job = the_job(seed=5)
     record = {"id": "x", **job, "run": {"batch_size": 4, "position": 3, "video": True, "devices": 1}}
+    record |= {"models": {}, "versions": {}}
     assert jobs.from_record(json.loads(json.dumps(record))) == (job, {"batch_size": 4, "position": 3, "video": True})
 
 
 @pytest.mark.parametrize(
-    "change", [{"run": None}, {"run": {"batch_size": 4, "position": 4, "video": True}}, {"image": None}, {"seed": "1"}]
+    "change",
+    [
+        {"run": None},
+        {"run": {"batch_size": 4, "position": 4, "video": True}},
+        {"image": None},
+        {"seed": "1"},
+        {"run": 5},
+        {"models": [1]},
+        {"versions": None},
+    ],
 )
 def test_a_damaged_record_is_refused(change):
-    record = {**the_job(), "run": {"batch_size": 4, "position": 3, "video": True}} | change
-    with pytest.raises(UserError, match="run|image|seed"):
+    record = {**the_job(), "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
+    record |= change
+    with pytest.raises(UserError, match=f"{next(iter(change))}"):
         jobs.from_record(record)
 
 
@@ -180,7 +197,7 @@ def test_the_published_examples():
 def test_the_settings_of_the_authors():
     (job,) = jobs.expand(get_config("sd15_auffusion").to_dict(), 1)
     assert (job["height"], job["width"], job["num_steps"], job["solver"]) == (256, 1024, 100, "ddim")
-    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan"
+    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan" and job["view"] == "identity"
     for term, start in (("image", 10), ("audio", 0)):
-        numbers = [job[term][key] for key in ("guidance_scale", "weight", "start_step", "negative_prompt", "view")]
-        assert numbers == [10.0, 0.5, start, "", "identity"]
+        numbers = [job[term][key] for key in ("guidance_scale", "weight", "start_step", "negative_prompt")]
+        assert numbers == [10.0, 0.5, start, ""]

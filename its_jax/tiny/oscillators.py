@@ -22,7 +22,7 @@ _U, _B = (0.662, 0.617, 0.505), (3.801, 1.860, 0.0952)
 _V, _D = (0.01574, 0.20365, -0.26162), -0.03778
 
 
-def begin(generator, config: MelConfig):
+def begin(generator, config: MelConfig) -> None:
     """Sets the weights of a vocoder whose upsampling rates are 1, 1 and the hop. Spare features stay random.
 
     Layer by layer: the knots of `exp` for each band, the magnitude of each band, the feature of each harmonic, its
@@ -80,7 +80,7 @@ def _set(layer, kernel, bias=None):
 
 
 @functools.lru_cache
-def _oscillators(config):
+def _oscillators(config: MelConfig):
     """Harmonics of the frame rate, fading in and out from frame to frame: float32 `[harmonics, 2 hop_length]`."""
     hop = config.hop_length
     time = np.arange(2 * hop)
@@ -90,7 +90,7 @@ def _oscillators(config):
     return (fade * np.cos(2 * np.pi * k * time / hop + phases)).astype(np.float32)
 
 
-def _amplitudes(config):
+def _amplitudes(config: MelConfig):
     """Mel magnitudes -> amplitudes, float32 `[harmonics, n_mels]`: means over the bands that lie nearest."""
     basis = mel_basis(config)
     hz = np.arange(basis.shape[1]) * config.sampling_rate / config.n_fft
@@ -103,7 +103,7 @@ def _amplitudes(config):
     return (nearness / nearness.sum(axis=1, keepdims=True) * _flat(config)[:, None]).astype(np.float32)
 
 
-def _flat(config):
+def _flat(config: MelConfig):
     """Amplitudes `[harmonics]` at which all mel magnitudes are about 1: multiplicative updates (Lee and Seung 2001)."""
     waveforms = np.tile(_oscillators(config)[:, : config.hop_length] + _oscillators(config)[:, config.hop_length :], 16)
     quiet = dataclasses.replace(config, log_min=-12.0)
