@@ -200,6 +200,16 @@ def test_a_killed_conversion_leaves_nothing_that_passes_for_whole(vae_only, tmp_
     assert metadata(out)["parts"].keys() == {"vae"} and not partial.exists()
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(vae_only, tmp_path, monkeypatch):
+    def full(path, arrays):
+        raise ValueError("OUT_OF_RANGE: Error writing: No space left on device")
+
+    monkeypatch.setattr(conversion.ocp, "save", full)
+    with pytest.raises(UserError, match="cannot be written .*No space left.*ITS_JAX_CACHE"):
+        convert.convert(str(vae_only), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_conversion_leaves_the_one_before(vae_only, tmp_path, monkeypatch):
     out = convert.convert(str(vae_only), tmp_path / "out")
     before = metadata(out)

@@ -317,7 +317,7 @@ def test_another_process_makes_the_same_bits(made, tmp_path):
     result = in_a_process(*arguments)
     assert result.returncode == 0, result.stderr
     for stage in ("load", "compile", "encode", "denoise", "decode", "vocode", "write"):
-        assert re.search(rf"{stage} +\d+\.\d\d s", result.stderr)
+        assert re.search(rf"{stage} +\d+\.\d\d s", result.stdout)
     assert "step/s" in result.stderr  # the progress bar
     assert_same_sample(folder_of(1, tmp_path / "again"), folder_of(1, made))
 

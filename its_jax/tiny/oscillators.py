@@ -23,41 +23,63 @@ _V, _D = (0.01574, 0.20365, -0.26162), -0.03778
 
 
 def begin(generator, config: MelConfig) -> None:
-    """Sets the weights of a vocoder whose upsampling rates are 1, 1 and the hop. Spare features stay random.
+    """Sets the weights of a vocoder whose upsampling rates are 1, 1 and the hop. Spare features stay random."""
+    to_magnitudes, to_loudness, to_samples = generator.ups
+    knots = np.arange(config.n_mels * len(_U)).reshape(config.n_mels, -1)  # the features of each band
+    _fill(generator.conv_pre, lambda kernel, bias: _bend(kernel, bias, knots, config))
+    _fill(to_magnitudes, lambda kernel, bias: _exponentiate(kernel, bias, knots))
+    _fill(to_loudness, lambda kernel, bias: _mix(kernel, config))
+    _fill(to_samples, lambda kernel, bias: _oscillate(kernel, bias, config))
+    _fill(generator.conv_post, lambda kernel, bias: _sum(kernel))
+    for block in generator.resblocks:
+        for conv in block.convs:
+            _fill(conv, lambda kernel, bias: kernel.fill(0))
 
-    Layer by layer: the knots of `exp` for each band, the magnitude of each band, the feature of each harmonic, its
-    oscillation; then the sum.
-    """
-    knots, bands, n = len(_U), config.n_mels, len(_oscillators(config))
-    channels = np.arange(bands * knots).reshape(bands, knots)
-    first = np.zeros(generator.conv_pre.kernel.shape, np.float32)
-    first[3, np.arange(bands)[:, None], channels] = _U
-    bias = np.asarray(generator.conv_pre.bias[...]).copy()
-    bias[channels] = np.array(_B) - np.array(_U) * config.log_max
-    _set(generator.conv_pre, first, bias)
 
-    magnitude, loudness, bank = (np.asarray(up.kernel[...]).copy() for up in generator.ups)
-    magnitude[:, :bands] = 0
-    magnitude[1, np.arange(bands)[:, None], channels] = _V
-    bias = np.asarray(generator.ups[0].bias[...]).copy()
+def _fill(layer, change):
+    """Lets `change` set weights of a layer in place; kernels are `[taps, in, out]`, those of ups `[taps, out, in]`."""
+    kernel, bias = (np.array(variable[...]) for variable in (layer.kernel, layer.bias))
+    change(kernel, bias)
+    layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+
+
+def _bend(kernel, bias, knots, config: MelConfig):
+    """Log-mels -> u x + b for each band, with x = 0 for white."""
+    kernel[:] = 0
+    kernel[3, np.arange(len(knots))[:, None], knots] = _U
+    bias[knots] = np.array(_B) - np.array(_U) * config.log_max
+
+
+def _exponentiate(kernel, bias, knots):
+    """-> the magnitude of each band, 1 for white."""
+    bands = len(knots)
+    kernel[:, :bands] = 0
+    kernel[1, np.arange(bands)[:, None], knots] = _V
     bias[:bands] = _D
-    _set(generator.ups[0], magnitude, bias)
-    loudness[:, :n] = 0
-    loudness[1, :n, :bands] = _amplitudes(config) * np.exp(config.log_max) / _LOUDNESS
-    _set(generator.ups[1], loudness)
-    thresholds, slopes = _undo_tanh()
-    pairs = len(thresholds)
+
+
+def _mix(kernel, config: MelConfig):
+    """-> how loud each oscillator is."""
+    n = len(_oscillators(config))
+    kernel[:, :n] = 0
+    kernel[1, :n, : config.n_mels] = _amplitudes(config) * np.exp(config.log_max) / _LOUDNESS
+
+
+def _oscillate(kernel, bias, config: MelConfig):
+    """-> the waveform and its negative, less each threshold."""
     waveform = _LOUDNESS * _oscillators(config).T
-    bank[:, : 2 * pairs] = 0
-    bank[:, :pairs, :n], bank[:, pairs : 2 * pairs, :n] = waveform[:, None], -waveform[:, None]
-    bias = np.asarray(generator.ups[2].bias[...]).copy()
+    thresholds, _ = _undo_tanh()
+    pairs, n = len(thresholds), waveform.shape[1]
+    kernel[:, : 2 * pairs] = 0
+    kernel[:, :pairs, :n], kernel[:, pairs : 2 * pairs, :n] = waveform[:, None], -waveform[:, None]
     bias[: 2 * pairs] = np.tile(-thresholds, 2)
-    _set(generator.ups[2], bank, bias)
-    last = np.zeros(generator.conv_post.kernel.shape, np.float32)
-    last[3, : 2 * pairs, 0] = np.concatenate([slopes, -slopes])
-    _set(generator.conv_post, last)
-    for conv in (conv for block in generator.resblocks for conv in block.convs):
-        _set(conv, np.zeros(conv.kernel.shape, np.float32))
+
+
+def _sum(kernel):
+    """-> artanh of the waveform, before the generator's own tanh."""
+    _, slopes = _undo_tanh()
+    kernel[:] = 0
+    kernel[3, : 2 * len(slopes), 0] = np.concatenate([slopes, -slopes])
 
 
 def _undo_tanh():
@@ -71,12 +93,6 @@ def _undo_tanh():
     # Where they are below their thresholds, the others leak.
     slopes[0] = (rises[0] - 2 * _LAST_SLOPE * slopes[1:].sum()) / (1 + _LAST_SLOPE)
     return thresholds, slopes
-
-
-def _set(layer, kernel, bias=None):
-    layer.kernel[...] = jnp.asarray(kernel)
-    if bias is not None:
-        layer.bias[...] = jnp.asarray(bias)
 
 
 @functools.lru_cache

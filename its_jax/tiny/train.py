@@ -20,6 +20,7 @@ from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.media import read_json, write_json
 from its_jax.spectrogram import from_picture, log_mel
+from its_jax.stages import vocode
 from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
@@ -189,13 +190,18 @@ def train_vocoder(workdir):
 
     params, seconds = fit(loss, params, batches, stage, workdir / "vocoder")
     generator = nnx.merge(graph, params)
-    vocode = jax.jit(lambda g, p: data.to_spectrogram(g(from_picture(p, recipe.MEL))))
     figures = {}
     for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
-        items = items / np.float32(255)
-        again = np.concatenate([vocode(generator, block) for block in np.split(items, len(items) // 12)])
-        figures[f"reanalysis_error_{name}"] = round(float(np.mean(np.abs(again - items))), 4)
+        for method in ("hifigan", "griffin_lim"):
+            figures[f"{method}_error_{name}"] = _reanalysis_error(generator, items / np.float32(255), method)
     _finish(workdir, "vocoder", params, seconds, figures)
+
+
+def _reanalysis_error(generator, items, method):
+    """Mean absolute difference of spectrograms `[n, h, w]` in [0, 1] (n a multiple of 12) from those of their sound."""
+    blocks = np.split(items, len(items) // 12)
+    again = [data.to_spectrogram(vocode(generator, block, recipe.MEL, method)) for block in blocks]
+    return round(float(np.mean(np.abs(np.concatenate(again) - items))), 4)
 
 
 def _soft_log_mel(waveform):
