@@ -106,7 +106,7 @@ def test_birds_are_high_and_engine_low(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clock_is_even_and_rain_is_not(seed):
     def unevenness(name):
-        onsets = scipy.signal.find_peaks(np.abs(sound(name, seed)), height=0.06, distance=RATE // 10)[0]
+        onsets = scipy.signal.find_peaks(np.abs(sound(name, seed)), height=0.0075, distance=RATE // 10)[0]
         return np.diff(onsets).std() / np.diff(onsets).mean()
 
     assert unevenness("clock") < 0.05 < 0.2 < unevenness("rain")
