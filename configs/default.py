@@ -1,4 +1,4 @@
-"""The embedded models: castle towers that sound like a bell. Nothing is downloaded.
+"""The embedded models: trees that sound like a train's whistle. Nothing is downloaded.
 
     python -m its_jax.sample --config=configs/default.py --workdir=out
 
@@ -31,17 +31,17 @@ def get_config():
     # Each model's share of every step: noise = sum of weight * guided noise / sum of weights.
     config.image = ConfigDict()
     config.image.model = "tiny/image"
-    config.image.prompt = "a painting of castle towers, grayscale"
+    config.image.prompt = "a painting of trees, grayscale"
     config.image.negative_prompt = ""
     config.image.guidance_scale = 5.0
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
-    config.image.weight = 0.5
+    config.image.weight = 0.6
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"
-    config.audio.prompt = "bell ringing"
+    config.audio.prompt = "train whistling"
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 5.0
     config.audio.start_step = 0
-    config.audio.weight = 0.5
+    config.audio.weight = 0.4
     return config

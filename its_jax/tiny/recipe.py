@@ -130,7 +130,7 @@ STAGES = {
     "vae": Stage(steps=1500, batch=8, learning_rate=1.5e-3, ema=0.995),
     "image": Stage(steps=3400, batch=8, learning_rate=8e-4),
     "audio": Stage(steps=2400, batch=8, learning_rate=8e-4),
-    "vocoder": Stage(steps=2800, batch=8, learning_rate=1e-4, ema=0.995),
+    "vocoder": Stage(steps=1500, batch=8, learning_rate=5e-5, ema=0.995),
     "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
 }
 
