@@ -20,8 +20,8 @@ from its_jax.jobs import TERMS
 
 # Beyond this many the CPU gains nothing from a larger batch.
 CPU_BATCH = 4
-# Rough peak of decoding in float32, which is above that of denoising: bytes for each pixel of a sample and each channel
-# of the VAE's widest pictures.
+# Rough peak of full-size models in float32: bytes for each pixel of a sample and each channel that the VAE has at full
+# resolution.
 CPU_BYTES_PER_PIXEL = 64
 # Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, each time.
 CPU_MEMORY_SHARE = 0.25
