@@ -112,7 +112,7 @@ def write(job, sample, sampler, workdir, video):
     start = time.perf_counter()
     folder = workdir / jobs.job_id(job)
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
     record = _record(job, sample, sampler, video)
@@ -159,8 +159,8 @@ def _tell_differences(then, now):
 
 def _check_writable(workdir):
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
+        # Nothing is made yet: a model that is refused later leaves no empty folder.
+        with tempfile.TemporaryFile(dir=next(path for path in (workdir, *workdir.parents) if path.exists())):
             pass
     except OSError as error:
         raise UserError(f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error

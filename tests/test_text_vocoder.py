@@ -1,8 +1,5 @@
 """`CLIPTextModel` and HiFi-GAN's `Generator` against PyTorch twins, through the production weight rule."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +11,8 @@ from flax import nnx
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.weights import load_state_dict, to_state_dict, torch_shapes
-
-DATA = pathlib.Path(__file__).parent / "data"
-TOLERANCE = 2e-5
+from its_jax.weights import torch_shapes
+from twins import TOLERANCE, assert_rounded, loaded, randomised, read
 
 TEXT = {
     "quick_gelu": dict(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
@@ -96,24 +91,6 @@ class TorchGenerator(torch.nn.Module):
         return torch.tanh(self.conv_post(torch.nn.functional.leaky_relu(x)))
 
 
-def randomised(module, seed=0):
-    """Weights large enough that every branch and nonlinearity counts."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            noise = torch.randn(p.shape, generator=generator)
-            if p.ndim > 1:
-                p.copy_(noise / p[0].numel() ** 0.5)
-            else:
-                p.copy_(0.2 * noise + ("norm" in name and name.endswith("weight")))
-    return module.eval()
-
-
-def loaded(cls, config, twin, dtype=jnp.float32):
-    abstract = nnx.eval_shape(lambda: cls(config, dtype=dtype, param_dtype=dtype, rngs=nnx.Rngs(0)))
-    return load_state_dict(abstract, {k: v.numpy() for k, v in twin.state_dict().items()})
-
-
 def text_twin(name):
     """Torch model, token ids [2, n] and its hidden states [2, n, d]."""
     ids = dict(bos_token_id=0, pad_token_id=1, eos_token_id=2)
@@ -165,7 +142,7 @@ def test_vocoder_is_the_torch_twin(name, highest_precision):
 def test_text_model_in_bfloat16():
     twin, raw = text_twin("quick_gelu")
     model = loaded(CLIPTextModel, CLIPTextConfig.from_dict(raw), twin, jnp.bfloat16)
-    check_rounded(model, twin)
+    assert_rounded(model, twin)
     ids, expected = text_states(twin, 9)
     states = call(model, ids)
     assert states.dtype == jnp.bfloat16
@@ -175,19 +152,11 @@ def test_text_model_in_bfloat16():
 def test_vocoder_in_bfloat16():
     twin, config = vocoder_twin("resblock 1")
     model = loaded(Generator, config, twin, jnp.bfloat16)
-    check_rounded(model, twin)
+    assert_rounded(model, twin)
     log_mel, expected = vocoder_waveform(twin, config, 9)
     waveform = call(model, log_mel)
     assert waveform.dtype == jnp.float32
     assert relative_error(waveform, expected) < 0.03
-
-
-def check_rounded(model, twin):
-    """All parameters are bfloat16, rounded as PyTorch rounds."""
-    found = to_state_dict(model)
-    for key, weight in twin.state_dict().items():
-        assert found[key].dtype == jnp.bfloat16
-        np.testing.assert_array_equal(found[key].astype(np.float32), weight.bfloat16().float().numpy())
 
 
 def relative_error(found, expected):
@@ -202,10 +171,6 @@ def test_text_model_is_causal():
     before, after = call(model, ids), call(model, changed)
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert (jnp.abs(before - after)[:, 6:].max(axis=-1) > 0).all()
-
-
-def read(kind, name):
-    return json.loads((DATA / kind / f"{name}.json").read_text())
 
 
 def test_full_size_text_encoder_has_the_published_parameters():

@@ -42,7 +42,7 @@ def test_spectrograms_do_not_depend_on_how_they_are_batched():
 
 
 def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatch):
-    stage = recipe.Stage(steps=30, batch=4, learning_rate=1e-2)
+    stage = recipe.Stage([(30, 1e-2)], batch=4)
     params = {"w": jnp.ones(3)}
 
     def loss(params, batch, key):
@@ -73,7 +73,7 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatc
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
-    stage = recipe.Stage(steps=5, batch=1, learning_rate=1e-2)
+    stage = recipe.Stage([(5, 1e-2)], batch=1)
     with pytest.raises(FloatingPointError, match="not finite"):
         fit.fit(lambda p, b, k: jnp.sum(p) * jnp.nan, jnp.ones(2), lambda step: 0.0, stage, tmp_path / "bad")
 
@@ -165,7 +165,7 @@ def test_a_judge_learns(tmp_path, monkeypatch):
     """In a few steps, on few items: far above chance."""
     monkeypatch.setattr(judges, "TRAIN_ITEMS", 24)
     monkeypatch.setattr(judges, "HELD_OUT_ITEMS", 24)
-    stage = dataclasses.replace(recipe.STAGES["judge"], steps=40, batch=12)
+    stage = recipe.Stage([(40, 2e-3)], batch=12, ema=0.99)
     monkeypatch.setitem(recipe.STAGES, "judge", stage)
     _, figures, _ = judges.train("sound", tmp_path)
     assert figures["held_out"] >= 0.5

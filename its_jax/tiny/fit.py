@@ -23,8 +23,8 @@ def fit(loss, params, batches, stage, folder):
       stage: `recipe.Stage`.
       folder: where checkpoints go; a finished stage is only restored.
     """
-    schedule = optax.warmup_cosine_decay_schedule(0.0, stage.learning_rate, min(100, stage.steps // 10), stage.steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99, weight_decay=1e-3))
+    adamw = optax.adamw(stage.learning_rate(), b2=0.99, weight_decay=1e-3)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw)
 
     @jax.jit
     def update(state, batch):

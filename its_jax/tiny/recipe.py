@@ -4,9 +4,11 @@ import dataclasses
 import math
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import optax
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -118,20 +120,40 @@ VOCODER = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """How a stage is trained: AdamW with warm-up and cosine decay to zero, over `steps` batches."""
+    """How a stage is trained: AdamW, its rate from warm-up along a cosine to zero, once or with warm restarts."""
 
-    steps: int
+    cycles: Sequence[tuple[int, float]]  # of each: its steps, and its highest learning rate
     batch: int
-    learning_rate: float
     ema: float = 0.999
+
+    @property
+    def steps(self):
+        return sum(steps for steps, _ in self.cycles)
+
+    def progress(self, step):
+        """The share of its cycle that is behind `step`, in [0, 1)."""
+        for steps, _ in self.cycles:
+            if step < steps:
+                return step / steps
+            step -= steps
+        raise ValueError("beyond the last step")
+
+    def learning_rate(self):
+        """Step -> learning rate."""
+        return optax.sgdr_schedule(
+            [
+                dict(init_value=0.0, peak_value=peak, warmup_steps=min(100, steps // 10), decay_steps=steps)
+                for steps, peak in self.cycles
+            ]
+        )
 
 
 STAGES = {
-    "vae": Stage(steps=1500, batch=8, learning_rate=1.5e-3, ema=0.995),
-    "image": Stage(steps=3400, batch=8, learning_rate=8e-4),
-    "audio": Stage(steps=2400, batch=8, learning_rate=8e-4),
-    "vocoder": Stage(steps=1500, batch=8, learning_rate=5e-5, ema=0.995),
-    "judge": Stage(steps=500, batch=24, learning_rate=2e-3, ema=0.99),
+    "vae": Stage([(1500, 1.5e-3)], batch=8, ema=0.995),
+    "image": Stage([(3400, 8e-4), (5000, 8e-4)], batch=8),
+    "audio": Stage([(2400, 8e-4), (3000, 8e-4)], batch=8),
+    "vocoder": Stage([(1500, 5e-5), (3000, 3e-5)], batch=8, ema=0.995),
+    "judge": Stage([(500, 2e-3)], batch=24, ema=0.99),
 }
 
 

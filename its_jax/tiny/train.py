@@ -42,7 +42,7 @@ VAE_SWITCH = 0.6
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
 CAPTION_DROPOUT = 0.12
-# Most steps see half a canvas, at half the cost; the last ones whole canvases, as sampling has them.
+# Most steps see half a canvas, at half the cost; the last ones of a cycle whole canvases, as sampling has them.
 UNET_CROP, UNET_CROP_SHARE = 32, 0.85
 MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 
@@ -53,7 +53,7 @@ def train_vae(workdir):
 
     def batches(step):
         rng = data.generator("vae", "train", step)
-        shares = VAE_MIXTURES[step >= VAE_SWITCH * stage.steps]
+        shares = VAE_MIXTURES[stage.progress(step) >= VAE_SWITCH]
         return np.stack([_mixture(rng, *made_of, VAE_CROP, shares) for _ in range(stage.batch)])
 
     graph, params = nnx.split(modules.vae())
@@ -124,7 +124,7 @@ def train_unet(workdir, kind):
         )
 
     def batches(step):
-        crop = step < UNET_CROP_SHARE * stage.steps
+        crop = stage.progress(step) < UNET_CROP_SHARE
         size, width = (stage.batch, UNET_CROP) if crop else (stage.batch // 2, whole)
         return batch(data.generator(kind, "train", step), latents["train"], size, width, CAPTION_DROPOUT)
 
