@@ -58,12 +58,12 @@ def run(config, workdir, *, seeds, singles, batch):
     results = {kind: _judged(sampler, judge, alone[kind]) for kind in TERMS}
     results["fused"] = _judged(sampler, judge, fused)
     for name, blend in (("pixel_average", lambda a, b: (a + b) / 2), ("pixel_maximum", np.maximum)):
-        results[name] = _judged(sampler, judge, _blended(sampler, alone, pairs, singles, blend))
+        results[name] = _judged(sampler, judge, _blended(sampler, alone, pairs[::seeds], singles, blend))
     report = {name: _figures(result) for name, result in results.items()}
     report["machine"] = machine()
     report["models"] = {term: getattr(sampler, term).identity for term in TERMS}
     report["settings"] = {key: value for key, value in settings.items() if key not in _RUN_SETTINGS}
-    report["counts"] = {"seeds": seeds, "singles": singles}
+    report["counts"] = {name: len(result["subject"]) for name, result in results.items()}
     write_json(workdir / "evaluation.json", report)
     _write_contact_sheet(workdir / "contact_sheet.png", fused, results["fused"])
     for name in results:
@@ -136,7 +136,7 @@ def _job(settings, subject, sound, seed, kind):
 
 
 def _blended(sampler, alone, pairs, singles, blend):
-    """What a plain blend of the two single-model samples gives, for the same pairs."""
+    """What a plain blend of the two single-model samples gives."""
     a = np.array([subject * singles + seed % singles for subject, _, seed in pairs])
     b = np.array([sound * singles + seed % singles for _, sound, seed in pairs])
     spectrogram = blend(

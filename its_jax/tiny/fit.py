@@ -13,7 +13,7 @@ SAVE_EVERY_S = 120.0
 LOG_EVERY = 100
 
 
-def fit(loss, params, batches, stage, folder):
+def fit(loss, params, batches, stage, folder, rates=None):
     """Minimises `loss` and returns the averaged parameters and the seconds spent, those of earlier sittings included.
 
     Args:
@@ -22,6 +22,7 @@ def fit(loss, params, batches, stage, folder):
       batches: `step -> batch`, a pure function of the step, so that a resumed run sees what an unbroken one would.
       stage: `recipe.Stage`.
       folder: where checkpoints go; a finished stage is only restored.
+      rates: factors on the learning rate, a number for each parameter; None is 1 for all.
     """
     adamw = optax.adamw(stage.learning_rate(), b2=0.99, weight_decay=1e-3)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw)
@@ -31,6 +32,8 @@ def fit(loss, params, batches, stage, folder):
         step = state["step"]
         value, gradient = jax.value_and_grad(loss)(state["params"], batch, jax.random.key(step))
         updates, moments = optimizer.update(gradient, state["moments"], state["params"])
+        if rates is not None:
+            updates = jax.tree.map(jnp.multiply, updates, rates)
         params = optax.apply_updates(state["params"], updates)
         # A short memory at first, so that the average does not drag the random weights along.
         decay = jnp.minimum(stage.ema, (1 + step) / (10 + step))

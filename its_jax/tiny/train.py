@@ -41,6 +41,7 @@ VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
 VAE_SWITCH = 0.6
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
+VOCODER_LEAK = 0.3
 CAPTION_DROPOUT = 0.12
 # Most steps see half a canvas, at half the cost; the last ones of a cycle whole canvases, as sampling has them.
 UNET_CROP, UNET_CROP_SHARE = 32, 0.85
@@ -185,10 +186,12 @@ def train_vocoder(workdir):
         target = from_picture(crops / 255.0, recipe.MEL)
         # Decoded spectrograms are not as clean as analysed ones.
         noisy = target + 0.05 * jax.random.normal(key, target.shape)
-        waveform = nnx.merge(graph, params)(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
-        return jnp.mean(jnp.abs(_soft_log_mel(waveform) - jnp.logaddexp(target, recipe.MEL.log_min)))
+        generator = nnx.merge(graph, _centred(params, -1))
+        waveform = generator(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
+        return jnp.mean(jnp.abs(_floored_log_mel(waveform, target) - target))
 
-    params, seconds = fit(loss, params, batches, stage, workdir / "vocoder")
+    params, seconds = fit(loss, _centred(params, 1), batches, stage, workdir / "vocoder", _vocoder_rates(params))
+    params = _centred(params, -1)
     generator = nnx.merge(graph, params)
     figures = {}
     for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
@@ -204,10 +207,30 @@ def _reanalysis_error(generator, items, method):
     return round(float(np.mean(np.abs(np.concatenate(again) - items))), 4)
 
 
-def _soft_log_mel(waveform):
-    """Log-mel without the hard floor, below which nothing could be learned."""
-    quiet = dataclasses.replace(recipe.MEL, log_min=-12.0)
-    return jnp.logaddexp(log_mel(waveform, quiet), recipe.MEL.log_min)
+def _centred(params, sign):
+    """Vocoder parameters with black taken for the input's zero (`sign` 1), where they train better, and back (-1)."""
+    first = params["conv_pre"]
+    shift = sign * recipe.MEL.log_min * first["kernel"][...].sum(axis=(0, 1))
+    moved = jax.tree.map(lambda x: x, params)
+    moved["conv_pre"]["bias"] = first["bias"].replace(first["bias"][...] + shift)
+    return moved
+
+
+def _vocoder_rates(params):
+    """Factors on the learning rate: black is 80 dB below white, and these layers fill it at the least tremble."""
+
+    def rate(path, _):
+        layer = ".".join(str(key.key) for key in path[:2])
+        return {"ups.0": 0.2, "ups.2": 0.1, "resblocks.2": 0.2}.get(layer, 1.0)
+
+    return jax.tree_util.tree_map_with_path(rate, params)
+
+
+def _floored_log_mel(waveform, target):
+    """Log-mel floored at black, so that silence is as good; where the target is not black, the floor leaks to learn."""
+    floor = recipe.MEL.log_min
+    below = jnp.minimum(log_mel(waveform, dataclasses.replace(recipe.MEL, log_min=-12.0)) - floor, 0)
+    return log_mel(waveform, recipe.MEL) + jnp.where(target > floor + 1e-3, VOCODER_LEAK, 0) * below
 
 
 def train_judges(workdir):
