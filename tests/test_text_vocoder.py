@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 from flax import nnx
+from twins import TOLERANCE, assert_rounded, loaded, randomised, read
 
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.vocoder import Generator, VocoderConfig
 from its_jax.weights import torch_shapes
-from twins import TOLERANCE, assert_rounded, loaded, randomised, read
 
 TEXT = {
     "quick_gelu": dict(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2,

@@ -1,14 +1,14 @@
 """The embedded models: their tokenizer, the training loop, and the export that diffusers can open."""
 
-import dataclasses
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from its_jax import media
 from its_jax.spectrogram import from_picture
-from its_jax.tiny import data, export, fit, judges, modules, pictures, recipe, sounds
+from its_jax.tiny import data, export, fit, judges, modules, pictures, recipe, sounds, vocoding
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
@@ -72,6 +72,22 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatc
     np.testing.assert_array_equal(whole["w"], again["w"])
 
 
+def test_a_stage_restarts_its_rate_at_each_cycle():
+    stage = recipe.Stage([(300, 1.0), (100, 0.5)], batch=1)
+    assert stage.steps == 400
+    assert [stage.progress(step) for step in (0, 150, 300, 375)] == [0, 0.5, 0, 0.75]
+    rate = stage.learning_rate()
+    np.testing.assert_allclose([rate(step) for step in (0, 30, 300, 310)], [0, 1, 0, 0.5], atol=1e-6)
+    assert rate(299) < 1e-3 and rate(399) < 1e-3
+
+
+def test_rates_slow_a_parameter_down(tmp_path):
+    stage = recipe.Stage([(3, 0.1)], batch=1)
+    params, rates = {"a": jnp.zeros(()), "b": jnp.zeros(())}, {"a": 1.0, "b": 0.0}
+    result, _ = fit.fit(lambda p, b, k: (p["a"] + p["b"] - 1) ** 2, params, lambda step: 0.0, stage, tmp_path, rates)
+    assert result["a"] > 0 and result["b"] == 0
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     stage = recipe.Stage([(5, 1e-2)], batch=1)
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -81,8 +97,6 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """Untrained models through the production export."""
-    import flax.nnx as nnx
-
     workdir = tmp_path_factory.mktemp("tiny")
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
@@ -159,6 +173,26 @@ def test_the_vocoder_begins_as_a_bank_of_oscillators():
     waveform = modules.vocoder()(from_picture(spectrograms, recipe.MEL))
     assert waveform.shape == (4, recipe.NUM_SAMPLES)
     assert np.abs(data.to_spectrogram(waveform) - spectrograms).mean() < 0.08
+
+
+def test_a_centred_vocoder_is_the_same_vocoder():
+    graph, params = nnx.split(modules.vocoder())
+    log_mels = from_picture(data.make_pictures("train", 1)[:, :, :64] / np.float32(255), recipe.MEL)
+    centred = vocoding.centred(params, 1)
+    black = jnp.full((1, 7, recipe.HEIGHT), recipe.MEL.log_min)
+    first = nnx.merge(graph, params).conv_pre(black)[0, 3]
+    np.testing.assert_allclose(first, centred["conv_pre"]["bias"][...], atol=1e-4)  # black has become its zero
+    back = vocoding.centred(centred, -1)
+    np.testing.assert_allclose(nnx.merge(graph, back)(log_mels), nnx.merge(graph, params)(log_mels), atol=1e-5)
+
+
+def test_silence_is_as_good_as_black_to_the_vocoders_loss():
+    black = jnp.full((1, 8, recipe.HEIGHT), recipe.MEL.log_min)
+    silence = jnp.zeros((1, 8 * recipe.MEL.hop_length))
+    assert (vocoding.floored_log_mel(silence, black) == black).all()
+    # Where there should be sound, it must be told how far it is from it.
+    gradient = jax.grad(lambda x: vocoding.floored_log_mel(silence + x, black + 1).sum())(1e-6)
+    assert gradient != 0
 
 
 def test_a_judge_learns(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ Hours on 2 CPU cores: training.json has the seconds of each stage. Each stage sa
 goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
 """
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from its_jax import cli
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.media import read_json, write_json
-from its_jax.spectrogram import from_picture, log_mel
+from its_jax.spectrogram import from_picture
 from its_jax.stages import vocode
-from its_jax.tiny import data, judges, modules, pictures, recipe, sounds
+from its_jax.tiny import data, judges, modules, pictures, recipe, sounds, vocoding
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -41,7 +40,6 @@ VAE_MIXTURES = (0.35, 0.35, 0.2, 0.1), (0.15, 0.55, 0.2, 0.1)
 VAE_SWITCH = 0.6
 # Frames: a third of a canvas, enough for the vocoder's reach of some 30 frames on either side.
 VOCODER_CROP = 64
-VOCODER_LEAK = 0.3
 CAPTION_DROPOUT = 0.12
 # Most steps see half a canvas, at half the cost; the last ones of a cycle whole canvases, as sampling has them.
 UNET_CROP, UNET_CROP_SHARE = 32, 0.85
@@ -183,15 +181,13 @@ def train_vocoder(workdir):
         return np.stack([_mixture(rng, *made_of, VOCODER_CROP) for _ in range(stage.batch)])
 
     def loss(params, crops, key):
-        target = from_picture(crops / 255.0, recipe.MEL)
-        # Decoded spectrograms are not as clean as analysed ones.
-        noisy = target + 0.05 * jax.random.normal(key, target.shape)
-        generator = nnx.merge(graph, _centred(params, -1))
-        waveform = generator(jnp.clip(noisy, recipe.MEL.log_min, recipe.MEL.log_max))
-        return jnp.mean(jnp.abs(_floored_log_mel(waveform, target) - target))
+        generator = nnx.merge(graph, vocoding.centred(params, -1))
+        return vocoding.error(generator, from_picture(crops / 255.0, recipe.MEL), key)
 
-    params, seconds = fit(loss, _centred(params, 1), batches, stage, workdir / "vocoder", _vocoder_rates(params))
-    params = _centred(params, -1)
+    params, seconds = fit(
+        loss, vocoding.centred(params, 1), batches, stage, workdir / "vocoder", vocoding.rates(params)
+    )
+    params = vocoding.centred(params, -1)
     generator = nnx.merge(graph, params)
     figures = {}
     for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
@@ -205,32 +201,6 @@ def _reanalysis_error(generator, items, method):
     blocks = np.split(items, len(items) // 12)
     again = [data.to_spectrogram(vocode(generator, block, recipe.MEL, method)) for block in blocks]
     return round(float(np.mean(np.abs(np.concatenate(again) - items))), 4)
-
-
-def _centred(params, sign):
-    """Vocoder parameters with black taken for the input's zero (`sign` 1), where they train better, and back (-1)."""
-    first = params["conv_pre"]
-    shift = sign * recipe.MEL.log_min * first["kernel"][...].sum(axis=(0, 1))
-    moved = jax.tree.map(lambda x: x, params)
-    moved["conv_pre"]["bias"] = first["bias"].replace(first["bias"][...] + shift)
-    return moved
-
-
-def _vocoder_rates(params):
-    """Factors on the learning rate: black is 80 dB below white, and these layers fill it at the least tremble."""
-
-    def rate(path, _):
-        layer = ".".join(str(key.key) for key in path[:2])
-        return {"ups.0": 0.2, "ups.2": 0.1, "resblocks.2": 0.2}.get(layer, 1.0)
-
-    return jax.tree_util.tree_map_with_path(rate, params)
-
-
-def _floored_log_mel(waveform, target):
-    """Log-mel floored at black, so that silence is as good; where the target is not black, the floor leaks to learn."""
-    floor = recipe.MEL.log_min
-    below = jnp.minimum(log_mel(waveform, dataclasses.replace(recipe.MEL, log_min=-12.0)) - floor, 0)
-    return log_mel(waveform, recipe.MEL) + jnp.where(target > floor + 1e-3, VOCODER_LEAK, 0) * below
 
 
 def train_judges(workdir):
