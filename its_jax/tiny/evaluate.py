@@ -12,8 +12,6 @@ import json
 import logging
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -23,7 +21,7 @@ from its_jax.errors import UserError
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, pictures, sounds
+from its_jax.tiny import data, judges, pictures, scores, sounds
 from its_jax.tiny.export import machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
@@ -32,7 +30,6 @@ _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.")
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.")
 _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.")
 
-NOISE_LEVELS = (100, 300, 500)  # training timesteps of the denoising error
 CONTACT_SHEET_SHIFT = 0  # which diagonal of the table of pairs is shown
 _RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
@@ -55,11 +52,11 @@ def run(config, workdir, *, seeds, singles, batch):
     alone = {kind: store.samples(kind, alone_pairs) for kind in TERMS}
     fused = store.samples("fused", pairs)
     judge = {kind: judges.load(kind) for kind in ("picture", "sound")}
-    results = {kind: _judged(sampler, judge, alone[kind]) for kind in TERMS}
-    results["fused"] = _judged(sampler, judge, fused)
+    results = {kind: scores.judged(sampler, judge, alone[kind]) for kind in TERMS}
+    results["fused"] = scores.judged(sampler, judge, fused)
     for name, blend in (("pixel_average", lambda a, b: (a + b) / 2), ("pixel_maximum", np.maximum)):
-        results[name] = _judged(sampler, judge, _blended(sampler, alone, pairs[::seeds], singles, blend))
-    report = {name: _figures(result) for name, result in results.items()}
+        results[name] = scores.judged(sampler, judge, _blended(sampler, alone, pairs[::seeds], singles, blend))
+    report = {name: scores.figures(result) for name, result in results.items()}
     report["machine"] = machine()
     report["models"] = {term: getattr(sampler, term).identity for term in TERMS}
     report["settings"] = {key: value for key, value in settings.items() if key not in _RUN_SETTINGS}
@@ -151,76 +148,6 @@ def _blended(sampler, alone, pairs, singles, blend):
         "subject": np.array([pair[0] for pair in pairs]),
         "sound": np.array([pair[1] for pair in pairs]),
     }
-
-
-def _judged(sampler, judge, samples):
-    """Per sample: whether picture and sound are right, how each model denoises it, how well the sound is vocoded."""
-    spectrogram = samples["spectrogram"] / np.float32(255)
-    rows = range(0, len(spectrogram), 12)
-    griffin_lim = np.concatenate(
-        [stages.vocode(sampler.audio.vocoder, spectrogram[i : i + 12], sampler.mel, "griffin_lim") for i in rows]
-    )
-    heard, heard_gl = (
-        np.concatenate([data.to_spectrogram(w[i : i + 12]) for i in rows]) for w in (samples["waveform"], griffin_lim)
-    )
-    return {
-        "subject": samples["subject"],
-        "sound": samples["sound"],
-        "picture_right": judges.classify(judge["picture"], spectrogram) == samples["subject"],
-        "sound_right": judges.classify(judge["sound"], heard) == samples["sound"],
-        "sound_right_griffin_lim": judges.classify(judge["sound"], heard_gl) == samples["sound"],
-        "error_picture_model": _denoising_error(sampler.image, samples, "image"),
-        "error_sound_model": _denoising_error(sampler.audio, samples, "audio"),
-        "vocoder_error": np.abs(heard - spectrogram).mean(axis=(1, 2)),
-        "griffin_lim_error": np.abs(heard_gl - spectrogram).mean(axis=(1, 2)),
-    }
-
-
-def _denoising_error(model, samples, kind):
-    """Mean squared error of the predicted noise `[n]` at `NOISE_LEVELS`, with the same noise for all samples."""
-    source, names, labels = (
-        (pictures.SUBJECTS, _SUBJECTS, samples["subject"])
-        if kind == "image"
-        else (sounds.SOUNDS, _SOUNDS, samples["sound"])
-    )
-    template = "a painting of {}, grayscale" if kind == "image" else "{}"
-    ids = stages.tokenize(model.tokenizer, [template.format(source[name][0]) for name in names])
-    texts = stages.encode_texts(model.text_encoder, ids[:, None])[:, 0]
-    signal = model.schedule.alphas_cumprod()
-    eps = jax.random.normal(jax.random.key(0), samples["latents"].shape[1:])
-
-    @jax.jit
-    def error(unet, z, text, t, alpha, sigma):
-        predicted = unet(alpha * z + sigma * eps, jnp.full(len(z), t), text)
-        return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
-
-    errors = []
-    for i in range(0, len(labels), 12):
-        z, text = samples["latents"][i : i + 12], texts[labels[i : i + 12]]
-        errors.append(
-            np.mean(
-                [error(model.unet, z, text, t, signal[t] ** 0.5, (1 - signal[t]) ** 0.5) for t in NOISE_LEVELS],
-                axis=0,
-            )
-        )
-    return np.concatenate(errors)
-
-
-def _figures(result):
-    """Means over all samples; the accuracies also by subject and by sound."""
-    both = result["picture_right"] & result["sound_right"]
-    accuracies = {"picture": result["picture_right"], "sound": result["sound_right"], "both": both}
-    figures = {name: round(float(np.mean(values)), 4) for name, values in accuracies.items()}
-    figures["sound_griffin_lim"] = round(float(np.mean(result["sound_right_griffin_lim"])), 4)
-    for name in ("error_picture_model", "error_sound_model", "vocoder_error", "griffin_lim_error"):
-        figures[name] = round(float(np.mean(result[name])), 4)
-    figures["error_mean"] = round((figures["error_picture_model"] + figures["error_sound_model"]) / 2, 4)
-    for axis, names in (("subject", _SUBJECTS), ("sound", _SOUNDS)):
-        figures[f"by_{axis}"] = {
-            name: {key: round(float(np.mean(values[result[axis] == i])), 3) for key, values in accuracies.items()}
-            for i, name in enumerate(names)
-        }
-    return figures
 
 
 if __name__ == "__main__":
