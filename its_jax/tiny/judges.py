@@ -4,6 +4,7 @@ They are trained on program data of their own (splits `judge_*`), disturbed by n
 the other kind, since that is how fused samples look. They judge the embedded models and train in minutes.
 """
 
+import functools
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 TRAIN_ITEMS, HELD_OUT_ITEMS = 1800, 480
 CHANNELS = (24, 48, 64, 96)
 CLASSES = len(data.SUBJECTS)
+COMB = {"picture": 0.0, "sound": 0.5}  # sounds are judged as they are heard
 _OTHER = {"picture": "sound", "sound": "picture"}
 
 
@@ -50,8 +52,23 @@ def classify(judge, items):
     return np.concatenate([np.argmax(logits(judge, jnp.asarray(block, jnp.float32)), axis=-1) for block in blocks])
 
 
-def disturbed(rng, item, other):
-    """One uint8 canvas with an overlay of the other kind, blur, noise and contrast; float32 in [0, 1]."""
+@functools.cache
+def _comb():
+    """What the harmonics of the frame rate leave of an even spectrogram, `[128, 1]`, 0 where it is whole.
+
+    A vocoder without noise has nothing else to put in the place of a steady sound, see `its_jax.tiny.oscillators`.
+    """
+    clicks = np.zeros((1, recipe.NUM_SAMPLES), np.float32)
+    clicks[:, :: recipe.MEL.hop_length] = 0.1
+    response = np.asarray(data.to_spectrogram(clicks)).mean(axis=2).T
+    return np.minimum(response - np.median(response), 0)
+
+
+def disturbed(rng, item, other, comb=0.0):
+    """One uint8 canvas with an overlay of the other kind, blur, noise and contrast; float32 in [0, 1].
+
+    With a probability of `comb`, also as a vocoder would leave it.
+    """
     x, overlay = item / np.float32(255), other / np.float32(255)
     overlay = overlay * rng.uniform(0.0, 0.9)
     kind = rng.integers(3)
@@ -62,6 +79,8 @@ def disturbed(rng, item, other):
         x = share * x + (1 - share) * overlay
     if rng.random() < 0.5:
         x = gaussian_filter(x, rng.uniform(0.0, 1.5))
+    if rng.random() < comb:
+        x = np.maximum(x + rng.uniform(0.0, 1.5) * _comb(), 0)
     x = np.clip(x + rng.uniform(0.0, 0.12) * rng.standard_normal(x.shape, dtype=np.float32), 0, 1)
     if rng.random() < 0.5:
         x = np.clip(rng.uniform(0.7, 1.3) * x ** rng.uniform(0.7, 1.4), 0, 1)
@@ -80,7 +99,7 @@ def train(kind, workdir):
     def batches(step):
         rng = data.generator(f"judge {kind}", "judge_train", step)
         chosen = rng.integers(len(items), size=stage.batch)
-        x = np.stack([disturbed(rng, items[i], others[rng.integers(len(others))]) for i in chosen])
+        x = np.stack([disturbed(rng, items[i], others[rng.integers(len(others))], COMB[kind]) for i in chosen])
         return x.astype(np.float32), chosen % CLASSES
 
     graph, params = nnx.split(Judge(rngs=nnx.Rngs(0)))
@@ -104,7 +123,7 @@ def _held_out(judge, kind):
     """Accuracies on clean and on disturbed data."""
     clean, others = (_items(k, "judge_held_out", HELD_OUT_ITEMS) for k in (kind, _OTHER[kind]))
     rng = data.generator(f"judge {kind}", "judge_held_out", 0)
-    hard = np.stack([disturbed(rng, x, others[rng.integers(len(others))]) for x in clean])
+    hard = np.stack([disturbed(rng, x, others[rng.integers(len(others))], COMB[kind]) for x in clean])
     truth = data.labels(HELD_OUT_ITEMS)
     return {
         "held_out": float(np.mean(classify(judge, clean / np.float32(255)) == truth)),
