@@ -70,13 +70,15 @@ def disturbed(rng, item, other, comb=0.0):
     With a probability of `comb`, also as a vocoder would leave it.
     """
     x, overlay = item / np.float32(255), other / np.float32(255)
-    overlay = overlay * rng.uniform(0.0, 0.9)
-    kind = rng.integers(3)
+    kind = rng.integers(4)
     if kind == 0:
-        x = np.maximum(x * rng.uniform(0.6, 1.0), overlay)
+        x = np.maximum(x * rng.uniform(0.6, 1.0), overlay * rng.uniform(0.0, 0.9))
     elif kind == 1:
         share = rng.uniform(0.5, 1.0)
         x = share * x + (1 - share) * overlay
+    elif kind == 2:  # the one made of the other
+        x = x * (1 - rng.uniform(0.3, 0.9) * (1 - overlay))
+        x = x * (rng.uniform(0.6, 1.0) / x.max())
     if rng.random() < 0.5:
         x = gaussian_filter(x, rng.uniform(0.0, 1.5))
     if rng.random() < comb:

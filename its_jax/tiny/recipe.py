@@ -153,7 +153,7 @@ STAGES = {
     "image": Stage([(3400, 8e-4), (5000, 8e-4)], batch=8),
     "audio": Stage([(2400, 8e-4), (1600, 8e-4)], batch=8),
     "vocoder": Stage([(4000, 1.5e-4), (2500, 1e-4)], batch=8, ema=0.998),
-    "judge": Stage([(500, 2e-3)], batch=24, ema=0.99),
+    "judge": Stage([(700, 2e-3)], batch=24, ema=0.99),
 }
 
 
