@@ -35,7 +35,7 @@ def get_config():
     config.image.negative_prompt = ""
     config.image.guidance_scale = 5.0
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
-    config.image.weight = 0.6
+    config.image.weight = 0.58
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"
@@ -43,5 +43,5 @@ def get_config():
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 5.0
     config.audio.start_step = 0
-    config.audio.weight = 0.4
+    config.audio.weight = 0.42
     return config
