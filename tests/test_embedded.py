@@ -34,23 +34,8 @@ def test_training_is_on_record():
     assert stages.keys() == {"vae", "image", "audio", "vocoder", "judge_picture", "judge_sound"}
     assert all(stage["seconds"] > 0 for stage in stages.values())
     assert min(stages["vae"]["psnr_pictures_db"], stages["vae"]["psnr_spectrograms_db"]) >= 30
-    assert stages["vocoder"]["hifigan_error_spectrograms"] <= 0.04
+    assert stages["vocoder"]["hifigan_error_spectrograms"] <= 0.03
     assert min(stages[f"judge_{kind}"]["held_out"] for kind in ("picture", "sound")) >= 0.98
-
-
-def test_their_quality_is_on_record_for_these_weights_and_settings():
-    """As `python -m its_jax.tiny.evaluate` found it."""
-    record = media.read_json(WEIGHTS / "evaluation.json")
-    settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
-    for term in jobs.TERMS:
-        settings[term] |= {"prompt": record["settings"][term]["prompt"]}  # each sample had its own
-        assert record["models"][term] == load.load(f"tiny/{term}", parts=(), dtype=jnp.float32).identity
-    assert record["settings"].items() <= settings.items()
-    assert record["counts"]["fused"] == 4 * len(data.SUBJECTS) * len(data.SOUNDS)
-    assert min(record["image"]["picture"], record["audio"]["sound"]) >= 0.98
-    fused = record["fused"]
-    assert fused["both"] >= 0.75 and fused["vocoder_error"] <= 0.04
-    assert all(fused["error_mean"] < record[name]["error_mean"] for name in ("pixel_average", "pixel_maximum"))
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
