@@ -33,15 +33,15 @@ def get_config():
     config.image.model = "tiny/image"
     config.image.prompt = "a painting of trees, grayscale"
     config.image.negative_prompt = ""
-    config.image.guidance_scale = 5.0
+    config.image.guidance_scale = 4.0
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
-    config.image.weight = 0.58
+    config.image.weight = 0.6
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"
     config.audio.prompt = "train whistling"
     config.audio.negative_prompt = ""
-    config.audio.guidance_scale = 5.0
+    config.audio.guidance_scale = 4.0
     config.audio.start_step = 0
-    config.audio.weight = 0.42
+    config.audio.weight = 0.4
     return config

@@ -3,8 +3,8 @@
     python -m its_jax.sample --config=configs/sd15_auffusion.py:tiger --workdir=out
 
 The argument picks one of the published examples (see EXAMPLES; without one: bell). The first run downloads both models
-(about 10 GB) from the hub and converts them once (as much again). One sample is 262 TFLOP: seconds on a GPU or TPU,
-half an hour on a CPU. The method's success rate is low by nature: make many samples and pick.
+(about 10 GB) from the hub and converts them once (as much again). One sample is 262 TFLOP: a job for a GPU or TPU; a
+CPU needs about half an hour. The method's success rate is low by nature: make many samples and pick.
 """
 
 from ml_collections import ConfigDict

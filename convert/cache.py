@@ -8,7 +8,7 @@ import pathlib
 
 from convert import sources
 from convert.conversion import FORMAT, METADATA, convert
-from its_jax import parts
+from its_jax import fields
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def parts_of(source: str) -> list[str]:
     """The names of the parts that a source has, converted or not; nothing is converted yet."""
     folder = sources.find(source)
     if (folder / METADATA).exists():
-        return list(parts.read_json(folder / METADATA).get("parts", {}))
+        return list(fields.read_json(folder / METADATA).get("parts", {}))
     return list(sources.layout(sources.file_names(folder), source=source).weights)
 
 
@@ -47,31 +47,33 @@ def cache_folder() -> pathlib.Path:
 def _content_key(folder, names):
     """Hexadecimal digits over names, sizes and contents of the files, and the format of conversions."""
     memo = _Memo(cache_folder() / "digests.json")
-    files = [(name, (folder / name).stat().st_size, memo.digest(folder / name)) for name in names]
+    with sources.reading(folder):
+        files = [(name, (folder / name).stat().st_size, memo.digest(folder / name)) for name in names]
     memo.save()
     return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
 
 
 class _Memo:
-    """sha256 of files, remembered by path, size and time of change: gigabytes are not read at each start."""
+    """sha256 of files, remembered by path, size and times of change: gigabytes are not read at each start."""
 
     def __init__(self, path):
         self._path = path
         try:
-            self._known = json.loads(path.read_text())
-        except (OSError, ValueError):
+            self._known = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
             self._known = {}
         self._new = False
 
     def digest(self, file):
         stat = file.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        # A copy may keep the time of its content's change, but not that of the file's own.
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         key = str(file.resolve())
-        if self._known.get(key, [])[:2] != stamp:
+        if self._known.get(key, [])[:-1] != stamp:
             with open(file, "rb") as opened:
                 self._known[key] = [*stamp, hashlib.file_digest(opened, "sha256").hexdigest()]
             self._new = True
-        return self._known[key][2]
+        return self._known[key][-1]
 
     def save(self):
         if not self._new:

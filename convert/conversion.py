@@ -14,7 +14,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from convert import names, sources, tensors
-from its_jax import parts, weights
+from its_jax import fields, parts, weights
 from its_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,9 @@ def _becoming(out):
 def _write(source, folder, layout, new):
     for name in layout.plain:
         (new / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, new / name)
+        with sources.reading(folder / name):
+            content = (folder / name).read_bytes()
+        (new / name).write_bytes(content)
     converted = {part: _write_part(folder, name, new, part, source=source) for part, name in layout.weights.items()}
     metadata = {
         "format": FORMAT,
@@ -97,7 +99,7 @@ def _write_part(folder, weights_name, new, part, *, source):
     name = f"{source}: {part}"
     found = names.canonical(tensors.open_tensors(folder / weights_name), name=name)
     module = parts.abstract_module(
-        part, parts.read_json(folder / part / "config.json"), _common_dtype(found, name), name=name
+        part, fields.read_json(folder / part / "config.json"), _common_dtype(found, name), name=name
     )
     log.info("converting %s of %s", weights_name, source)
     module = weights.load_state_dict(module, tensors.Reading(found), sharding=_host(), name=name)

@@ -1,13 +1,18 @@
 """Where models come from: a folder in diffusers' layout, or one on the Hugging Face hub."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
+import logging
 import pathlib
 import re
 from collections.abc import Collection
 
 from its_jax.errors import UserError
 from its_jax.parts import PARTS
+
+_warn_once = functools.cache(logging.getLogger(__name__).warning)
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -73,6 +78,15 @@ def file_names(folder):
     return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
+@contextlib.contextmanager
+def reading(path):
+    """An `OSError` becomes a `UserError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
 def find(source: str) -> pathlib.Path:
     """The folder of a source; one on the hub is downloaded, what matters of it, into the hub's own cache.
 
@@ -80,10 +94,11 @@ def find(source: str) -> pathlib.Path:
       UserError: there is neither such a folder nor such a model on the hub.
     """
     folder = pathlib.Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise UserError(f"{source}: a file; expected a model folder or a hub id")
+    with reading(folder):
+        if folder.is_dir():
+            return folder
+        if folder.exists():
+            raise UserError(f"{source}: a file; expected a model folder or a hub id")
     if not _HUB_ID.fullmatch(source):
         raise UserError(f"{source}: no such folder")
     return _download(source)
@@ -104,10 +119,11 @@ def _download(repository):
 def _downloaded_before(repository, reason):
     import huggingface_hub
 
+    first_line = str(reason).strip().partition("\n")[0]
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
         layout(file_names(folder), source=repository)  # a download that broke off is no model
-        return folder
     except (huggingface_hub.errors.LocalEntryNotFoundError, ValueError, UserError) as error:
-        first_line = str(reason).strip().partition("\n")[0]
         raise UserError(f"{repository}: no such folder, nor to be had from the hub ({first_line})") from error
+    _warn_once("%s: taken as downloaded before, for the hub does not answer (%s)", repository, first_line)
+    return folder

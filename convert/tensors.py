@@ -49,6 +49,8 @@ def open_tensors(path) -> dict[str, Tensor]:
 def _open_safetensors(path):
     try:
         file = safetensors.safe_open(path, framework="numpy")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from error
 
@@ -67,6 +69,8 @@ def _open_torch(path):
     try:
         # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error

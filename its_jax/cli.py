@@ -73,7 +73,7 @@ def _news_on_stdout():
 def _reason(error):
     """ml_collections tells in several lines, a traceback among them; the last one says what is wrong."""
     if isinstance(error.__context__, KeyError):
-        name, *hint = error.__context__.args[0].splitlines()
+        name, *hint = str(error.__context__.args[0]).splitlines()
         return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
     if not isinstance(error, _TOLD):
         frame = traceback.extract_tb(error.__traceback__)[-1]

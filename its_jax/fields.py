@@ -1,13 +1,26 @@
 """Reading a checkpoint's own `config.json` strictly: what we do not understand is refused by name."""
 
 import dataclasses
+import json
 import types
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from its_jax.errors import UserError
 
 T = TypeVar("T")
+
+
+def read_json(path):
+    """The object in a JSON file; `UserError` if there is none."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a JSON object, found a {type(raw).__name__}")
+    return raw
 
 
 def read_fields(

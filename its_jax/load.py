@@ -1,8 +1,10 @@
 """A model folder -> modules on the mesh, in the compute dtype."""
 
+import contextlib
 import dataclasses
 import importlib.resources
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +14,8 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 import convert
+from its_jax import fields, weights
 from its_jax import parts as model_parts
-from its_jax import weights
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextModel
@@ -30,7 +32,7 @@ class Model:
     """A model's modules and what belongs to them; a part that was not asked for is None.
 
     Attributes:
-      source: as given to `load`.
+      source: as given to `load`. folder: of its conversion.
       identity: twelve hexadecimal digits over the contents of weights, configs and tokenizer.
       hashes: part -> sha256 of its tensors, of all parts in the folder.
       tokenizer: transformers' CLIPTokenizer, with `text_encoder`.
@@ -39,6 +41,7 @@ class Model:
     """
 
     source: str
+    folder: pathlib.Path
     identity: str
     hashes: Mapping[str, str]
     tokenizer: Any = None
@@ -65,46 +68,61 @@ def load(
     sharding: jax.sharding.Sharding | None = None,
     share: Sequence[Model] = (),
 ) -> Model:
-    """Loads the parts of a model.
+    """Loads the parts of a model: `outline`, then `fill`, whose arguments these are."""
+    return fill(outline(source, parts=parts, dtype=dtype), sharding=sharding, share=share)
+
+
+def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
+    """A model with shapes in place of its weights: what is wrong with it is said before gigabytes are read.
 
     Args:
       source: a converted folder; a folder in diffusers' layout or a hub id, converted once into the cache
         folder; or 'tiny/image' or 'tiny/audio', which come with the package.
       parts: of `text_encoder`, `unet`, `vae`, `vocoder`.
       dtype: of weights and activations.
-      sharding: of every weight, replicated on the mesh as a rule; None is the first local device.
-      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors
-        and config, is that very module, so that it is held once.
 
     Raises:
-      UserError: no such source, no model folder, or a part, file or tensor is missing, damaged or misfit.
+      UserError: no such source, no model folder, or a part or file is missing, damaged or misfit.
     """
     check_parts(source, parts)
     folder = convert.converted(_place(source))
     metadata = _checked_metadata(folder, source)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    hashes = {part: about["sha256"] for part, about in metadata["parts"].items()}
-    # The small files first: what is wrong with them is then said before gigabytes are read.
     model = Model(
         source=source,
+        folder=folder,
         identity=metadata["identity"],
-        hashes=hashes,
+        hashes={part: about["sha256"] for part, about in metadata["parts"].items()},
         tokenizer=_tokenizer(folder, source) if "text_encoder" in parts else None,
         schedule=_schedule(folder, source) if "unet" in parts else None,
         vocabulary=_vocabulary(folder),
         **{part: _abstract(folder, part, dtype, source) for part in parts},
     )
     _check_fit(model)
+    return model
 
-    def placed(part):
-        module = getattr(model, part)
-        return _shared(part, module, hashes[part], share) or _restored(folder, part, module, sharding, source)
 
-    return dataclasses.replace(model, **{part: placed(part) for part in parts})
+def fill(model: Model, *, sharding: jax.sharding.Sharding | None = None, share: Sequence[Model] = ()) -> Model:
+    """The weights of an `outline`.
+
+    Args:
+      sharding: of every weight, replicated on the mesh as a rule; None is the first local device.
+      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors
+        and config, is that very module, so that it is held once.
+
+    Raises:
+      UserError: a tensor is missing, damaged or misfit.
+    """
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {part: getattr(model, part) for part in model_parts.PARTS if getattr(model, part) is not None}
+    filled = {
+        part: _shared(part, module, model.hashes[part], share) or _restored(model, part, module, sharding)
+        for part, module in wanted.items()
+    }
+    return dataclasses.replace(model, **filled)
 
 
 def check_parts(source: str, parts: Sequence[str]) -> None:
-    """Raises `UserError` if a model or one of these parts of it is not there; reads none of its weights."""
+    """Raises `UserError` if a model or one of these parts of it is not there; one on the hub is downloaded."""
     there = convert.parts_of(_place(source))
     for part in parts:
         if part not in there:
@@ -119,11 +137,13 @@ def _place(source):
 
 def _checked_metadata(folder, source):
     """What the conversion says about itself, once its files are known to be all there, at their full size."""
-    metadata = model_parts.read_json(folder / convert.METADATA)
+    metadata = fields.read_json(folder / convert.METADATA)
     if metadata.get("format") != convert.FORMAT:
         raise UserError(
             f"{source}: converted in format {metadata.get('format')}, not {convert.FORMAT}; convert it again"
         )
+    if not all(isinstance(metadata.get(key), dict) for key in ("files", "parts")):
+        raise UserError(f"{folder / convert.METADATA}: damaged; delete {folder} and convert again")
     for name, size in metadata["files"].items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
@@ -134,7 +154,7 @@ def _checked_metadata(folder, source):
 
 
 def _abstract(folder, part, dtype, source):
-    raw = model_parts.read_json(folder / part / "config.json")
+    raw = fields.read_json(folder / part / "config.json")
     return model_parts.abstract_module(part, raw, jnp.dtype(dtype), name=f"{source}: {part}")
 
 
@@ -147,28 +167,38 @@ def _shared(part, module, digest, share):
     return None
 
 
-def _restored(folder, part, module, sharding, source):
+def _restored(model, part, module, sharding):
     """Fills an abstract module from its checkpoint."""
-    path = folder / part / convert.WEIGHTS
+    path = model.folder / part / convert.WEIGHTS
     leaves = model_parts.parameters(module)
     shapes = {name: tuple(weights.array_of(leaf).shape) for name, (_, leaf) in leaves.items()}
-    stored = {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
-    _check_shapes(shapes, stored, f"{source}: {part}")
     # Orbax reads a replicated array once for each device: read it for one, and copy it from device to device.
     first = jax.sharding.SingleDeviceSharding(min(sharding.addressable_devices, key=lambda device: device.id))
-    arrays = ocp.load(
-        path,
-        {
-            name: jax.ShapeDtypeStruct(shapes[name], weights.array_of(leaf).dtype, sharding=first)
-            for name, (_, leaf) in leaves.items()
-        },
-    )
+    wanted = {
+        name: jax.ShapeDtypeStruct(shapes[name], weights.array_of(leaf).dtype, sharding=first)
+        for name, (_, leaf) in leaves.items()
+    }
+    with _reading_checkpoint(path):
+        stored = {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
+    _check_shapes(shapes, stored, f"{model.source}: {part}")
+    with _reading_checkpoint(path):
+        arrays = ocp.load(path, wanted)
     # Taken out one by one, so that no second copy of the whole is alive.
     state = [
         (position, leaf.replace(jax.device_put(arrays.pop(name), sharding)))
         for name, (position, leaf) in leaves.items()
     ]
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+
+
+@contextlib.contextmanager
+def _reading_checkpoint(path):
+    """What Orbax and TensorStore make of damaged files, errors of many classes, becomes a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: damaged; delete {path.parents[1]} and convert again ({reason})") from error
 
 
 def _check_shapes(expected, found, name):
@@ -193,17 +223,27 @@ def _schedule(folder, source):
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.exists():
         raise UserError(f"{source}: scheduler/scheduler_config.json is missing")
-    return Schedule.from_dict(model_parts.read_json(path))
+    return Schedule.from_dict(fields.read_json(path))
 
 
 def _vocabulary(folder):
     path = folder / "vocabulary.json"
-    return frozenset(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return frozenset(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: expected a JSON list of words ({error})") from error
 
 
 def _check_fit(model):
     """The parts of one model must be made for each other."""
     text, unet, vae = model.text_encoder, model.unet, model.vae
+    if vae and not vae.config.in_channels == vae.config.out_channels == 3:
+        raise UserError(
+            f"{model.source}: the vae must take and give pictures of 3 channels; "
+            f"it takes {vae.config.in_channels} and gives {vae.config.out_channels}"
+        )
     if text and unet and text.config.hidden_size != unet.config.cross_attention_dim:
         raise UserError(
             f"{model.source}: the unet takes text of width {unet.config.cross_attention_dim}, "
@@ -213,6 +253,12 @@ def _check_fit(model):
         raise UserError(
             f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} channels; "
             f"it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
+        )
+    if text and model.tokenizer.model_max_length > text.config.max_position_embeddings:
+        raise UserError(
+            f"{model.source}: the tokenizer gives up to {model.tokenizer.model_max_length} tokens, "
+            f"the text_encoder has {text.config.max_position_embeddings} positions; "
+            "set model_max_length in tokenizer/tokenizer_config.json"
         )
     if text and len(model.tokenizer) > text.config.vocab_size:
         raise UserError(

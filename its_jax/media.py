@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from PIL import Image, PngImagePlugin
 
-from its_jax import typeset
+from its_jax import fields, typeset
 from its_jax.errors import UserError
 
 Path = str | os.PathLike
@@ -76,20 +76,11 @@ def write_json(path: Path, content: dict) -> None:
     _write(path, (_to_json(content, ensure_ascii=False, indent=2) + "\n").encode(errors="backslashreplace"))
 
 
-def read_json(path: Path) -> dict:
-    """UserError: cannot read, or not a JSON object."""
-    with _reading(path):
-        content = json.loads(pathlib.Path(path).read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-    return content
-
-
 def read_settings(path: Path) -> dict:
     """The settings in a .png, .wav or .json of this module. UserError: cannot read, or there are none."""
     suffix = pathlib.Path(path).suffix.lower()
     if suffix == ".json":
-        return read_json(path)
+        return fields.read_json(path)
     if suffix == ".png":
         return _from_tag(path, _open_png(path)[1])
     if suffix == ".wav":

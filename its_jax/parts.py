@@ -1,7 +1,5 @@
 """The parts of a model folder: which class each is, and how to build it without its weights."""
 
-import json
-
 from flax import nnx
 
 from its_jax.errors import UserError
@@ -45,14 +43,3 @@ def parameters(module):
     flat = nnx.to_flat_state(nnx.state(module, nnx.Param))
     named = [(".".join(map(str, path)), path, leaf) for path, leaf in flat]
     return {name: (path, leaf) for name, path, leaf in sorted(named, key=lambda item: item[0])}
-
-
-def read_json(path):
-    """The object in a JSON file; `UserError` if there is none."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a JSON object, found a {type(raw).__name__}")
-    return raw

@@ -1,7 +1,7 @@
 """Two prompts in, a picture that sounds out: `python -m its_jax.sample --config=configs/default.py --workdir=out`.
 
 Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json. A second run with the
-same settings makes only what is missing. `--from=FILE` (one of those files) makes that sample again.
+same settings makes only what is missing. `--from=FILE` (one of those files, but the video) makes that sample again.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from convert.cache import cache_folder
-from its_jax import cli, jobs, media, stages
+from its_jax import cli, fields, jobs, media, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler, timed
 
@@ -52,8 +52,10 @@ def run_again(file, workdir):
     """Makes the sample again whose settings `file` holds, at its place in a batch of its size: to the same bits."""
     record = media.read_settings(file)
     job, how = jobs.from_record(record)
+    if any(record["run"].get(key, here) != here for key, here in _machine().items()):
+        how |= {"batch_size": 0, "position": 0}  # the bits are beyond reach, and that batch may be beyond this memory
     make([job], workdir, **how)
-    _tell_differences(record, media.read_json(workdir / jobs.job_id(job) / jobs.RECORD))
+    _tell_differences(record, fields.read_json(workdir / jobs.job_id(job) / jobs.RECORD))
 
 
 def make(todo, workdir, *, batch_size, video, position=0):
@@ -91,20 +93,24 @@ def _make(todo, sampler, position, write):
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
         for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
             samples = sampler(batch, bar.update, position=position)
-            _finish(writing)  # so that no more than two batches are in memory
+            _finish(writing, faults)  # so that no more than two batches are in memory
             for job, sample in zip(batch, samples, strict=True):
                 if sample.fault:
                     faults.append(f"{jobs.job_id(job)}: {sample.fault}")
                 else:
                     writing.append(writers.submit(write, job, sample))
         with timed("write", {}):
-            _finish(writing)
+            _finish(writing, faults)
     return faults
 
 
-def _finish(writing):
-    while writing:
-        writing.pop(0).result()
+def _finish(writing, faults):
+    """Waits for the writers; if one fails, what else was not written is told with it."""
+    try:
+        while writing:
+            writing.pop(0).result()
+    except UserError as error:
+        raise UserError("; ".join([str(error), *faults])) from error
 
 
 def write(job, sample, sampler, workdir, video):
@@ -115,6 +121,7 @@ def write(job, sample, sampler, workdir, video):
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    (folder / jobs.RECORD).unlink(missing_ok=True)  # of a folder that lacks another file: it is not done any more
     record = _record(job, sample, sampler, video)
     picture, spectrogram, waveform = sample.picture, sample.spectrogram, sample.waveform
     if job["crop_image"]:
@@ -136,8 +143,11 @@ def _record(job, sample, sampler, video):
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: getattr(sampler, term).identity for term in jobs.TERMS}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
-    run |= {"platform": jax.default_backend(), "devices": jax.local_device_count()}
-    return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
+    return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
+
+
+def _machine():
+    return {"platform": jax.default_backend(), "devices": jax.local_device_count()}
 
 
 def _own_version():
@@ -150,7 +160,7 @@ def _own_version():
 def _tell_differences(then, now):
     """Warns of what else than the settings decides the bits of a sample, where it is not as it was."""
     for group in ("models", "versions", "run"):
-        before, here = then.get(group, {}), now[group]
+        before, here = then.get(group, {}), now.get(group, {})
         for name in sorted(before.keys() & here.keys()):
             if before[name] != here[name]:
                 what = f"{group}.{name} was {before[name]} and is {here[name]}"

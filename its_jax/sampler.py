@@ -23,7 +23,7 @@ CPU_BATCH = 4
 # Rough peak of full-size models in float32: bytes for each pixel of a sample and each channel that the VAE has at full
 # resolution.
 CPU_BYTES_PER_PIXEL = 64
-# Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, each time.
+# Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, of a job.
 CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 MEMORY_SHARE = 0.9
@@ -96,10 +96,12 @@ class Sampler:
         for name, parts in _PARTS.items():
             load.check_parts(job[name]["model"], parts)
         with timed("load", self.seconds):
-            kw = dict(dtype=self._dtype, sharding=self._replicated)
-            self.image = load.load(job["image"]["model"], parts=_PARTS["image"], **kw)
-            self.audio = load.load(job["audio"]["model"], parts=_PARTS["audio"], share=[self.image], **kw)
-        _check_fit(self.image, self.audio, job)
+            outlines = [
+                load.outline(job[name]["model"], parts=parts, dtype=self._dtype) for name, parts in _PARTS.items()
+            ]
+            _check_fit(*outlines, job)
+            self.image = load.fill(outlines[0], sharding=self._replicated)
+            self.audio = load.fill(outlines[1], sharding=self._replicated, share=[self.image])
         self._static = _static(job)
         self.mel = stages.mel_config(self.audio.vocoder.config, job["height"])
         self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
@@ -264,6 +266,8 @@ class Sampler:
             program.memory_analysis().temp_size_in_bytes for program in (self._denoise, self._decode, self._vocode)
         )
         memory = jax.local_devices()[0].memory_stats()
+        if memory is None:
+            raise UserError("batch_size=0: this device does not tell its memory; give a number of samples at once")
         free = MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"]
         fitting = max(1, int(free / max(per_sample, 1)))
         return min(wanted, 2 ** int(np.log2(fitting)) * devices)
@@ -303,6 +307,7 @@ def _check_fit(image, audio, job):
     if not np.array_equal(image.schedule.alphas_cumprod(), audio.schedule.alphas_cumprod()):
         raise UserError(f"{image.source} and {audio.source} were trained on different noise schedules")
     image.schedule.timesteps(job["num_steps"])
+    stages.mel_config(audio.vocoder.config, job["height"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
     halves = 1 if job["view"] == "identity" else 2

@@ -169,13 +169,15 @@ def test_of_a_hub_model_only_the_chosen_files_are_downloaded(vae_only, tmp_path,
     assert metadata(out)["source"] == "someone/model"
 
 
-def test_without_network_a_hub_model_of_before_is_used(vae_only, monkeypatch):
+def test_without_network_a_hub_model_of_before_is_used_and_that_is_said_once(vae_only, monkeypatch, caplog):
     def snapshot_download(repository, *, local_files_only=False, **_):
         assert local_files_only
         return str(vae_only)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert sources.find("someone/model") == vae_only
+    assert sources.find("someone/model") == sources.find("someone/model") == vae_only
+    (record,) = caplog.records
+    assert record.getMessage().startswith("someone/model: taken as downloaded before, for the hub does not answer (")
 
 
 def test_an_unknown_hub_model_is_one_line(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from its_jax import jobs, load, media
+from its_jax import fields, jobs, load
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, recipe
 
@@ -28,7 +28,7 @@ def test_they_are_small():
 
 
 def test_training_is_on_record():
-    record = media.read_json(WEIGHTS / "training.json")
+    record = fields.read_json(WEIGHTS / "training.json")
     assert record["machine"]
     stages = record["stages"]
     assert stages.keys() == {"vae", "image", "audio", "vocoder", "judge_picture", "judge_sound"}

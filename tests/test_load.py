@@ -1,5 +1,6 @@
 """Loading: what comes out of a folder is what PyTorch makes of it, once converted, wherever it is placed."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ from its_jax.errors import UserError
 from its_jax.load import load, mesh
 from its_jax.models.text import CLIPTextConfig
 from its_jax.models.unet import UNetConfig
+from its_jax.models.vae import VAEConfig
 
 LATENT = (2, 4, 6, 4)
 
@@ -146,6 +148,24 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(source, monkeypatch):
     assert convert.converted(str(source)) == key
 
 
+def test_a_copy_that_keeps_its_time_of_change_is_hashed_again(source, monkeypatch):
+    monkeypatch.setattr(convert.cache, "convert", lambda *_, **__: None)
+    key, file = convert.converted(str(source)), source / "vae/config.json"
+    before = file.stat()
+    file.write_text(file.read_text().replace("8", "9"))  # no byte more or less
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size and convert.converted(str(source)) != key
+
+
+def test_a_file_that_cannot_be_read_is_named(source, monkeypatch):
+    def broken(file, name):
+        raise OSError(errno.EIO, "Input/output error", file.name)
+
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    with pytest.raises(UserError, match=f"^{source}/.*: cannot be read .Input/output error"):
+        load(str(source), dtype=jnp.float32)
+
+
 def test_changed_content_is_converted_again(vae_only, cache):
     first = load(str(vae_only), parts=("vae",), dtype=jnp.float32)
     path = vae_only / "vae/diffusion_pytorch_model.safetensors"
@@ -204,6 +224,18 @@ SPOILT = {
         lambda f: truncate(largest(f / WEIGHTS)),
         "vae/weights/.* has .* bytes in place of .*convert again",
     ),
+    "checkpoint of the right size": (
+        lambda f: overwrite(largest(f / WEIGHTS)),
+        "vae/weights: damaged; delete .*converted and convert again",
+    ),
+    "checkpoint without a readable file": (
+        lambda f: [overwrite(path) for path in (f / WEIGHTS).rglob("*") if path.is_file()],
+        "vae/weights: damaged; delete .*converted and convert again",
+    ),
+    "no list of files": (
+        lambda f: edit_json(f / convert.METADATA, files=None),
+        "its_jax.json: damaged; delete .*converted and convert again",
+    ),
     "other format": (
         lambda f: edit_json(f / convert.METADATA, format=99),
         "converted in format 99, not 1; convert it again",
@@ -230,6 +262,10 @@ SPOILT = {
 
 def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def overwrite(path):
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 def truncate(path):
@@ -283,6 +319,16 @@ def test_parts_that_do_not_fit_together_are_named(original):
         loading._check_fit(replace(model, unet=fitting(UNetConfig, cross_attention_dim=768)))
     with pytest.raises(UserError, match="the tokenizer has 58 tokens, the text_encoder knows 20"):
         loading._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, vocab_size=20)))
+    with pytest.raises(UserError, match="the tokenizer gives up to 77 tokens, the text_encoder has 60 positions; set"):
+        loading._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, max_position_embeddings=60)))
+    with pytest.raises(UserError, match="pictures of 3 channels; it takes 3 and gives 4"):
+        loading._check_fit(replace(model, vae=fitting(VAEConfig, out_channels=4)))
+
+
+def test_a_vocabulary_that_is_no_list_is_named(source):
+    (source / "vocabulary.json").write_text("castle dog")
+    with pytest.raises(UserError, match="vocabulary.json: expected a JSON list of words"):
+        load(str(source), parts=("vae",), dtype=jnp.float32)
 
 
 def test_a_cache_that_cannot_be_written_is_named(vae_only, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from its_jax import media, typeset
+from its_jax import fields, media, typeset
 from its_jax.errors import UserError
 
 PROMPTS = [
@@ -92,7 +92,7 @@ def test_every_file_keeps_the_settings_exactly(tmp_path, prompt):
         assert read == settings and list(read) == list(settings), name
     assert media.read_png(tmp_path / "a.png")[1] == settings
     assert media.read_wav(tmp_path / "a.wav")[2] == settings
-    assert media.read_json(tmp_path / "a.json") == settings
+    assert fields.read_json(tmp_path / "a.json") == settings
 
 
 def test_other_programs_can_read_the_metadata(tmp_path):

@@ -24,7 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from model_folder import edit, edit_json
 
 import convert
-from its_jax import cli, jobs, load, media, sample, stages
+from its_jax import cli, fields, jobs, load, media, sample, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 
@@ -198,7 +198,7 @@ def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
     assert picture.shape == (12, 48, 3) and spectrogram.shape == (12, 48) and rate == 16000
     assert len(waveform) == 48 * model_folder.VOCODER["hop_size"]
     assert picture.std() > 0.01 and spectrogram.std() > 0.01 and waveform.std() > 1e-3
-    record = media.read_json(folder / "sample.json")
+    record = fields.read_json(folder / "sample.json")
     seconds = record.pop("seconds")
     assert in_picture == in_spectrogram == in_sound == record
     assert {key: record[key] for key in job} == job
@@ -207,7 +207,7 @@ def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
 
 
 def test_the_record_is_complete(made, sampler):
-    record = media.read_json(folder_of(2, made) / "sample.json")
+    record = fields.read_json(folder_of(2, made) / "sample.json")
     assert record["id"] == folder_of(2, made).name
     assert record["models"] == {"image": sampler.image.identity, "audio": sampler.audio.identity}
     assert {"jax", "jaxlib", "flax", "numpy", "its_jax"} <= record["versions"].keys()
@@ -305,11 +305,12 @@ def test_any_file_makes_its_sample_again(name, made, command, shared, tmp_path, 
     (folder,) = (tmp_path / "again").iterdir()
     assert folder.name == folder_of(1, made).name
     assert_same_sample(folder, folder_of(1, made))
-    assert media.read_json(folder / "sample.json")["run"] == media.read_json(folder_of(1, made) / "sample.json")["run"]
+    runs = [fields.read_json(f / "sample.json")["run"] for f in (folder, folder_of(1, made))]
+    assert runs[0] == runs[1]
 
 
 def test_what_makes_the_bits_differ_is_told(made, shared, tmp_path, caplog):
-    record = media.read_json(folder_of(1, made) / "sample.json")
+    record = fields.read_json(folder_of(1, made) / "sample.json")
     record["models"]["audio"], record["versions"]["jax"] = "0123456789ab", "0.1"
     media.write_json(tmp_path / "sample.json", record)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
@@ -318,6 +319,33 @@ def test_what_makes_the_bits_differ_is_told(made, shared, tmp_path, caplog):
         "models.audio was 0123456789ab",
         "versions.jax was 0.1",
     ]
+
+
+def test_a_sample_of_another_machine_is_not_made_in_its_batch(made, small, sampler, monkeypatch, tmp_path, caplog):
+    record = fields.read_json(folder_of(1, made) / "sample.json")
+    record["run"] |= {"platform": "tpu", "devices": 64, "batch_size": 4096, "position": 4000}
+    media.write_json(tmp_path / "sample.json", record)
+    asked = []
+    monkeypatch.setattr(sample, "Sampler", lambda job, *, pending, batch_size: asked.append(batch_size) or sampler)
+    sample.run_again(tmp_path / "sample.json", tmp_path / "again")
+    assert asked == [0]
+    again = fields.read_json(folder_of(1, tmp_path / "again") / "sample.json")
+    assert again["run"]["position"] == 0 and again["run"]["platform"] == "cpu"
+    assert "run.platform was tpu and is cpu" in caplog.text
+
+
+def test_a_sample_that_is_made_anew_is_not_done_until_it_is_whole(made, small, shared, tmp_path, monkeypatch):
+    workdir = shutil.copytree(made, tmp_path / "out")
+    folder = folder_of(1, workdir)
+    (folder / "image.png").unlink()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(media, "write_wav", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample.run(small(), workdir)
+    assert (folder / "image.png").exists() and not (folder / "sample.json").exists()
 
 
 def test_another_process_makes_the_same_bits(made, tmp_path):
@@ -407,9 +435,22 @@ def test_bfloat16_is_close(expand, sampler):
 
 
 def test_devices_work_alone(sampler, other_sampler):
+    collectives = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
     for one in (sampler, other_sampler[0]):
-        for program in (one._denoise, one._decode, one._vocode):
-            assert not re.search("all-gather|all-reduce|all-to-all|collective-permute", program.as_text())
+        for program in (*one._encode.values(), one._start, one._denoise, one._decode, one._vocode):
+            assert not re.search(collectives, program.as_text())
+
+
+def test_one_device_gives_the_latents_of_eight(expand, sampler, monkeypatch):
+    todo = expand(num_samples=3)
+    eight = sampler(todo)
+    devices = jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+    one = Sampler(todo[0], pending=1)
+    assert (sampler.batch_size, one.batch_size) == (8, 1)
+    for job, sample_of_eight in zip(todo, eight, strict=True):
+        (alone,) = one([job])
+        np.testing.assert_allclose(alone.latents, sample_of_eight.latents, rtol=0, atol=1e-5)
 
 
 def test_files_are_written_while_the_next_batch_is_made(expand, shared, tmp_path, monkeypatch):
@@ -457,6 +498,17 @@ def test_samples_that_are_not_finite_are_named_and_the_others_written(expand, sh
     assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(todo[0]), jobs.job_id(todo[2])}
     for folder in tmp_path.iterdir():
         assert sorted(path.name for path in folder.iterdir()) == FILES[:-1]
+
+
+def test_samples_that_are_not_finite_are_named_when_the_disk_is_full_too(expand, shared, tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("cannot write: No space left on device")
+
+    todo = expand()
+    todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}
+    monkeypatch.setattr(sample, "write", full)
+    with pytest.raises(UserError, match=f"No space left on device; {jobs.job_id(todo[1])}: the latents are not"):
+        sample.make(todo, tmp_path, batch_size=0, video=False)
 
 
 def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, shared, made, tmp_path, monkeypatch):
@@ -537,8 +589,9 @@ def test_bad_settings_are_refused_in_one_line(change, message, refused):
     ],
 )
 def test_settings_that_do_not_fit_the_models_are_refused(change, message, refused, sampler, models, monkeypatch):
-    loaded = {models["image.model"]: sampler.image, models["audio.model"]: sampler.audio}
-    monkeypatch.setattr(load, "load", lambda source, **kw: loaded[source])
+    outlines = {models["image.model"]: sampler.image, models["audio.model"]: sampler.audio}
+    monkeypatch.setattr(load, "outline", lambda source, **kw: outlines[source])
+    monkeypatch.setattr(load, "fill", None)  # no weights are read before it is said
     assert message in refused(change)
 
 

@@ -41,12 +41,13 @@ def attend(q, k, v):
     Returns:
       `[b, n, heads, d]` in q's dtype.
     """
-    n = q.shape[1]
-    if n <= QUERY_CHUNK or n % QUERY_CHUNK:
+    b, n, *heads = q.shape
+    if n <= QUERY_CHUNK:
         return _attend_dense(q, k, v)
-    chunks = jnp.moveaxis(q.reshape(q.shape[0], n // QUERY_CHUNK, QUERY_CHUNK, *q.shape[2:]), 1, 0)
+    padded = jnp.pad(q, ((0, 0), (0, -n % QUERY_CHUNK), (0, 0), (0, 0)))
+    chunks = jnp.moveaxis(padded.reshape(b, -1, QUERY_CHUNK, *heads), 1, 0)
     out = jax.lax.map(lambda chunk: _attend_dense(chunk, k, v), chunks)
-    return jnp.moveaxis(out, 0, 1).reshape(q.shape)
+    return jnp.moveaxis(out, 0, 1).reshape(padded.shape)[:, :n]
 
 
 def _attend_dense(q, k, v):

@@ -34,13 +34,6 @@ def make_pictures(split, count):
     )
 
 
-def make_waveforms(split, count, num_samples=recipe.NUM_SAMPLES):
-    """`[count, num_samples]` float32."""
-    return np.stack(
-        [sounds.synthesise(SOUNDS[i % len(SOUNDS)], generator("sound", split, i), num_samples) for i in range(count)]
-    )
-
-
 @functools.partial(jax.jit, static_argnames="config")
 def to_spectrogram(waveform, config: MelConfig = recipe.MEL):
     """`[b, samples]` -> pictures `[b, mels, frames]` in [0, 1]."""
@@ -49,16 +42,14 @@ def to_spectrogram(waveform, config: MelConfig = recipe.MEL):
 
 def make_spectrograms(split, count, block=60):
     """`[count, 128, 512]` uint8."""
-    out = []
-    for start in range(0, count, block):
-        waveforms = np.stack(
-            [
-                sounds.synthesise(SOUNDS[i % len(SOUNDS)], generator("sound", split, i))
-                for i in range(start, min(start + block, count))
-            ]
-        )
-        out.append(to_bytes(np.asarray(to_spectrogram(waveforms))))
-    return np.concatenate(out)
+    items = range(count)
+    blocks = [make_waveforms(split, items[start : start + block]) for start in items[::block]]
+    return np.concatenate([to_bytes(np.asarray(to_spectrogram(waveforms))) for waveforms in blocks])
+
+
+def make_waveforms(split, items):
+    """`[len(items), samples]` float32 of the items with these indices."""
+    return np.stack([sounds.synthesise(SOUNDS[i % len(SOUNDS)], generator("sound", split, i)) for i in items])
 
 
 def to_bytes(picture):

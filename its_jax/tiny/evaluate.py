@@ -26,11 +26,10 @@ from its_jax.tiny.export import machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.")
-_SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.")
-_BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.")
+_SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.", lower_bound=1)
+_SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.", lower_bound=1)
 
-CONTACT_SHEET_SHIFT = 0  # which diagonal of the table of pairs is shown
 _RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
 
@@ -69,14 +68,13 @@ def run(config, workdir, *, seeds, singles, batch):
 
 
 def _write_contact_sheet(path, fused, result):
-    """A diagonal of the table of pairs: of each pair the first sample that the judges accept, else the first."""
+    """The diagonal of the table of pairs: of each pair the first sample that the judges accept, else the first."""
     pictures_, titles = [], []
     for i in range(len(_SUBJECTS)):
-        j = (i + CONTACT_SHEET_SHIFT) % len(_SOUNDS)
-        of_pair = np.flatnonzero((fused["subject"] == i) & (fused["sound"] == j))
+        of_pair = np.flatnonzero((fused["subject"] == i) & (fused["sound"] == i))
         right = result["picture_right"][of_pair] & result["sound_right"][of_pair]
         pictures_.append(fused["spectrogram"][of_pair[np.argmax(right)]] / np.float32(255))
-        titles.append(f"{pictures.SUBJECTS[_SUBJECTS[i]][0]}\n{sounds.SOUNDS[_SOUNDS[j]][0]}")
+        titles.append(f"{pictures.SUBJECTS[_SUBJECTS[i]][0]}\n{sounds.SOUNDS[_SOUNDS[i]][0]}")
     write_png(path, contact_sheet(pictures_, titles, 2), {})
 
 
@@ -133,14 +131,14 @@ def _job(settings, subject, sound, seed, kind):
 
 
 def _blended(sampler, alone, pairs, singles, blend):
-    """What a plain blend of the two single-model samples gives."""
-    a = np.array([subject * singles + seed % singles for subject, _, seed in pairs])
-    b = np.array([sound * singles + seed % singles for _, sound, seed in pairs])
+    """What a plain blend of the two single-model samples gives; with each partner another of the samples alone."""
+    a = np.array([subject * singles + sound % singles for subject, sound, _ in pairs])
+    b = np.array([sound * singles + subject % singles for subject, sound, _ in pairs])
     spectrogram = blend(
         alone["image"]["spectrogram"][a] / np.float32(255), alone["audio"]["spectrogram"][b] / np.float32(255)
     )
     vae, vocoder = sampler.image.vae, sampler.audio.vocoder
-    blocks = np.split(spectrogram, len(spectrogram) // 12)
+    blocks = np.split(spectrogram, len(spectrogram) // scores.BATCH)
     return {
         "spectrogram": data.to_bytes(spectrogram),
         "latents": np.concatenate([stages.encode_picture(vae, np.repeat(x[..., None], 3, -1)) for x in blocks]),

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from its_jax.media import read_json, write_json
+from its_jax.fields import read_json
+from its_jax.media import write_json
 from its_jax.tiny import modules, recipe
 from its_jax.weights import to_state_dict
 

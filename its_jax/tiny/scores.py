@@ -12,18 +12,18 @@ from its_jax import stages
 from its_jax.tiny import data, judges, pictures, sounds
 
 NOISE_LEVELS = (100, 300, 500)  # training timesteps of the denoising error
-_BATCH = 12
+BATCH = 12  # samples at once
 
 
 def judged(sampler, judge, samples):
     """Per sample: whether picture and sound are right, how each model denoises it, how well the sound is vocoded."""
     spectrogram = samples["spectrogram"] / np.float32(255)
-    rows = range(0, len(spectrogram), _BATCH)
+    rows = range(0, len(spectrogram), BATCH)
     griffin_lim = np.concatenate(
-        [stages.vocode(sampler.audio.vocoder, spectrogram[i : i + _BATCH], sampler.mel, "griffin_lim") for i in rows]
+        [stages.vocode(sampler.audio.vocoder, spectrogram[i : i + BATCH], sampler.mel, "griffin_lim") for i in rows]
     )
     heard, heard_gl = (
-        np.concatenate([data.to_spectrogram(w[i : i + _BATCH]) for i in rows])
+        np.concatenate([data.to_spectrogram(w[i : i + BATCH]) for i in rows])
         for w in (samples["waveform"], griffin_lim)
     )
     return {
@@ -58,8 +58,8 @@ def denoising_error(model, samples, kind):
         return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
 
     errors = []
-    for i in range(0, len(labels), _BATCH):
-        z, text = samples["latents"][i : i + _BATCH], texts[labels[i : i + _BATCH]]
+    for i in range(0, len(labels), BATCH):
+        z, text = samples["latents"][i : i + BATCH], texts[labels[i : i + BATCH]]
         errors.append(
             np.mean(
                 [error(model.unet, z, text, t, signal[t] ** 0.5, (1 - signal[t]) ** 0.5) for t in NOISE_LEVELS],

@@ -17,7 +17,8 @@ from flax import nnx
 from its_jax import cli
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
-from its_jax.media import read_json, write_json
+from its_jax.fields import read_json
+from its_jax.media import write_json
 from its_jax.spectrogram import from_picture
 from its_jax.stages import vocode
 from its_jax.tiny import data, judges, modules, pictures, recipe, sounds, vocoding
