@@ -75,3 +75,19 @@ def test_the_default_config_makes_what_its_prompts_say():
     sound = judges.classify(judges.load("sound"), heard) == data.SOUNDS.index("train")
     # Most, not all: on another machine the bits differ, and a sample may fail.
     assert np.mean(picture & sound) >= 0.75, (picture, sound)
+
+
+def test_their_quality_is_on_record_for_these_weights_and_settings():
+    """As `python -m its_jax.tiny.evaluate` found it."""
+    record = fields.read_json(WEIGHTS / "evaluation.json")
+    settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
+    for term in jobs.TERMS:
+        settings[term] |= {"prompt": record["settings"][term]["prompt"]}  # each sample had its own
+        assert record["models"][term] == load.load(f"tiny/{term}", parts=(), dtype=jnp.float32).identity
+    assert record["settings"].items() <= settings.items()
+    assert record["counts"]["fused"] == 4 * len(data.SUBJECTS) * len(data.SOUNDS)
+    assert min(record["image"]["picture"], record["audio"]["sound"]) >= 0.98
+    fused = record["fused"]
+    assert fused["both"] >= 0.75 and fused["vocoder_error"] <= 0.04
+    assert fused["sound"] >= fused["sound_griffin_lim"] - 0.02
+    assert all(fused["error_mean"] < 0.7 * record[name]["error_mean"] for name in ("pixel_average", "pixel_maximum"))
