@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import traceback
@@ -42,6 +43,7 @@ def _guarded(main):
 def _run(main):
     for noisy in ("absl", "orbax", "jax", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
     try:
         main()
     except UserError as error:

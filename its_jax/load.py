@@ -131,6 +131,8 @@ def check_parts(source: str, parts: Sequence[str]) -> None:
 
 def _place(source):
     if source not in _EMBEDDED:
+        if source.startswith("tiny/") and not pathlib.Path(source).exists():
+            raise UserError(f"{source}: no such model in the package; it has {' and '.join(_EMBEDDED)}")
         return source
     return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", source.removeprefix("tiny/")))
 

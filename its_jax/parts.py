@@ -31,7 +31,10 @@ def abstract_module(part, raw, dtype, *, name):
     stated = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
     if stated not in (module.__name__, None):
         raise UserError(f"{name}: the config is that of a {stated}, only {module.__name__} is supported")
-    sizes = config.from_dict(raw)
+    try:
+        sizes = config.from_dict(raw)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     return abstract(module, sizes, dtype=dtype, param_dtype=dtype)
 
 

@@ -5,6 +5,7 @@ same settings makes only what is missing. `--from=FILE` (one of those files, but
 """
 
 import concurrent.futures
+import contextlib
 import importlib.metadata
 import logging
 import tempfile
@@ -122,6 +123,15 @@ def write(job, sample, sampler, workdir, video):
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
     (folder / jobs.RECORD).unlink(missing_ok=True)  # of a folder that lacks another file: it is not done any more
+    try:
+        _write_files(folder, job, sample, sampler, video, start)
+    except UserError:
+        with contextlib.suppress(OSError):  # it holds files
+            folder.rmdir()
+        raise
+
+
+def _write_files(folder, job, sample, sampler, video, start):
     record = _record(job, sample, sampler, video)
     picture, spectrogram, waveform = sample.picture, sample.spectrogram, sample.waveform
     if job["crop_image"]:

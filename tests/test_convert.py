@@ -272,7 +272,7 @@ SPOILT = {
     ),
     "unknown field": (
         lambda f: edit_json(f / "vae/config.json", temperature=2),
-        "unknown field 'temperature'",
+        "model: vae: VAEConfig: unknown field 'temperature'",
     ),
     "another model": (
         lambda f: (shutil.rmtree(f / "vae"), (f / "transformer").mkdir(), (f / "transformer/x").touch()),

@@ -325,6 +325,11 @@ def test_parts_that_do_not_fit_together_are_named(original):
         loading._check_fit(replace(model, vae=fitting(VAEConfig, out_channels=4)))
 
 
+def test_a_misspelt_name_of_an_embedded_model_is_not_looked_for_on_the_hub():
+    with pytest.raises(UserError, match="tiny/adio: no such model in the package; it has tiny/image and tiny/audio"):
+        load("tiny/adio", dtype=jnp.float32)
+
+
 def test_a_vocabulary_that_is_no_list_is_named(source):
     (source / "vocabulary.json").write_text("castle dog")
     with pytest.raises(UserError, match="vocabulary.json: expected a JSON list of words"):

@@ -527,6 +527,7 @@ def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, sha
     complete = {path.parent for path in tmp_path.glob("*/sample.json")}
     assert 1 <= len(complete) < 3
     assert not list(tmp_path.rglob(".*"))  # of a file that was not finished
+    assert all(any(folder.iterdir()) for folder in tmp_path.iterdir())
     before = [state_of(folder) for folder in complete]
     sample.run(small(), tmp_path)
     assert [state_of(folder) for folder in complete] == before
