@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from convert import sources
 from its_jax.errors import UserError
 
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -41,16 +42,15 @@ def open_tensors(path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a PyTorch file (which needs PyTorch).
 
     Raises:
-      UserError: the file is truncated, damaged, or holds something else.
+      UserError: the file cannot be read, is truncated or damaged, or holds something else.
     """
-    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
+    with sources.reading(path):
+        return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
 
 
 def _open_safetensors(path):
     try:
         file = safetensors.safe_open(path, framework="numpy")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from error
 
@@ -69,8 +69,6 @@ def _open_torch(path):
     try:
         # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error

@@ -100,10 +100,10 @@ class Sampler:
                 load.outline(job[name]["model"], parts=parts, dtype=self._dtype) for name, parts in _PARTS.items()
             ]
             _check_fit(*outlines, job)
+            self.mel = stages.mel_config(outlines[1].vocoder.config, job["height"])
             self.image = load.fill(outlines[0], sharding=self._replicated)
             self.audio = load.fill(outlines[1], sharding=self._replicated, share=[self.image])
         self._static = _static(job)
-        self.mel = stages.mel_config(self.audio.vocoder.config, job["height"])
         self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
         with timed("compile", self.seconds):
             self._compile(job)
@@ -307,7 +307,6 @@ def _check_fit(image, audio, job):
     if not np.array_equal(image.schedule.alphas_cumprod(), audio.schedule.alphas_cumprod()):
         raise UserError(f"{image.source} and {audio.source} were trained on different noise schedules")
     image.schedule.timesteps(job["num_steps"])
-    stages.mel_config(audio.vocoder.config, job["height"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
     halves = 1 if job["view"] == "identity" else 2

@@ -51,12 +51,13 @@ class Store:
 
 def job(settings, subject, sound, seed, kind):
     """The settings of one sample; `kind` 'image' or 'audio' leaves the other model out."""
-    rng = data.generator("captions", "held_out", (subject * len(data.SOUNDS) + sound) * 1000 + seed)
+    number = (subject * len(data.SOUNDS) + sound) * 1000 + seed
+    rng = data.generator("captions", "held_out", number)
     prompts = {
         "image": pictures.caption(data.SUBJECTS[subject], rng),
         "audio": sounds.caption(data.SOUNDS[sound], rng),
     }
-    one = settings | {"seed": (subject * len(data.SOUNDS) + sound) * 1000 + seed}
+    one = settings | {"seed": number}
     for term in TERMS:
         one[term] = settings[term] | {"prompt": prompts[term]}
         if kind == term:
