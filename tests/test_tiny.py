@@ -81,6 +81,14 @@ def test_a_stage_restarts_its_rate_at_each_cycle():
     assert rate(299) < 1e-3 and rate(399) < 1e-3
 
 
+def test_a_shortened_cycle_begins_as_the_longer_one():
+    plan, cut = recipe.Stage([(400, 1.0)], batch=1), recipe.Stage([(300, 1.0)], batch=1)
+    stage = recipe.Stage([(300, 1.0)], batch=1, shortened=(200, 400))
+    rate = stage.learning_rate()
+    assert [rate(step) for step in (0, 40, 199)] == [plan.learning_rate()(step) for step in (0, 40, 199)]
+    assert [rate(step) for step in (200, 299)] == [cut.learning_rate()(step) for step in (200, 299)]
+
+
 def test_rates_slow_a_parameter_down(tmp_path):
     stage = recipe.Stage([(3, 0.1)], batch=1)
     params, rates = {"a": jnp.zeros(()), "b": jnp.zeros(())}, {"a": 1.0, "b": 0.0}

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from transformers import CLIPTokenizer
@@ -125,6 +126,8 @@ class Stage:
     cycles: Sequence[tuple[int, float]]  # of each: its steps, and its highest learning rate
     batch: int
     ema: float = 0.999
+    # (step, steps): up to `step`, the first cycle's rate is that of a cycle of `steps` steps.
+    shortened: tuple[int, int] | None = None
 
     @property
     def steps(self):
@@ -140,18 +143,23 @@ class Stage:
 
     def learning_rate(self):
         """Step -> learning rate."""
-        return optax.sgdr_schedule(
-            [
-                dict(init_value=0.0, peak_value=peak, warmup_steps=min(100, steps // 10), decay_steps=steps)
-                for steps, peak in self.cycles
-            ]
-        )
+        rates = jnp.concatenate([_cosine(steps, peak) for steps, peak in self.cycles])
+        if self.shortened:
+            (_, peak), (until, planned) = self.cycles[0], self.shortened
+            rates = jnp.concatenate([_cosine(planned, peak)[:until], rates[until:]])
+        return lambda step: rates[step]
 
 
+def _cosine(steps, peak):
+    """Learning rates `[steps]`: from warm-up along a cosine to zero."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, min(100, steps // 10), steps)(jnp.arange(steps))
+
+
+# These are the schedules of the shipped weights, whose first cycles were shortened while they ran.
 STAGES = {
-    "vae": Stage([(1500, 1.5e-3)], batch=8, ema=0.995),
-    "image": Stage([(3400, 8e-4), (5000, 8e-4)], batch=8),
-    "audio": Stage([(2400, 8e-4), (1600, 8e-4)], batch=8),
+    "vae": Stage([(1500, 1.5e-3)], batch=8, ema=0.995, shortened=(1195, 2000)),
+    "image": Stage([(3400, 8e-4), (5000, 8e-4)], batch=8, shortened=(800, 4200)),
+    "audio": Stage([(2400, 8e-4), (1600, 8e-4)], batch=8, shortened=(957, 2900)),
     "vocoder": Stage([(4000, 1.5e-4), (2500, 1e-4)], batch=8, ema=0.998),
     "judge": Stage([(700, 2e-3)], batch=24, ema=0.99),
 }
