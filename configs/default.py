@@ -15,18 +15,24 @@ def get_config():
     config.seed = 0  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = 4
     config.batch_size = 0  # samples at once; 0: chosen from the memory
+    config.noise = "jax"  # or "torch": as PyTorch on a CPU draws it in float16
     config.num_steps = 25
     config.solver = "dpmpp_2m"  # or "ddim" or "euler"
     config.height = 128  # pixels = mel bands
     config.width = 512  # pixels = frames of 10 ms
+    config.window = 512  # a wider canvas is denoised in windows of so many pixels; 0: all at once
+    config.wrap = False  # a loop: the end leads into the beginning
     config.dtype = "float32"  # or "bfloat16" or "float16"
-    # How the image model sees the latent: "identity", or "block_rearrange": what lies side by side in the spectrogram
-    # are the halves of a square picture, one above the other.
-    config.view = "identity"
     config.crop_image = False  # drop the last 32 columns (0.32 s)
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
+
+    # Start from a file in place of noise alone: "FILE.png" (any picture) or "FILE.wav" (any sound).
+    config.init_image = ""
+    config.init_audio = ""
+    config.strength = 1.0  # the share of the steps that are made: less stays nearer to that file
+    config.keep = ""  # what stays as in that file, in seconds or Hz, such as "0-1.5s, 200-800Hz"
 
     # Each model's share of every step: noise = sum of weight * guided noise / sum of weights.
     config.image = ConfigDict()
@@ -34,7 +40,11 @@ def get_config():
     config.image.prompt = "a painting of trees, grayscale"
     config.image.negative_prompt = ""
     config.image.guidance_scale = 4.0
+    # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
+    # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
+    config.image.view = "identity"
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
+    config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.6
 
     config.audio = ConfigDict()
@@ -42,6 +52,8 @@ def get_config():
     config.audio.prompt = "train whistling"
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 4.0
+    config.audio.view = "identity"
     config.audio.start_step = 0
+    config.audio.stop_step = -1
     config.audio.weight = 0.4
     return config

@@ -43,25 +43,35 @@ def get_config(example="bell"):
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
     config.batch_size = 0  # samples at once; 0: chosen from the memory
+    config.noise = "torch"  # the authors' noise: that of PyTorch on a CPU, in float16; or "jax"
     config.num_steps = 100
     config.solver = "ddim"  # or "dpmpp_2m" or "euler"
     config.height = 256  # pixels = mel bands
     config.width = 1024  # pixels = frames of 10 ms
+    config.window = 1024  # a wider canvas is denoised in windows of so many pixels; 0: all at once
+    config.wrap = False  # a loop: the end leads into the beginning
     config.dtype = "bfloat16"  # or "float32" or "float16"
-    # How the image model sees the latent: "identity", or "block_rearrange": what lies side by side in the spectrogram
-    # are the halves of a square picture, one above the other.
-    config.view = "identity"
     config.crop_image = True  # drop the last 32 columns (0.32 s), which Auffusion leaves black
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
+
+    # Start from a file in place of noise alone: "FILE.png" (any picture) or "FILE.wav" (any sound).
+    config.init_image = ""
+    config.init_audio = ""
+    config.strength = 1.0  # the share of the steps that are made: less stays nearer to that file
+    config.keep = ""  # what stays as in that file, in seconds or Hz, such as "0-1.5s, 200-800Hz"
 
     config.image = ConfigDict()
     config.image.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.image.prompt = image_prompt
     config.image.negative_prompt = ""
     config.image.guidance_scale = 10.0
+    # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
+    # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
+    config.image.view = "identity"
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
+    config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.5
 
     config.audio = ConfigDict()
@@ -69,6 +79,8 @@ def get_config(example="bell"):
     config.audio.prompt = audio_prompt
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 10.0
+    config.audio.view = "identity"
     config.audio.start_step = 0
+    config.audio.stop_step = -1
     config.audio.weight = 0.5
     return config

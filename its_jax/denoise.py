@@ -31,6 +31,8 @@ from jax import Array, lax
 
 from its_jax.errors import UserError
 from its_jax.fields import read_fields
+from its_jax.views import VIEWS, View
+from its_jax.windows import Windows
 
 # Fields of diffusers' schedulers that would change the schedule, and the values under which they do not.
 _OFF = """
@@ -143,11 +145,11 @@ def _dpmpp_2m(alpha, sigma):
 SOLVERS = {"ddim": _first_order, "euler": _first_order, "dpmpp_2m": _dpmpp_2m}
 
 
-def solver_rows(schedule: Schedule, num_steps: int, solver: str) -> SolverRows:
+def solver_rows(schedule: Schedule, num_steps: int, solver: str, first: int = 0) -> SolverRows:
     """The table of `solver` ("ddim", "euler" or "dpmpp_2m") on the schedule's timesteps, from float64.
 
-    Rows beyond `num_steps` hold NaN, so that a step too many cannot pass for a result. Euler and DPM-Solver++
-    end at sigma 0, DDIM where `set_alpha_to_one` says.
+    Rows before `first`, where denoising begins, and beyond `num_steps` hold NaN, so that a step too many cannot
+    pass for a result. Euler and DPM-Solver++ end at sigma 0, DDIM where `set_alpha_to_one` says.
 
     Raises:
       UserError: unknown solver, or a step count below 1 or above the training steps.
@@ -155,35 +157,12 @@ def solver_rows(schedule: Schedule, num_steps: int, solver: str) -> SolverRows:
     _check_choice("solver", solver, SOLVERS)
     t, signal = schedule.timesteps(num_steps), schedule.alphas_cumprod()
     end = signal[0] if solver == "ddim" and not schedule.set_alpha_to_one else 1.0
-    signal = np.append(signal[t], end)
+    signal = np.append(signal[t[first:]], end)
     alpha, sigma = np.sqrt(signal), np.sqrt(1 - signal)
     columns = np.stack([alpha[:-1], sigma[:-1], *SOLVERS[solver](alpha, sigma)])
     unused = schedule.num_train_timesteps - num_steps
-    columns = np.pad(columns, ((0, 0), (0, unused)), constant_values=np.nan).astype(np.float32)
+    columns = np.pad(columns, ((0, 0), (first, unused)), constant_values=np.nan).astype(np.float32)
     return SolverRows(np.pad(t, (0, unused)).astype(np.int32), *columns)
-
-
-class View(NamedTuple):
-    """How a model sees the shared latent, and the way back for its noise; both only move elements."""
-
-    look: Callable[[Array], Array]
-    back: Callable[[Array], Array]
-
-
-def _unchanged(x):
-    return x
-
-
-def _stack_halves(x):
-    return jnp.concatenate(jnp.split(x, 2, axis=2), axis=1)
-
-
-def _unstack_halves(x):
-    return jnp.concatenate(jnp.split(x, 2, axis=1), axis=2)
-
-
-# block_rearrange: the left half of the spectrogram is the picture's upper half, the right half its lower.
-VIEWS = {"identity": View(_unchanged, _unchanged), "block_rearrange": View(_stack_halves, _unstack_halves)}
 
 
 @jax.tree_util.register_dataclass
@@ -195,14 +174,19 @@ class Term:
     guidance_scale: Array  # [b] s
     weights: Array  # [b steps] w_i at each step, see `term_weights`
     view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})
+    windows: Windows | None = dataclasses.field(default=None, metadata={"static": True})  # None: all of it at once
 
 
-def term_weights(weights, start_steps, num_steps: int, schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """Weights at each step: before its start step a term takes no part, and the others carry the step alone.
+def term_weights(
+    weights, start_steps, num_steps: int, schedule: Schedule, *, stop_steps=None, first: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights at each step: before its start step and from its stop step on a term takes no part.
 
     Args:
       weights: `[terms b]` >= 0, of any scale; only their ratios matter.
       start_steps: `[terms b]` >= 0, first step (not timestep) at which a term takes part.
+      stop_steps: `[terms b]`, first step at which it takes no part any more; None is the end.
+      first: the step at which denoising begins.
 
     Returns:
       float32 `[terms b steps]` for `Term.weights`, and bool `[terms steps]`: whether any sample of the batch
@@ -212,26 +196,31 @@ def term_weights(weights, start_steps, num_steps: int, schedule: Schedule) -> tu
       UserError: a negative or non-finite weight, a negative start step, a sample without a term at a step.
     """
     weights, start_steps = np.asarray(weights, np.float32), np.asarray(start_steps)
+    stop_steps = np.full_like(start_steps, num_steps) if stop_steps is None else np.asarray(stop_steps)
     if not np.all(np.isfinite(weights) & (weights >= 0)):
         raise UserError(f"weights must be finite and not negative, not {weights.tolist()}")
     if np.any(start_steps < 0):
         raise UserError(f"start steps must not be negative, not {start_steps.tolist()}")
     k = np.arange(schedule.num_train_timesteps)
-    table = np.where((k >= start_steps[..., None]) & (k < num_steps), weights[..., None], np.float32(0))
-    idle = np.argwhere(table.sum(0)[:, :num_steps] == 0)
+    takes_part = (k >= start_steps[..., None]) & (k < np.minimum(stop_steps, num_steps)[..., None])
+    table = np.where(takes_part, weights[..., None], np.float32(0))
+    idle = np.argwhere(table.sum(0)[:, first:num_steps] == 0)
     if idle.size:
         raise UserError(
-            f"the sum of weights is zero at step {idle[0, 1]} of {num_steps} for sample {idle[0, 0]}; "
+            f"the sum of weights is zero at step {first + idle[0, 1]} of {num_steps} for sample {idle[0, 0]}; "
             "let a term with a weight above 0 start by then"
         )
     return table, table.any(axis=1)
 
 
 def guided_noise(model: Callable, x: Array, t: Array, term: Term) -> Array:
-    """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]`, float32 like x.
+    """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]`, float32 like x."""
+    predict = functools.partial(_guided_noise, model, t, term)
+    return term.windows.average(predict, x) if term.windows else predict(x)
 
-    The pair is innermost in the model's batch, so that a sharded batch stays where it is.
-    """
+
+def _guided_noise(model, t, term, x):
+    """The pair is innermost in the model's batch, so that a sharded batch stays where it is."""
     b = x.shape[0]
     pair = jnp.repeat(term.view.look(x), 2, axis=0)
     eps = model(pair, jnp.full(2 * b, t), term.texts.reshape(2 * b, *term.texts.shape[2:]))
@@ -248,7 +237,7 @@ def fused_noise(
     weights = [term.weights[:, k] for term in terms]
     for model, term, w, wanted in zip(models, terms, weights, active, strict=True):
         share = functools.partial(_add_share, model, x, t, term, w)
-        total = lax.cond(wanted, share, _unchanged, total)
+        total = lax.cond(wanted, share, lambda total: total, total)
     return total / _per_sample(sum(weights))
 
 
@@ -275,9 +264,23 @@ def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape))(seeds)
 
 
-def initial_state(noise: Array) -> State:
-    """The state before step 0, from noise `[b h w c]`."""
-    return State(noise, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
+class Known(NamedTuple):
+    """What is given of the result: there the noise in x is known, and the latent follows it to the end."""
+
+    mask: Array  # [h w 1] bool
+    z: Array  # [h w c] the clean latent
+    eps: Array  # [b h w c] the noise that x is made with
+
+
+def initial_state(noise: Array, z: Array | None = None, row: SolverRows | None = None) -> State:
+    """The state before step 0, from noise `[b h w c]`; or, with a latent `z` `[h w c]` in it, before step `row`."""
+    x = noise if z is None else row.alpha * z + row.sigma * noise
+    return State(x, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
+
+
+def settled(x: Array, known: Known) -> Array:
+    """The latent at the end, where the solver may leave a rest of the noise, with what is given put in."""
+    return jnp.where(known.mask, known.z, x)
 
 
 @jax.jit
@@ -289,10 +292,11 @@ def denoise(
     state: State,
     first: Array,
     last: Array,
+    known: Known | None = None,
 ) -> State:
     """Runs steps first, ..., last - 1; the latent is `.x` once `last` has reached the number of steps.
 
-    Compiled once per shape, dtype and set of models and views: prompts, seeds, guidance, weights, start
+    Compiled once per shape, dtype and set of models, views and windows: prompts, seeds, guidance, weights, start
     steps, step count and solver are data. A run cut into several calls, to show progress, keeps its bits.
 
     Args:
@@ -300,12 +304,14 @@ def denoise(
       rows: table from `solver_rows`.
       active: `[terms steps]` from `term_weights`.
       first, last: `[]` int32.
+      known: the part of the result that is given, if any.
     """
 
     def step(k, state):
         x, x0_prev, failed_at = state
         row = jax.tree.map(lambda column: column[k], rows)
         eps = fused_noise(models, x, row.t, terms, k, active[:, k])
+        eps = eps if known is None else jnp.where(known.mask, known.eps, eps)
         x0 = (x - row.sigma * eps) / row.alpha
         x = row.cx * x + row.ce * eps + row.cp * x0_prev
         fails = ~jnp.isfinite(x).all(axis=(1, 2, 3))

@@ -1,7 +1,8 @@
 """Settings -> jobs: one dictionary of plain values for each sample, with a stable id. No jax.
 
 A job's settings hold everything that decides what the sample looks and sounds like, and nothing else: not how
-many are made at once, not whether a video is written.
+many are made at once, not whether a video is written. Settings that are groups are the terms, by name: `image` and
+`audio`, and any that a config adds.
 """
 
 import difflib
@@ -16,18 +17,24 @@ from typing import Any
 
 from its_jax.errors import UserError
 
-TERMS = ("image", "audio")
+TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all others pictures
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
+NOISES = ("jax", "torch")
 RECORD = "sample.json"  # written last: a job is done when its record is there
 
 # Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
-_TERM = {"model": str, "prompt": str, "negative_prompt": str}
-_TERM |= {"guidance_scale": float, "start_step": int, "weight": float}
-_JOB = {"seed": int, "num_steps": int, "solver": str, "height": int, "width": int, "dtype": str}
-_JOB |= {"view": str, "crop_image": bool, "cutoff_latent": bool, "vocoder": str}
+_TERM = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
+_TERM |= {"guidance_scale": float, "start_step": int, "stop_step": int, "weight": float}
+_JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "height": int, "width": int, "dtype": str}
+_JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
+_JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
 _RUN = {"num_samples": int, "batch_size": int, "video": bool}
 _MADE = {"batch_size": int, "position": int, "video": bool}  # what a record tells of the run
+_GROUPS = ("run", "models", "versions", "seconds")  # of a record, beside the terms
+_TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_TAKEN = ("spectrogram", "video", "sample")  # by files of a sample
+_RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*(s|Hz)\s*")
 _MAX_SEED = 2**32 - 1
 
 
@@ -37,14 +44,34 @@ def read(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     Raises:
       UserError: a name that is unknown or missing, a value of a wrong type, or one that no sample can have.
     """
-    _check_names(settings, {*_JOB, *_RUN, *TERMS})
+    _check_names(settings, {*_JOB, *_RUN, *terms(settings), *TERMS})
     run = _typed(settings, _RUN)
     jobs = expand(settings, run["num_samples"])
-    for term in TERMS:
+    for term in terms(settings):
         _check_names(settings[term], _TERM, f"{term}.")
     if run["batch_size"] < 0:
         raise UserError(f"batch_size={run['batch_size']}: must be 0 (chosen from the memory) or more")
     return jobs, run
+
+
+def terms(settings: Mapping[str, Any]) -> list[str]:
+    """The names of the terms: `image`, `audio`, then all others in alphabetical order."""
+    others = sorted(name for name, value in settings.items() if isinstance(value, Mapping) and name not in TERMS)
+    return [*TERMS, *others]
+
+
+def pictures(job: Mapping[str, Any]) -> list[str]:
+    """The terms whose picture is written: `image`, and for each view that is not seen yet the first other one."""
+    by_view = {}
+    for term in terms(job):
+        if term != "audio":
+            by_view.setdefault(job[term]["view"], term)
+    return list(by_view.values())
+
+
+def first_step(job: Mapping[str, Any]) -> int:
+    """The step at which denoising begins: the first, or what `strength` leaves out."""
+    return job["num_steps"] - round(job["num_steps"] * job["strength"])
 
 
 def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]]:
@@ -56,14 +83,28 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
     job = _typed(settings, _JOB)
-    for term in TERMS:
+    for term in terms(settings):
         if not isinstance(settings.get(term), Mapping):
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
         job[term] = _typed(settings[term], _TERM, f"{term}.")
+    job["init_sha256"] = _digest(job)
     jobs = [job | {"seed": job["seed"] + i} for i in range(num_samples)]
     for job in (jobs[0], jobs[-1]):
         check(job)
     return jobs
+
+
+def _digest(job):
+    """Of the file that the sample starts from: another content is another sample."""
+    path = job["init_image"] or job["init_audio"]
+    if not path:
+        return ""
+    try:
+        with open(Path(path).expanduser(), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        name = "init_image" if job["init_image"] else "init_audio"
+        raise UserError(f"{name}={path}: cannot be read ({error.strerror})") from error
 
 
 def _check_names(settings, known, prefix=""):
@@ -94,29 +135,100 @@ def check(job: Mapping[str, Any]) -> None:
     for key in ("height", "width", "num_steps"):
         if job[key] < 1:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
-    for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS)):
+    for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES)):
         if job[key] not in known:
             raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
-    if job["view"] != "identity" and (job["crop_image"] or job["cutoff_latent"]):
-        raise UserError("crop_image and cutoff_latent cut the end of a spectrogram: they need view='identity'")
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
-    for term in TERMS:
-        for key in ("prompt", "negative_prompt"):
-            _check_text(f"{term}.{key}", job[term][key])
-        for key in ("guidance_scale", "weight"):
-            if not math.isfinite(job[term][key]):
-                raise UserError(f"{term}.{key}={job[term][key]}: must be a finite number")
-        for key in ("weight", "start_step"):
-            if job[term][key] < 0:
-                raise UserError(f"{term}.{key}={job[term][key]}: must not be negative")
-    if sum(job[term]["weight"] for term in TERMS) == 0:
-        raise UserError("image.weight and audio.weight sum to zero: set one of them above 0")
-    if not any(job[term]["weight"] > 0 and job[term]["start_step"] == 0 for term in TERMS):
-        starts = ", ".join(f"{term} at {job[term]['start_step']}" for term in TERMS)
+    for term in terms(job):
+        _check_term(term, job[term])
+    _check_canvas(job)
+    _check_start(job)
+    _check_steps(job)
+
+
+def _check_term(name, term):
+    if not _TERM_NAME.fullmatch(name) or name in _TAKEN:
         raise UserError(
-            f"no model takes part at step 0 of {job['num_steps']}: one with a weight above 0 must ({starts})"
+            f"{name!r} cannot name a term: take a small letter, then small letters, digits and _, but none of "
+            f"{', '.join(_TAKEN)}"
         )
+    for key in ("prompt", "negative_prompt"):
+        _check_text(f"{name}.{key}", term[key])
+    for key in ("guidance_scale", "weight"):
+        if not math.isfinite(term[key]):
+            raise UserError(f"{name}.{key}={term[key]}: must be a finite number")
+    for key in ("weight", "start_step"):
+        if term[key] < 0:
+            raise UserError(f"{name}.{key}={term[key]}: must not be negative")
+    if term["stop_step"] < -1:
+        raise UserError(f"{name}.stop_step={term['stop_step']}: must be a step, or -1 for none")
+
+
+def _check_canvas(job):
+    views = {term: job[term]["view"] for term in terms(job)}
+    if views["audio"] != "identity":
+        raise UserError(
+            f"audio.view={views['audio']!r}: must be 'identity', for the spectrogram is what is played; "
+            "give the other terms a view"
+        )
+    turned = [f"{term}.view={view!r}" for term, view in views.items() if view != "identity"]
+    cut = [key for key in ("crop_image", "cutoff_latent") if job[key]]
+    if cut and turned:
+        raise UserError(f"{cut[0]} cuts the end of the spectrogram off: it needs views of 'identity', not {turned[0]}")
+    if cut and job["wrap"]:
+        raise UserError(f"{cut[0]} cuts the end of the spectrogram off, which wrap joins to its beginning: set one")
+    if job["window"] < 0:
+        raise UserError(f"window={job['window']}: must be 0 (none) or more")
+    rearranged = [term for term, view in views.items() if view == "block_rearrange"]
+    if rearranged and (job["wrap"] or 0 < job["window"] < job["width"]):
+        raise UserError(
+            f"{rearranged[0]}.view='block_rearrange' needs the whole canvas at once: no wrap, and a width of at most "
+            f"window={job['window']}"
+        )
+
+
+def _check_start(job):
+    given = [key for key in ("init_image", "init_audio") if job[key]]
+    if len(given) > 1:
+        raise UserError("init_image and init_audio: a sample starts from one of them, not from both")
+    if not 0 < job["strength"] <= 1:
+        raise UserError(f"strength={job['strength']}: must be above 0 (as it was) and at most 1 (all steps)")
+    if first_step(job) == job["num_steps"]:
+        raise UserError(f"strength={job['strength']}: of {job['num_steps']} steps it leaves none")
+    for key in ("strength", "keep"):
+        if not given and job[key] != {"strength": 1.0, "keep": ""}[key]:
+            raise UserError(f"{key}={job[key]!r}: needs something to start from; set init_image or init_audio")
+    kept_ranges(job["keep"])
+
+
+def kept_ranges(keep: str) -> list[tuple[float, float, str]]:
+    """'0-1.5s, 200-800Hz' -> [(0.0, 1.5, 's'), (200.0, 800.0, 'Hz')]; UserError: it is nothing of the kind."""
+    ranges = [_RANGE.fullmatch(part) for part in keep.split(",")] if keep.strip() else []
+    if not all(ranges) or not all(float(match[1]) < float(match[2]) for match in ranges):
+        raise UserError(f"keep={keep!r}: must be rising ranges in seconds or Hz, such as '0-1.5s, 200-800Hz'")
+    return [(float(match[1]), float(match[2]), match[3]) for match in ranges]
+
+
+def _check_steps(job):
+    """Some term must take part at every step."""
+    weights = {term: job[term]["weight"] for term in terms(job)}
+    if sum(weights.values()) == 0:
+        raise UserError(f"the weights sum to zero: set one of {', '.join(f'{t}.weight' for t in weights)} above 0")
+    for k in range(first_step(job), job["num_steps"]):
+        if not any(weight > 0 and _takes_part(job[term], k) for term, weight in weights.items()):
+            spans = ", ".join(f"{term} at {_span(job[term])}" for term in weights)
+            raise UserError(
+                f"no model takes part at step {k} of {job['num_steps']}: one with a weight above 0 must ({spans})"
+            )
+
+
+def _takes_part(term, k):
+    return term["start_step"] <= k and not 0 <= term["stop_step"] <= k
+
+
+def _span(term):
+    return f"{term['start_step']}" if term["stop_step"] < 0 else f"{term['start_step']} to {term['stop_step'] - 1}"
 
 
 def _check_text(name, text):
@@ -157,14 +269,16 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
       UserError: it is not the record of a sample of ours.
     """
     try:
-        (job,) = expand(record, 1)
-        groups = {name: record.get(name) for name in ("run", "models", "versions")}
-        for name, group in groups.items():
-            if not isinstance(group, Mapping):
+        for name in ("run", "models", "versions"):
+            if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
-        made = _typed(groups["run"], _MADE, "run.")
+        (job,) = expand({name: value for name, value in record.items() if name not in _GROUPS}, 1)
+        made = _typed(record["run"], _MADE, "run.")
     except UserError as error:
         raise UserError(f"these are not the settings of a sample of ours: {error}") from error
+    if job["init_sha256"] != record.get("init_sha256"):
+        path = job["init_image"] or job["init_audio"]
+        raise UserError(f"{path}: is not any more the file that this sample started from")
     if not 0 <= made["position"] < made["batch_size"]:
         raise UserError(f"run.position={made['position']}: must be 0 to {made['batch_size'] - 1}, within the batch")
     return job, made

@@ -8,6 +8,7 @@ ValueError. A file appears whole or not at all: it is written under a temporary 
 import contextlib
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -19,8 +20,9 @@ from collections.abc import Iterator
 
 import imageio_ffmpeg
 import numpy as np
+import scipy.signal
 import soundfile
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from its_jax import fields, typeset
 from its_jax.errors import UserError
@@ -69,6 +71,26 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, dict]:
         data = pathlib.Path(path).read_bytes()
         waveform, sampling_rate = soundfile.read(io.BytesIO(data), dtype="float32")
     return waveform, sampling_rate, _from_tag(path, _wav_comment(data))
+
+
+def read_picture(path: Path, height: int, width: int) -> np.ndarray:
+    """Any picture, scaled to fill the canvas and cut to it -> float32 `[height, width, 3]`. UserError: cannot read."""
+    with _reading(path), Image.open(path) as image:
+        if image.mode.startswith("I"):  # of 16 bits, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(fitted, np.float32) / 255
+
+
+def read_sound(path: Path, sampling_rate: int) -> np.ndarray:
+    """Any sound, its channels averaged and resampled -> float32 waveform. UserError: cannot read, or it is empty."""
+    with _reading(path), open(path, "rb") as file:
+        channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        if not channels.size or not np.isfinite(channels).all():
+            raise ValueError("it holds no sound" if not channels.size else "it holds values that are not finite")
+    common = math.gcd(rate, sampling_rate)
+    return scipy.signal.resample_poly(channels.mean(axis=1), sampling_rate // common, rate // common)
 
 
 def write_json(path: Path, content: dict) -> None:

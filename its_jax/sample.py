@@ -1,7 +1,8 @@
 """Two prompts in, a picture that sounds out: `python -m its_jax.sample --config=configs/default.py --workdir=out`.
 
-Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json. A second run with the
-same settings makes only what is missing. `--from=FILE` (one of those files, but the video) makes that sample again.
+Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json, and one more picture
+for each further view among the config's terms. A second run with the same settings makes only what is missing.
+`--from=FILE` (one of those files, but the video) makes that sample again.
 """
 
 import concurrent.futures
@@ -29,7 +30,6 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the samples; made if
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 _WRITERS = 2
-_FILES = ("image.png", "spectrogram.png", "audio.wav", jobs.RECORD)
 _VIDEO = "video.mp4"
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
@@ -70,7 +70,7 @@ def make(todo, workdir, *, batch_size, video, position=0):
         others are written).
     """
     _check_writable(workdir)
-    todo, asked = jobs.unfinished(todo, workdir, (*_FILES, _VIDEO) if video else _FILES), len(todo)
+    todo, asked = jobs.unfinished(todo, workdir, _files(todo[0], video)), len(todo)
     if asked > len(todo):
         logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
     if not todo:
@@ -87,10 +87,16 @@ def make(todo, workdir, *, batch_size, video, position=0):
         raise UserError(f"not written: {'; '.join(faults)}")
 
 
+def _files(job, video):
+    pictures = (f"{term}.png" for term in jobs.pictures(job))
+    return *pictures, "spectrogram.png", "audio.wav", *[_VIDEO] * video, jobs.RECORD
+
+
 def _make(todo, sampler, position, write):
     """Samples batch by batch, while threads write the batch before; returns the faults of what was not written."""
     faults, writing, size = [], [], sampler.batch_size - position
-    bar = tqdm(total=len(todo) * todo[0]["num_steps"], unit="step", desc="denoise")
+    steps = todo[0]["num_steps"] - jobs.first_step(todo[0])
+    bar = tqdm(total=len(todo) * steps, unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
         for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
             samples = sampler(batch, bar.update, position=position)
@@ -133,12 +139,13 @@ def write(job, sample, sampler, workdir, video):
 
 def _write_files(folder, job, sample, sampler, video, start):
     record = _record(job, sample, sampler, video)
-    picture, spectrogram, waveform = sample.picture, sample.spectrogram, sample.waveform
+    pictures, spectrogram, waveform = sample.pictures, sample.spectrogram, sample.waveform
     if job["crop_image"]:
-        picture, _ = stages.cropped(picture, waveform)
+        pictures = {term: stages.cropped(picture, waveform)[0] for term, picture in pictures.items()}
         spectrogram, waveform = stages.cropped(spectrogram, waveform)
     rate = sampler.mel.sampling_rate
-    media.write_png(folder / "image.png", picture, record)
+    for term, picture in pictures.items():
+        media.write_png(folder / f"{term}.png", picture, record)
     media.write_png(folder / "spectrogram.png", spectrogram, record)
     media.write_wav(folder / "audio.wav", waveform, rate, record)
     if video:
@@ -151,7 +158,7 @@ def _write_files(folder, job, sample, sampler, video, start):
 def _record(job, sample, sampler, video):
     """All that it takes to make the sample again."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
-    models = {term: getattr(sampler, term).identity for term in jobs.TERMS}
+    models = {term: model.identity for term, model in sampler.models.items()}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
 

@@ -14,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from its_jax import denoise, load, stages
+from its_jax import denoise, load, origin, stages
+from its_jax import jobs as job_settings
 from its_jax.errors import UserError
-from its_jax.jobs import TERMS
+from its_jax.noise import torch_noise
+from its_jax.views import VIEWS
+from its_jax.windows import Windows
 
 # Beyond this many the CPU gains nothing from a larger batch.
 CPU_BATCH = 4
@@ -27,7 +30,7 @@ CPU_BYTES_PER_PIXEL = 64
 CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 MEMORY_SHARE = 0.9
-_PARTS = {"image": ("text_encoder", "unet", "vae"), "audio": ("text_encoder", "unet", "vae", "vocoder")}
+_PARTS, _SOUND_PARTS = ("text_encoder", "unet", "vae"), ("vocoder",)
 # A batch is denoised in so many calls, between which progress is shown; the bits do not depend on it.
 PROGRESS_CALLS = 20
 
@@ -37,14 +40,14 @@ class Sample:
     """What one job gives.
 
     Attributes:
-      picture: float32 `[H, W, 3]` in [0, 1], as `view` lays it out. spectrogram: `[H, W]` in [0, 1],
-        what was vocoded, in 256 levels.
+      pictures: term -> float32 `[H, W, 3]` in [0, 1] as its view lays it out, of those that `jobs.pictures` names.
+      spectrogram: `[H, W]` in [0, 1], what was vocoded, in 256 levels.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
       position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
     """
 
-    picture: np.ndarray
+    pictures: Mapping[str, np.ndarray]
     spectrogram: np.ndarray
     waveform: np.ndarray
     latents: np.ndarray
@@ -57,7 +60,7 @@ class Sample:
         """Why it cannot be written, or None."""
         if self.failed_at >= 0:
             return f"the latents are not finite from step {self.failed_at} on"
-        if not all(np.isfinite(array).all() for array in (self.picture, self.spectrogram, self.waveform)):
+        if not all(np.isfinite(array).all() for array in (*self.pictures.values(), self.spectrogram, self.waveform)):
             return "the latents are finite, but what they decode to is not: use a dtype of greater range"
         return None
 
@@ -79,8 +82,8 @@ class Sampler:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
 
     Attributes:
-      image, audio: `load.Model`. batch_size: a multiple of the device count. mel: the vocoder's front end.
-      seconds: duration of 'load' and 'compile'.
+      models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of the device count.
+      mel: the vocoder's front end. seconds: duration of 'load' and 'compile'.
 
     Raises:
       UserError: for settings that do not fit the models, or models that do not fit each other.
@@ -93,20 +96,38 @@ class Sampler:
         mesh = load.mesh()
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
-        for name, parts in _PARTS.items():
-            load.check_parts(job[name]["model"], parts)
         with timed("load", self.seconds):
-            outlines = [
-                load.outline(job[name]["model"], parts=parts, dtype=self._dtype) for name, parts in _PARTS.items()
-            ]
-            _check_fit(*outlines, job)
-            self.mel = stages.mel_config(outlines[1].vocoder.config, job["height"])
-            self.image = load.fill(outlines[0], sharding=self._replicated)
-            self.audio = load.fill(outlines[1], sharding=self._replicated, share=[self.image])
-        self._static = _static(job)
+            self.models, self.mel = self._load(job)
+        self._static, self._pictures = _static(job), job_settings.pictures(job)
+        self._known = self._origin(job)
         self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
         with timed("compile", self.seconds):
             self._compile(job)
+
+    def _load(self, job):
+        """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
+        parts = {}
+        for term in job_settings.terms(job):
+            wanted = _PARTS + _SOUND_PARTS * (term == "audio")
+            parts[job[term]["model"]] = max(parts.get(job[term]["model"], ()), wanted, key=len)
+        for source, wanted in parts.items():
+            load.check_parts(source, wanted)
+        outlines = {source: load.outline(source, parts=wanted, dtype=self._dtype) for source, wanted in parts.items()}
+        of_term = {term: outlines[job[term]["model"]] for term in job_settings.terms(job)}
+        _check_fit(of_term, job)
+        mel = stages.mel_config(of_term["audio"].vocoder.config, job["height"])
+        filled = {}
+        for source, outline in outlines.items():
+            filled[source] = load.fill(outline, sharding=self._replicated, share=list(filled.values()))
+        return {term: filled[outline.source] for term, outline in of_term.items()}, mel
+
+    @property
+    def image(self):
+        return self.models["image"]
+
+    @property
+    def audio(self):
+        return self.models["audio"]
 
     def __call__(
         self,
@@ -133,30 +154,36 @@ class Sampler:
         with timed("encode", seconds):
             terms = jax.block_until_ready(self._terms(filled))
         with timed("denoise", seconds):
-            state = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
+            latents, failed_at = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
         with timed("decode", seconds):
-            picture, spectrogram = jax.block_until_ready(self._decode(state.x, self.image.vae, self._audio_vae))
+            spectrogram, pictures = jax.block_until_ready(self._decode(latents, self._decoders))
         with timed("vocode", seconds):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
-        *arrays, failed_at = jax.device_get((picture, spectrogram, waveform, state.x, state.failed_at))
+        pictures, *arrays, failed_at = jax.device_get((pictures, spectrogram, waveform, latents, failed_at))
         return [
-            Sample(*(array[i] for array in arrays), position=i, failed_at=int(failed_at[i]), seconds=seconds)
+            Sample(
+                dict(zip(self._pictures, (picture[i] for picture in pictures), strict=True)),
+                *(array[i] for array in arrays),
+                position=i,
+                failed_at=int(failed_at[i]),
+                seconds=seconds,
+            )
             for i in range(position, position + len(jobs))
         ]
 
     def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
-        for name, model in self._by_term.items():
-            if any(job[name]["start_step"] >= job["num_steps"] for job in jobs):
-                logging.warning("%s.start_step is beyond the last step: this model takes no part", name)
+        for name, model in self.models.items():
+            if any(_idle(job, name) for job in jobs):
+                logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
             prompts = dict.fromkeys(job[name][key] for job in jobs for key in ("prompt", "negative_prompt"))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
     def _compile(self, job):
-        """Ahead of time, from shapes alone: `_encode`, `_start`, `_denoise`, `_decode` and `_vocode`."""
+        """Ahead of time, from shapes alone: `_encode`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
         b, (h, w, c) = self.batch_size, self._latent_shape(job)
         self._encode, terms = {}, []
-        for name, model in self._by_term.items():
+        for name, model in self.models.items():
             n, d = model.tokenizer.model_max_length, model.text_encoder.config.hidden_size
             ids = self._abstract((b, 2, n), jnp.int32)
             self._encode[name] = stages.encode_texts.lower(model.text_encoder, ids).compile()
@@ -165,20 +192,29 @@ class Sampler:
                     texts=self._abstract((b, 2, n, d), self._dtype),
                     guidance_scale=self._abstract((b,)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
-                    view=_view(job, name),
+                    **self._sight(job, name),
                 )
             )
-        start = jax.jit(_initial_state, static_argnums=1, out_shardings=self._sharded)
-        self._start = start.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
         rows, _, active = self._tables([job] * b)
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
+        draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._sharded)
+        self._draw = draw.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
+        start = jax.jit(denoise.initial_state, out_shardings=self._sharded)
+        known = None if self._known is None else denoise.Known(*self._known, latents)
+        origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
+        self._start = start.lower(latents, *origin).compile()
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
-        self._denoise = denoise.denoise.lower(self._unets, tuple(terms), rows, active, state, zero, zero).compile()
-        look = None if job["view"] == "identity" else _view(job, "image").look
-        decode = stages.decode.lower(latents, self.image.vae, self._audio_vae, look, job["cutoff_latent"])
+        self._denoise = denoise.denoise.lower(
+            self._unets, tuple(terms), rows, active, state, zero, zero, known
+        ).compile()
+        if known is not None:
+            self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
+        decode = stages.decode.lower(
+            latents, self._decoders, self._frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
+        )
         self._decode = decode.compile()
-        spectrogram = self._abstract(decode.out_info[1].shape)
-        vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"])
+        spectrogram = self._abstract(decode.out_info[0].shape)
+        vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"], wrap=job["wrap"])
         # Each device its own: left to itself, XLA gathers the batch for Griffin-Lim's FFTs.
         specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec("data"))
         each = jax.jit(jax.shard_map(vocode, mesh=self._sharded.mesh, check_vma=False, **specs))
@@ -192,17 +228,43 @@ class Sampler:
         return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
 
     @property
-    def _by_term(self):
-        return {"image": self.image, "audio": self.audio}
-
-    @property
     def _unets(self):
-        return tuple(model.unet for model in self._by_term.values())
+        return tuple(model.unet for model in self.models.values())
 
     @property
-    def _audio_vae(self):
-        """None where it is the image model's: then one decoding does for both."""
-        return None if self.audio.vae is self.image.vae else self.audio.vae
+    def _decoders(self):
+        """Each VAE once, though models share it."""
+        return tuple({id(model.vae): model.vae for model in self.models.values()}.values())
+
+    def _frames(self, job):
+        """What `stages.decode` shows: the spectrogram, then the pictures."""
+        places = [id(vae) for vae in self._decoders]
+        return tuple(
+            (places.index(id(self.models[term].vae)), VIEWS[job[term]["view"]])
+            for term in ("audio", *job_settings.pictures(job))
+        )
+
+    def _sight(self, job, name):
+        """View and windows of a term."""
+        windows = None
+        if job["window"] or job["wrap"]:
+            columns = job["width"] // self.image.vae.config.factor
+            size = (job["window"] or job["width"]) // self.image.vae.config.factor
+            windows = Windows.cover(columns, size, job["wrap"])
+        return {"view": VIEWS[job[name]["view"]], "windows": windows}
+
+    def _origin(self, job):
+        """Mask and latent of what the samples start from, on the devices, or None."""
+        height, width, factor = job["height"], job["width"], self.image.vae.config.factor
+        if job["init_image"]:
+            view = VIEWS[job["image"]["view"]]
+            z = origin.from_picture(job["init_image"], self.image.vae, view, height, width)
+        elif job["init_audio"]:
+            z = origin.from_sound(job["init_audio"], self.audio.vae, self.mel, width)
+        else:
+            return None
+        ranges = job_settings.kept_ranges(job["keep"])
+        return self._put((origin.kept(ranges, self.mel, height, width, factor), z))
 
     def _put(self, tree, sharded=False):
         return jax.device_put(tree, self._sharded if sharded else self._replicated)
@@ -210,7 +272,7 @@ class Sampler:
     def _terms(self, jobs):
         """The terms without weights, which `_tables` gives."""
         terms = []
-        for name, model in self._by_term.items():
+        for name, model in self.models.items():
             prompts = [job[name][key] for job in jobs for key in ("negative_prompt", "prompt")]
             ids = stages.tokenize(model.tokenizer, prompts).reshape(len(jobs), 2, -1)
             scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
@@ -219,35 +281,53 @@ class Sampler:
                     texts=self._encode[name](model.text_encoder, self._put(ids, sharded=True)),
                     guidance_scale=self._put(scale, sharded=True),
                     weights=None,
-                    view=_view(jobs[0], name),
+                    **self._sight(jobs[0], name),
                 )
             )
         return terms
 
     def _tables(self, jobs):
-        schedule, steps = self.image.schedule, jobs[0]["num_steps"]
-        rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"])
+        schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
+        rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
+        of_terms = {
+            key: [[job[name][key] for job in jobs] for name in self.models]
+            for key in ("weight", "start_step", "stop_step")
+        }
+        stops = np.array(of_terms["stop_step"])
         weights, active = denoise.term_weights(
-            [[job[name]["weight"] for job in jobs] for name in TERMS],
-            [[job[name]["start_step"] for job in jobs] for name in TERMS],
+            of_terms["weight"],
+            of_terms["start_step"],
             steps,
             schedule,
+            stop_steps=np.where(stops < 0, steps, stops),
+            first=first,
         )
         return self._put(rows), [self._put(w, sharded=True) for w in weights], self._put(active)
 
+    def _noise(self, jobs):
+        if jobs[0]["noise"] == "torch":
+            shape = self._latent_shape(jobs[0])
+            return self._put(np.stack([torch_noise(job["seed"], shape) for job in jobs]), sharded=True)
+        return self._draw(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
+
     def _denoise_batch(self, jobs, terms, on_steps):
-        steps = jobs[0]["num_steps"]
+        steps, first = jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows, weights, active = self._tables(jobs)
         terms = tuple(dataclasses.replace(term, weights=w) for term, w in zip(terms, weights, strict=True))
-        state = self._start(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
-        bounds = sorted({round(steps * i / PROGRESS_CALLS) for i in range(PROGRESS_CALLS + 1)})
+        noise, known = self._noise(jobs), None
+        if self._known is None:
+            state = self._start(noise)
+        else:
+            known = denoise.Known(*self._known, noise)
+            state = self._start(noise, known.z, jax.tree.map(lambda column: column[first], rows))
+        bounds = sorted({first + round((steps - first) * i / PROGRESS_CALLS) for i in range(PROGRESS_CALLS + 1)})
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):
-                state = self._denoise(self._unets, terms, rows, active, state, marks[i], marks[i + 1])
+                state = self._denoise(self._unets, terms, rows, active, state, marks[i], marks[i + 1], known)
                 jax.block_until_ready(state)
                 on_steps(bounds[i + 1] - bounds[i])
-        return state
+            return (state.x if known is None else self._settle(state.x, known)), state.failed_at
 
     def _batch_size(self, job, pending, asked, devices):
         """The batch size, rounded up to a multiple of the devices."""
@@ -273,44 +353,47 @@ class Sampler:
         return min(wanted, 2 ** int(np.log2(fitting)) * devices)
 
 
-def _initial_state(seeds, shape):
-    return denoise.initial_state(denoise.initial_noise(seeds, shape))
+def _idle(job, name):
+    stop = job[name]["stop_step"]
+    stop = job["num_steps"] if stop < 0 else min(stop, job["num_steps"])
+    return max(job[name]["start_step"], job_settings.first_step(job)) >= stop
 
 
 def _static(job):
-    """What jobs must share to share a compiled program and a solver table."""
-    keys = ("height", "width", "dtype", "view", "vocoder", "cutoff_latent", "solver", "num_steps")
-    return {key: job[key] for key in keys} | {name: job[name]["model"] for name in TERMS}
-
-
-def _view(job, name):
-    """The latent lies as the spectrogram does: only the image model may see it otherwise."""
-    return denoise.VIEWS[job["view"] if name == "image" else "identity"]
+    """What jobs must share to share compiled programs, a solver table and what they start from."""
+    keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
+    keys += ("init_image", "init_audio", "init_sha256", "strength", "keep")
+    terms = {name: (job[name]["model"], job[name]["view"]) for name in job_settings.terms(job)}
+    return {key: job[key] for key in keys} | terms
 
 
 def _check_choices(job):
-    for key, known in (("solver", denoise.SOLVERS), ("view", denoise.VIEWS)):
-        if job[key] not in known:
-            raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
+    views = {f"{term}.view": job[term]["view"] for term in job_settings.terms(job)}
+    known_by_name = {"solver": denoise.SOLVERS} | dict.fromkeys(views, VIEWS)
+    for key, value in {"solver": job["solver"], **views}.items():
+        if value not in known_by_name[key]:
+            raise UserError(f"{key}={value!r} is not known here; choose one of {', '.join(known_by_name[key])}")
 
 
-def _check_fit(image, audio, job):
-    """The two models must share one latent space and one schedule, and the canvas must fit them."""
-    for name in ("latent_channels", "factor", "scaling_factor"):
-        ours, theirs = getattr(image.vae.config, name), getattr(audio.vae.config, name)
-        if ours != theirs:
-            raise UserError(
-                f"{image.source} and {audio.source} do not share a latent space: "
-                f"the vae's {name} is {ours} in the one and {theirs} in the other"
-            )
-    # Where steps lie and how they end is the image model's to say; which noise a timestep means must be common.
-    if not np.array_equal(image.schedule.alphas_cumprod(), audio.schedule.alphas_cumprod()):
-        raise UserError(f"{image.source} and {audio.source} were trained on different noise schedules")
+def _check_fit(models, job):
+    """The models must share one latent space and one schedule, and the canvas must fit them."""
+    image = models["image"]
+    for other in models.values():
+        for name in ("latent_channels", "factor", "scaling_factor"):
+            ours, theirs = getattr(image.vae.config, name), getattr(other.vae.config, name)
+            if ours != theirs:
+                raise UserError(
+                    f"{image.source} and {other.source} do not share a latent space: "
+                    f"the vae's {name} is {ours} in the one and {theirs} in the other"
+                )
+        # Where steps lie and how they end is the image model's to say; which noise a timestep means must be common.
+        if not np.array_equal(image.schedule.alphas_cumprod(), other.schedule.alphas_cumprod()):
+            raise UserError(f"{image.source} and {other.source} were trained on different noise schedules")
     image.schedule.timesteps(job["num_steps"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
-    halves = 1 if job["view"] == "identity" else 2
-    for key, divisor in (("height", factor), ("width", factor * halves)):
+    halves = 2 if any(job[term]["view"] == "block_rearrange" for term in models) else 1
+    for key, divisor in (("height", factor), ("width", factor * halves), ("window", factor)):
         if job[key] % divisor:
             raise UserError(f"{key}={job[key]}: must be a multiple of {divisor}, as the vae and the views need it")
     cut = job["crop_image"] * stages.CROPPED_COLUMNS + job["cutoff_latent"] * stages.CROPPED_LATENTS * factor

@@ -108,8 +108,8 @@ def reconstruct_phase(magnitude: jax.Array, config: MelConfig, num_iters: int, s
 
 
 @functools.lru_cache
-def mel_basis(config: MelConfig) -> np.ndarray:
-    """Slaney's mel filter bank, triangles of unit area in Hz: float32 [n_mels, n_fft // 2 + 1].
+def mel_edges(config: MelConfig) -> np.ndarray:
+    """Hz `[n_mels + 2]`: band i is a triangle from edge i to edge i + 2 with its top at edge i + 1.
 
     The scale (Slaney, Auditory Toolbox, 1998) is linear up to 1000 Hz = 15 mel and logarithmic above, where
     27 mels span a factor of 6.4.
@@ -120,7 +120,13 @@ def mel_basis(config: MelConfig) -> np.ndarray:
         return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) / log_step
 
     mels = np.linspace(to_mel(config.fmin), to_mel(config.fmax), config.n_mels + 2)
-    edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(log_step * (mels - 15)))
+    return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(log_step * (mels - 15)))
+
+
+@functools.lru_cache
+def mel_basis(config: MelConfig) -> np.ndarray:
+    """Slaney's mel filter bank, triangles of unit area in Hz: float32 [n_mels, n_fft // 2 + 1]."""
+    edges = mel_edges(config)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     bins = np.arange(config.n_fft // 2 + 1) * config.sampling_rate / config.n_fft
     triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))

@@ -17,6 +17,9 @@ from its_jax.spectrogram import MelConfig, from_picture, griffin_lim
 CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves so many columns black at the end
 CROPPED_LATENTS = 4  # `cutoff_latent`: the same columns, cut off before decoding
 GRIFFIN_LIM_ITERS = 64
+# Of a loop: columns that are decoded and vocoded on either side of it, beyond what the convolutions reach.
+WRAPPED_LATENTS = 16
+WRAPPED_FRAMES = 64
 
 
 def tokenize(tokenizer, prompts):
@@ -75,21 +78,40 @@ def decode_latents(vae, latents):
     return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=("look", "cutoff"))
-def decode(latents, image_vae, audio_vae=None, look=None, cutoff=False):
-    """What one latent `[b, h, w, 4]` is to the eye, `[b, H, W, 3]`, and to the ear, `[b, H, W]`; both in [0, 1].
+@functools.partial(jax.jit, static_argnames=("frames", "cutoff", "wrap"))
+def decode(latents, decoders, frames, cutoff=False, wrap=False):
+    """What one latent `[b, h, w, 4]` is to the ear, `[b, H, W]`, and to the eye, `[b, H, W, 3]` each; in [0, 1].
 
     The spectrogram has 256 levels, so that the file that shows it holds exactly what is vocoded.
 
     Args:
-      audio_vae: None if it is the image model's too. look: from the latent to the one that the image model saw, None
-        if they are the same. cutoff: drop the last `CROPPED_LATENTS` columns before.
+      decoders: VAEs.
+      frames: for the ear, then for each picture: the place of its VAE in `decoders`, and its `View`.
+      cutoff: drop the last `CROPPED_LATENTS` columns before. wrap: the last column leads into the first.
+
+    Returns:
+      the spectrogram, and a tuple of the pictures.
     """
     latents = latents[:, :, :-CROPPED_LATENTS] if cutoff else latents
-    picture = decode_latents(image_vae, look(latents) if look else latents)
-    shared = audio_vae is None and look is None
-    heard = picture if shared else decode_latents(image_vae if audio_vae is None else audio_vae, latents)
-    return picture, jnp.round(heard.mean(axis=-1) * 255) / 255
+
+    def shown(frame):
+        decoder, view = decoders[frame[0]], frame[1]
+        if not wrap:
+            return decode_latents(decoder, view.look(latents))
+        # The joint is decoded in the middle of a longer canvas, of which the loop is cut out.
+        picture = view.back(decode_latents(decoder, view.look(_extended(latents, WRAPPED_LATENTS, axis=2))))
+        width, factor = latents.shape[2], decoder.config.factor
+        return view.look(picture[:, :, WRAPPED_LATENTS * factor :][:, :, : width * factor])
+
+    made = {frame: shown(frame) for frame in dict.fromkeys(frames)}
+    heard, *pictures = (made[frame] for frame in frames)
+    return jnp.round(heard.mean(axis=-1) * 255) / 255, tuple(pictures)
+
+
+def _extended(x, count, axis):
+    """A loop with `count` more of its elements on either side."""
+    size = x.shape[axis]
+    return jnp.take(x, np.arange(-count, size + count) % size, axis=axis)
 
 
 def mel_config(vocoder_config, height):
@@ -113,15 +135,20 @@ def mel_config(vocoder_config, height):
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "method"))
-def vocode(vocoder, spectrogram, config: MelConfig, method):
+@functools.partial(jax.jit, static_argnames=("config", "method", "wrap"))
+def vocode(vocoder, spectrogram, config: MelConfig, method, wrap=False):
     """Grey pictures `[b, H, W]` in [0, 1] -> waveforms `[b, W * hop_length]` float32 in [-1, 1].
 
     Args:
-      method: 'hifigan' (the `vocoder`) or 'griffin_lim'.
+      method: 'hifigan' (the `vocoder`) or 'griffin_lim'. wrap: the end leads into the beginning.
     """
+    samples = spectrogram.shape[2] * config.hop_length
+    if wrap:
+        spectrogram = _extended(spectrogram, WRAPPED_FRAMES, axis=2)
     mels = from_picture(spectrogram, config)
     waveform = vocoder(mels) if method == "hifigan" else griffin_lim(mels, config, GRIFFIN_LIM_ITERS)
+    if wrap:
+        waveform = waveform[:, WRAPPED_FRAMES * config.hop_length :][:, :samples]
     return jnp.clip(waveform.astype(jnp.float32), -1.0, 1.0)
 
 

@@ -1,5 +1,6 @@
 """The method with small fake models: solvers against diffusers, the authors' loop, sharding, compilation."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -14,6 +15,8 @@ from jax.tree_util import Partial
 
 from its_jax import denoise as d
 from its_jax.errors import UserError
+from its_jax.views import VIEWS
+from its_jax.windows import Windows
 
 SD15 = json.loads((pathlib.Path(__file__).parent / "data/configs/sd15.scheduler.json").read_text())
 SCHEDULE = d.Schedule.from_dict(SD15)
@@ -196,8 +199,57 @@ def test_guidance_weights_and_start_steps_are_per_sample():
         np.testing.assert_allclose(sample(terms, rows, active, state, last).x[0], x[i], atol=2e-5)
 
 
+def test_a_term_takes_part_until_its_stop_step():
+    weights, starts = [[0.5] * 2, [0.5] * 2], [[2, 0], [0, 0]]
+    table, active = d.term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [99, 10]])
+    np.testing.assert_array_equal(np.flatnonzero(table[0, 0]), np.arange(2, 10))
+    np.testing.assert_array_equal(np.flatnonzero(table[0, 1]), np.arange(4))
+    np.testing.assert_array_equal(np.flatnonzero(table[1, 0]), np.arange(10))
+    assert active[0, 1] and active[0, 9] and active[1, :10].all() and not active[:, 10:].any()
+    with pytest.raises(UserError, match="zero at step 6 of 10 for sample 1"):
+        d.term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [10, 6]])
+    d.term_weights(weights, [[4, 4]] * 2, 10, SCHEDULE, first=4)  # nobody needs the steps before the first
+
+
+@pytest.mark.parametrize("solver", d.SOLVERS)
+def test_what_is_known_comes_out_and_the_rest_goes_its_way(solver):
+    terms, _, active, state, last = make_run(solver=solver)
+    z = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    mask = np.arange(SHAPE[1])[None, :, None] < np.full((SHAPE[0], 1, 1), 3)
+    first = np.int32(5)
+    rows = d.solver_rows(SCHEDULE, 20, solver, 5)
+    row = jax.tree.map(lambda column: column[first], rows)
+    known = d.Known(mask, z, state.x)
+    begun = d.initial_state(state.x, z, row)
+    np.testing.assert_allclose(begun.x, row.alpha * z + row.sigma * state.x, atol=1e-6)
+    x = d.denoise(MODELS, terms, rows, active, begun, first, last, known).x
+    end = d.denoise(MODELS, terms, rows, active, begun, first, last, None).x
+    sigma = 0.03 if solver == "ddim" else 0  # DDIM of SD 1.5 ends at timestep 0
+    assert np.abs(x[:, :, :3] - z[:, :3]).max() < 5 * sigma + 1e-4
+    assert np.abs(x[:, :, 3:] - z[:, 3:]).max() > 0.1 and np.abs(x - end).max() > 0.1
+    np.testing.assert_array_equal(d.settled(x, known)[:, :, :3], np.broadcast_to(z[:, :3], (2, 4, 3, 4)))
+    np.testing.assert_array_equal(d.settled(x, known)[:, :, 3:], x[:, :, 3:])
+    nothing = d.Known(np.zeros_like(mask), z, state.x)
+    np.testing.assert_allclose(d.denoise(MODELS, terms, rows, active, begun, first, last, nothing).x, end, atol=1e-5)
+
+
+def test_a_long_latent_is_seen_through_windows():
+    """Each model sees one window at a time, through the term's view."""
+    widths = []
+
+    def narrow(weights, x, t, text):
+        widths.append(x.shape[1:3])
+        return x * 0.5
+
+    (term, _), *_ = make_run()
+    term = dataclasses.replace(term, view=VIEWS["rotate_90"], windows=Windows.cover(30, 6, wrap=False))
+    x = d.initial_noise(np.arange(2, dtype=np.uint32), (4, 30, 4))
+    np.testing.assert_allclose(d.guided_noise(Partial(narrow, {}), x, jnp.int32(1), term), x * 0.5, atol=1e-6)
+    assert set(widths) == {(6, 4)}
+
+
 def test_view_shows_the_model_a_rearranged_latent():
-    view = d.VIEWS["block_rearrange"]
+    view = VIEWS["block_rearrange"]
     x = d.initial_noise(np.arange(2, dtype=np.uint32), (32, 128, 4))
     assert view.look(x).shape == (2, 64, 64, 4)
     np.testing.assert_array_equal(view.look(x)[:, :32], x[:, :, :64])  # upper half = left half

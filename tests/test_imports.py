@@ -78,7 +78,9 @@ def test_1_models_know_jax_flax_and_their_layers_only():
 
 
 def test_2_the_paper_needs_jax_and_numpy_only():
-    assert_none({"its_jax.denoise": foreign("its_jax.denoise") | third_parties("its_jax.denoise") - {"jax", "numpy"}})
+    paper = ["its_jax.denoise", "its_jax.views", "its_jax.windows"]
+    assert_none({name: foreign(name) - imports_of(name, paper) for name in paper})
+    assert_none({name: third_parties(name) - {"jax", "numpy"} for name in paper})
 
 
 def test_3_flags_and_configs_end_at_the_entry_points():
@@ -123,7 +125,7 @@ def test_5_nothing_that_is_imported_on_the_way_needs_torch():
 
 
 def test_6_files_and_figures_need_no_jax():
-    plain = [f"its_jax.{name}" for name in ("media", "jobs", "gallery", "metrics")]
+    plain = [f"its_jax.{name}" for name in ("media", "jobs", "noise", "gallery", "metrics")]
     assert_none({name: imports_of(name, ["jax", "flax"]) for name in plain if name in _sources()})
 
 

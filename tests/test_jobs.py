@@ -73,11 +73,75 @@ def test_samples_differ_in_their_seeds_only():
         ({"audio__start_step": 1}, "no model takes part at step 0"),
         ({"audio__weight": 0.0}, "no model takes part at step 0"),  # the picture's starts at step 2
         ({"image__prompt": "\udcff"}, r"image\.prompt=.*UTF-8"),
+        ({"image__stop_step": -2}, r"image\.stop_step=-2: must be a step, or -1"),
+        ({"audio__stop_step": 5, "image__start_step": 6}, r"no model takes part at step 5 .*audio at 0 to 4"),
+        ({"audio__view": "rotate_180"}, r"audio\.view='rotate_180': must be 'identity'"),
+        ({"image__view": "rotate_180", "crop_image": True}, r"crop_image.*not image\.view='rotate_180'"),
+        ({"wrap": True, "cutoff_latent": True}, "cutoff_latent.*wrap"),
+        ({"window": -8}, "window=-8"),
+        ({"image__view": "block_rearrange", "width": 1024}, "whole canvas at once"),
+        ({"image__view": "block_rearrange", "wrap": True}, "whole canvas at once"),
+        ({"noise": "numpy"}, "noise='numpy'.*jax, torch"),
+        ({"strength": 0.5}, "strength=0.5: needs something to start from"),
+        ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
+        ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
+        ({"init_audio": "/"}, "init_audio=/: cannot be read .Is a directory"),
     ],
 )
 def test_what_no_sample_can_have_is_refused_by_name(change, message):
     with pytest.raises(UserError, match=message):
         jobs.read(settings(**change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strength": 0.0}, r"strength=0.0: must be above 0"),
+        ({"strength": 1.5}, r"strength=1.5: must be above 0 .* and at most 1"),
+        ({"strength": float("nan")}, "strength=nan"),
+        ({"strength": 0.01}, "of 25 steps it leaves none"),
+        ({"keep": "0-1"}, "keep='0-1': must be rising ranges in seconds or Hz"),
+        ({"keep": "2-1s"}, "keep='2-1s': must be rising"),
+        ({"keep": "0-1s;2-3s"}, "must be rising ranges"),
+        ({"init_image": __file__}, "from one of them, not from both"),
+    ],
+)
+def test_a_start_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        jobs.read(settings(init_audio=__file__, **change))
+
+
+def test_a_start_leaves_steps_out_and_keeps_ranges():
+    job = the_job(init_audio=__file__, strength=0.6, keep=" 0-1.5s, 200 - 800Hz")
+    assert jobs.first_step(job) == 10 and jobs.first_step(the_job()) == 0
+    assert jobs.kept_ranges(job["keep"]) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
+    assert jobs.kept_ranges("") == []
+
+
+def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"one")
+    job = the_job(init_image=str(file))
+    record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
+    assert jobs.from_record(record)[0] == job
+    file.write_bytes(b"two")
+    assert jobs.job_id(the_job(init_image=str(file))) != jobs.job_id(job)
+    with pytest.raises(UserError, match="a.png: is not any more the file"):
+        jobs.from_record(record)
+
+
+def test_a_config_adds_terms():
+    other = settings()["image"] | {"view": "rotate_180", "prompt": "a dog"}
+    (job,), _ = jobs.read(settings(num_samples=1) | {"upside_down": other, "again": settings()["image"]})
+    assert jobs.terms(job) == ["image", "audio", "again", "upside_down"]
+    assert jobs.pictures(job) == ["image", "upside_down"]  # `again` sees what `image` sees
+    record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
+    assert jobs.from_record({**record, "seconds": {}})[0] == job
+    for name in ("Image", "a/b", "spectrogram", "1st"):
+        with pytest.raises(UserError, match=f"{name!r} cannot name a term"):
+            jobs.read(settings(num_samples=1) | {name: other})
+    with pytest.raises(UserError, match=r"no setting dog\.promt; did you mean dog\.prompt"):
+        jobs.read(settings(num_samples=1) | {"dog": other | {"promt": ""}})
 
 
 def test_names_and_types_in_a_config_of_ones_own_are_checked():
@@ -101,12 +165,13 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
 
 def test_the_id_is_stable():
     """It names folders that people keep: a changed way to make it would make their samples anew."""
-    term = {"model": "m", "prompt": "a castle", "negative_prompt": "", "guidance_scale": 7.5, "start_step": 0}
-    term |= {"weight": 0.5}
-    job = {"seed": 3, "num_steps": 25, "solver": "ddim", "height": 128, "width": 512, "dtype": "float32"}
-    job |= {"view": "identity", "crop_image": False, "cutoff_latent": False, "vocoder": "hifigan"}
+    term = {"model": "m", "prompt": "a castle", "negative_prompt": "", "view": "identity", "guidance_scale": 7.5}
+    term |= {"start_step": 0, "stop_step": -1, "weight": 0.5}
+    job = {"seed": 3, "noise": "jax", "num_steps": 25, "solver": "ddim", "height": 128, "width": 512}
+    job |= {"window": 512, "wrap": False, "dtype": "float32", "crop_image": False, "cutoff_latent": False}
+    job |= {"vocoder": "hifigan", "init_image": "", "init_audio": "", "init_sha256": "", "strength": 1.0, "keep": ""}
     job |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
-    assert jobs.job_id(job) == "a-castle_bell-ringing_3_98bfc02ec9"
+    assert jobs.job_id(job) == "a-castle_bell-ringing_3_fee52dbd77"
     assert jobs.job_id(dict(reversed(job.items()))) == jobs.job_id(job)
     as_integers = the_job(image__guidance_scale=7)
     assert as_integers["image"]["guidance_scale"] == 7.0
@@ -117,14 +182,16 @@ def test_every_setting_of_the_sample_is_in_its_id():
     changes = [{}, {"seed": 1}, {"num_steps": 24}, {"solver": "ddim"}, {"height": 64}, {"width": 64}]
     changes += [
         {"dtype": "bfloat16"},
-        {"view": "block_rearrange"},
+        {"noise": "torch"},
+        {"window": 64},
+        {"wrap": True},
         {"crop_image": True},
         {"cutoff_latent": True},
         {"vocoder": "griffin_lim"},
     ]
     other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75}
     changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
-    changes += [{"image__start_step": 3}]
+    changes += [{"image__start_step": 3}, {"image__stop_step": 20}, {"image__view": "rotate_180"}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
     assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
@@ -194,10 +261,19 @@ def test_the_published_examples():
     assert get_config("sd15_auffusion") == get_config("sd15_auffusion", "bell")
 
 
+@pytest.mark.parametrize("example", ["upside_down", "square"])
+def test_the_examples_of_views(example):
+    (job,) = jobs.expand(get_config("views", example).to_dict(), 1)
+    assert jobs.pictures(job) == (["image", "upside_down"] if example == "upside_down" else ["image"])
+    with pytest.raises(ValueError, match="no example 'x'; choose one of upside_down, square"):
+        get_config("views", "x")
+
+
 def test_the_settings_of_the_authors():
     (job,) = jobs.expand(get_config("sd15_auffusion").to_dict(), 1)
     assert (job["height"], job["width"], job["num_steps"], job["solver"]) == (256, 1024, 100, "ddim")
-    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan" and job["view"] == "identity"
+    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan"
+    assert job["noise"] == "torch" and job["image"]["view"] == "identity"
     for term, start in (("image", 10), ("audio", 0)):
         numbers = [job[term][key] for key in ("guidance_scale", "weight", "start_step", "negative_prompt")]
         assert numbers == [10.0, 0.5, start, ""]

@@ -192,7 +192,7 @@ def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
     picture, in_picture = media.read_png(folder / "image.png")
     spectrogram, in_spectrogram = media.read_png(folder / "spectrogram.png")
     waveform, rate, in_sound = media.read_wav(folder / "audio.wav")
-    np.testing.assert_allclose(picture, expected.picture, atol=0.5 / 255 + 1e-5)
+    np.testing.assert_allclose(picture, expected.pictures["image"], atol=0.5 / 255 + 1e-5)
     np.testing.assert_allclose(spectrogram, expected.spectrogram, atol=0.5 / 255 + 1e-5)
     np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32768 + 1e-5)
     assert picture.shape == (12, 48, 3) and spectrogram.shape == (12, 48) and rate == 16000
@@ -399,7 +399,7 @@ def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
 @pytest.fixture(scope="module")
 def other_sampler(expand, models):
     """Two samples on each device, and every choice but the default one."""
-    change = {"image.model": models["audio.model"], "view": "block_rearrange"}
+    change = {"image.model": models["audio.model"], "image.view": "block_rearrange"}
     todo = expand(change, vocoder="griffin_lim", solver="dpmpp_2m", num_samples=16)
     return Sampler(todo[0], pending=16, batch_size=16), todo
 
@@ -420,7 +420,7 @@ def test_every_choice_but_the_default_one(other_sampler):
     assert sampler.audio.vae is sampler.image.vae
     (result,) = sampler(todo[:1])
     # The picture's halves, one above the other, lie side by side in the spectrogram.
-    assert result.latents.shape == (6, 24, 4) and result.picture.shape == (24, 24, 3)
+    assert result.latents.shape == (6, 24, 4) and result.pictures["image"].shape == (24, 24, 3)
     assert result.spectrogram.shape == (12, 48)
     assert result.waveform.shape == (48 * 20,) and result.fault is None
 
@@ -563,8 +563,8 @@ def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
         ({"image.size": 3}, "there is no setting 'size'"),
         ({"num_steps": "many"}, "num_steps"),
         ({"solver": "heun"}, "solver='heun' is not known here; choose one of ddim, euler, dpmpp_2m"),
-        ({"view": "block_rearrange", "crop_image": True}, "they need view='identity'"),
-        ({"view": "flip"}, "view='flip' is not known here; choose one of identity, block_rearrange"),
+        ({"image.view": "block_rearrange", "crop_image": True}, "crop_image cuts the end of the spectrogram off"),
+        ({"image.view": "flip"}, "image.view='flip' is not known here; choose one of identity, block_rearrange"),
         ({"num_steps": 0}, "num_steps=0: must be 1 or more"),
         ({"image.start_step": 4, "audio.start_step": 7}, "no model takes part at step 0 of 4"),
         ({"image.weight": 0.0, "audio.weight": 0.0}, "sum to zero"),
@@ -583,7 +583,7 @@ def test_bad_settings_are_refused_in_one_line(change, message, refused):
     [
         ({"num_steps": 1001}, "num_steps=1001: must be 1 to 1000, the number of training steps"),
         ({"width": 47}, "width=47: must be a multiple of 2"),
-        ({"width": 46, "view": "block_rearrange"}, "width=46: must be a multiple of 4"),
+        ({"width": 46, "image.view": "block_rearrange"}, "width=46: must be a multiple of 4"),
         ({"width": 32, "crop_image": True}, "width=32: must be above 32"),
         ({"width": 8, "cutoff_latent": True}, "width=8: must be above 8"),
         ({"height": 14}, "height=14: the vocoder has 12 mel bands"),

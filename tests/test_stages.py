@@ -7,14 +7,17 @@ import model_folder
 import numpy as np
 import pytest
 import transformers
-from twins import assert_equal, jit, loaded, normal, torch_result
+from twins import assert_equal, loaded, normal, torch_result
 
-from its_jax import denoise, stages
+from its_jax import stages
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
 from its_jax.spectrogram import log_mel, to_picture
+from its_jax.views import VIEWS
+
+IDENTITY = VIEWS["identity"]
 
 
 @pytest.fixture(scope="module")
@@ -93,33 +96,56 @@ def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
         scaled = latents / twin.config.scaling_factor
         return torch_result(lambda x: (twin.decode(x).sample / 2 + 0.5).clamp(0, 1), scaled)
 
-    picture, spectrogram = jit(stages.decode)(latents, image_vae, audio_vae)
+    spectrogram, (picture,) = stages.decode(latents, (image_vae, audio_vae), ((1, IDENTITY), (0, IDENTITY)))
     assert picture.shape == (2, 6, 16, 3) and spectrogram.shape == (2, 6, 16)
     assert_equal(picture, decoded(image_twin))
     np.testing.assert_allclose(spectrogram, decoded(audio_twin).mean(-1), atol=0.501 / 255 + 2e-5)
-    picture, spectrogram = stages.decode(latents, image_vae)
+    spectrogram, (picture,) = decoded_by_one(latents, image_vae)
     np.testing.assert_allclose(spectrogram, picture.mean(-1), atol=0.501 / 255)
 
 
+def decoded_by_one(latents, vae, *views, **options):
+    """The spectrogram, and the pictures as these views show them."""
+    return stages.decode(latents, (vae,), tuple((0, view) for view in (IDENTITY, *(views or [IDENTITY]))), **options)
+
+
 def test_the_spectrogram_is_what_8_bits_hold(vaes):
-    _, spectrogram = stages.decode(normal((2, 3, 8, 4)), vaes[0][0])
+    spectrogram, _ = decoded_by_one(normal((2, 3, 8, 4)), vaes[0][0])
     np.testing.assert_allclose(spectrogram, np.rint(np.asarray(spectrogram) * 255) / 255, rtol=0, atol=1e-7)
 
 
-def test_the_eye_sees_the_latent_as_its_model_did(vaes):
+def test_the_eye_sees_the_latent_as_each_model_did(vaes):
     latents, vae = normal((1, 4, 8, 4)), vaes[0][0]
-    look = denoise.VIEWS["block_rearrange"].look
-    picture, spectrogram = stages.decode(latents, vae, look=look)
-    assert picture.shape == (1, 16, 8, 3) and spectrogram.shape == (1, 8, 16)
-    np.testing.assert_allclose(picture, stages.decode(look(latents), vae)[0], atol=1e-5)
-    np.testing.assert_array_equal(spectrogram, stages.decode(latents, vae)[1])
+    views = VIEWS["block_rearrange"], VIEWS["rotate_180"]
+    spectrogram, pictures = decoded_by_one(latents, vae, *views)
+    assert [picture.shape for picture in pictures] == [(1, 16, 8, 3), (1, 8, 16, 3)]
+    assert spectrogram.shape == (1, 8, 16)
+    for picture, view in zip(pictures, views, strict=True):
+        np.testing.assert_allclose(picture, decoded_by_one(view.look(latents), vae)[1][0], atol=1e-5)
+    np.testing.assert_array_equal(spectrogram, decoded_by_one(latents, vae)[0])
 
 
 def test_cutoff_latent_drops_four_columns_before_decoding(vaes):
     latents, vae = normal((1, 3, 8, 4)), vaes[0][0]
-    picture, spectrogram = stages.decode(latents, vae, cutoff=True)
+    spectrogram, (picture,) = decoded_by_one(latents, vae, cutoff=True)
     assert picture.shape == (1, 6, 8, 3) and spectrogram.shape == (1, 6, 8)
-    np.testing.assert_allclose(picture, stages.decode(latents[:, :, :4], vae)[0], atol=1e-5)
+    np.testing.assert_allclose(picture, decoded_by_one(latents[:, :, :4], vae)[1][0], atol=1e-5)
+
+
+def test_a_loop_is_decoded_and_vocoded_as_part_of_an_endless_one(vaes, vocoder):
+    """Wherever a loop is cut, it gives the same picture and the same sound."""
+    latents, vae = normal((1, 6, 40, 4)), vaes[0][0]
+    turned, view = jnp.roll(latents, 13, axis=2), VIEWS["flip_horizontal"]
+    spectrogram, pictures = decoded_by_one(latents, vae, IDENTITY, view, wrap=True)
+    also, others = decoded_by_one(turned, vae, IDENTITY, view, wrap=True)
+    assert pictures[1].shape == (1, 12, 80, 3)
+    # Its group norms take a mean over the canvas, in which some columns count twice.
+    np.testing.assert_allclose(jnp.roll(pictures[0], 26, axis=2), others[0], atol=0.05)
+    np.testing.assert_allclose(jnp.roll(pictures[1], -26, axis=2), others[1], atol=0.05)
+    np.testing.assert_allclose(jnp.roll(spectrogram, 26, axis=2), also, atol=0.05)
+    config = small_mel_config()
+    sounds = [stages.vocode(vocoder, jnp.roll(spectrogram, k, axis=2), config, "hifigan", wrap=True) for k in (0, 26)]
+    np.testing.assert_allclose(jnp.roll(sounds[0], 26 * config.hop_length, axis=1), sounds[1], atol=1e-5)
 
 
 def test_encoding_a_picture_is_the_scaled_mean(vaes, highest_precision):

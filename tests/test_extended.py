@@ -1,0 +1,87 @@
+"""The embedded models beyond the paper's job: more views, any length, loops, and what starts from a file."""
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from its_jax import jobs, media, stages
+from its_jax.sampler import Sampler
+from its_jax.tiny import data
+from its_jax.windows import Windows
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
+
+
+def make(**change):
+    """The sampler of a job of configs/default.py with changes, and its sample."""
+    settings = runpy.run_path(str(CONFIG))["get_config"]().to_dict() | change
+    (job,) = jobs.expand(settings, 1)
+    sampler = Sampler(job, pending=1, batch_size=1)
+    (sample,) = sampler([job])
+    assert sample.fault is None
+    return sampler, sample
+
+
+def column_jumps(spectrogram):
+    """How far each column is from the one before, the first from the last."""
+    return np.abs(spectrogram - np.roll(spectrogram, 1, axis=1)).mean(axis=0)
+
+
+@pytest.fixture(scope="module")
+def long_loop():
+    """Four times the trained length, joined to a loop."""
+    return make(width=2048, wrap=True, num_steps=10)[1]
+
+
+def test_a_canvas_four_times_as_long_has_no_seams(long_loop):
+    spectrogram, waveform = long_loop.spectrogram, long_loop.waveform
+    assert spectrogram.shape == (128, 2048) and len(waveform) == 2048 * 160 and spectrogram.std() > 0.1
+    starts = np.array(Windows.cover(256, 64, wrap=True).starts)
+    borders = 8 * np.concatenate([starts, (starts + 64) % 256])
+    # To the eye, and to the ear: the sound, analysed again.
+    for jumps in (column_jumps(spectrogram), column_jumps(data.to_spectrogram(waveform[None])[0])):
+        assert jumps[borders].mean() < 1.5 * jumps.mean() and jumps[borders].max() < np.quantile(jumps, 0.99)
+
+
+def test_a_loop_closes(long_loop):
+    jumps = column_jumps(long_loop.spectrogram)
+    assert jumps[0] < 1.5 * jumps.mean()
+    around = np.roll(long_loop.waveform, 16000)  # the joint a second from the beginning
+    heard = column_jumps(data.to_spectrogram(around[None])[0])
+    assert heard[98:103].max() < np.quantile(heard, 0.99)
+    steps = np.abs(np.diff(around))
+    assert steps[15999] < np.quantile(steps, 0.99)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A file with birds, louder on the left, in stereo at another rate."""
+    waveform = data.make_waveforms("held_out", [data.SOUNDS.index("birds")])[0]
+    path = tmp_path_factory.mktemp("sound") / "birds.flac"
+    soundfile.write(path, np.stack([waveform, waveform], axis=1), 16000)
+    return path
+
+
+def test_what_is_kept_of_a_sound_stays(sound):
+    sampler, sample = make(init_audio=str(sound), keep="0-1.28s", num_steps=12)
+    waveform = media.read_sound(sound, 16000)
+    source = np.asarray(data.to_spectrogram(waveform[None])[0])
+    latent = stages.encode_picture(sampler.audio.vae, np.repeat(source[None, ..., None], 3, -1))
+    through_vae = np.asarray(stages.decode_latents(sampler.audio.vae, latent))[0].mean(-1)
+    error = np.abs(sample.spectrogram - source).mean(axis=0)
+    vae_error = np.abs(through_vae - source).mean(axis=0)
+    np.testing.assert_allclose(sample.latents[:, :16], latent[0, :, :16], atol=1e-6)
+    # But for the last cells, which the decoder sees beside what is new, columns are as true as the VAE makes them.
+    assert error[:112].mean() < 1.1 * vae_error[:112].mean() + 1 / 255
+    assert error[:128].mean() < 2 * vae_error[:128].mean() and error[136:].mean() > 5 * vae_error[136:].mean()
+
+
+def test_little_strength_stays_near_a_picture(tmp_path):
+    picture = data.make_pictures("held_out", 8)[data.SUBJECTS.index("boat")]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    _, sample = make(init_image=str(tmp_path / "a.png"), strength=0.2)
+    assert 0.03 < np.abs(sample.spectrogram - picture / 255).mean() < 0.08

@@ -1,0 +1,37 @@
+"""Views: each is undone exactly, shows what its name says, and lies in the latent as it does in the picture."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from its_jax.views import VIEWS
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_the_way_back_undoes_the_look(view):
+    np.testing.assert_array_equal(view.back(view.look(X)), X)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("identity", X),
+        ("block_rearrange", np.concatenate([X[:, :, :3], X[:, :, 3:]], axis=1)),
+        ("flip_horizontal", X[:, :, ::-1]),
+        ("flip_vertical", X[:, ::-1]),
+        ("rotate_90", np.stack([np.rot90(x) for x in X])),
+        ("rotate_180", X[:, ::-1, ::-1]),
+        ("rotate_270", np.stack([np.rot90(x, 3) for x in X])),
+    ],
+)
+def test_what_a_model_sees(name, seen):
+    np.testing.assert_array_equal(VIEWS[name].look(X), seen)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_cells_of_a_latent_move_as_the_pixels_they_stand_for(view):
+    pixels = jnp.repeat(jnp.repeat(X, 8, axis=1), 8, axis=2)
+    cells = jnp.repeat(jnp.repeat(view.look(X), 8, axis=1), 8, axis=2)
+    np.testing.assert_array_equal(view.look(pixels), cells)

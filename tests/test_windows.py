@@ -1,0 +1,53 @@
+"""Windows along time: where they lie, and that averages over them are what one model would say of the whole."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from its_jax.windows import Windows
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 50, 4)), jnp.float32)
+
+
+@pytest.mark.parametrize(("total", "size"), [(64, 64), (65, 64), (100, 64), (128, 64), (256, 64), (257, 64), (7, 2)])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_windows_cover_all_columns_and_overlap_by_half(total, size, wrap):
+    windows = Windows.cover(total, size, wrap)
+    if total == size and not wrap:
+        assert windows is None
+        return
+    covered = np.zeros(total, int)
+    for start in windows.starts:
+        np.add.at(covered, (start + np.arange(size)) % total, 1)
+    gaps = np.diff([*windows.starts, windows.starts[0] + total] if wrap else windows.starts)
+    assert max(gaps) <= size / 2 and min(gaps) > 0
+    if wrap:
+        assert covered.min() >= 2
+    else:
+        assert windows.starts[0] == 0 and windows.starts[-1] == total - size
+        assert covered[size // 2 : -size // 2].min() >= 2
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_what_depends_on_each_column_alone_is_unchanged(wrap):
+    average = Windows.cover(50, 16, wrap).average
+    np.testing.assert_allclose(average(jnp.sin, X), jnp.sin(X), atol=1e-6)
+
+
+def test_predictions_fade_into_each_other():
+    """Windows that disagree, each by its own constant, leave no step anywhere."""
+    windows = Windows.cover(50, 16, wrap=True)
+    ramp = windows.average(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
+    steps = np.abs(np.diff(np.append(ramp, ramp[0])))
+    assert np.ptp(ramp) > 5 and steps.max() < np.ptp(ramp) / 4
+
+
+def test_a_loop_has_no_place_where_it_begins():
+    windows, shift = Windows.cover(64, 16, wrap=True), 8  # the distance of windows
+
+    def predict(x):
+        return jnp.cumsum(x, axis=2)
+
+    x = X[:, :, np.arange(64) % 50]
+    rolled = windows.average(predict, jnp.roll(x, shift, axis=2))
+    np.testing.assert_allclose(rolled, jnp.roll(windows.average(predict, x), shift, axis=2), atol=1e-5)
