@@ -55,14 +55,15 @@ def parts_in(tensors: Collection[str], *, name) -> list[str]:
     for prefix, model in _OTHERS.items():
         if any(key.startswith(prefix) for key in tensors):
             raise UserError(f"{name}: a checkpoint of {model}; only those of Stable Diffusion 1.x are supported")
-    parts = [part for part, prefix in _PREFIXES.items() if any(key.startswith(prefix) for key in tensors)]
+    used = [key for key in tensors if not _LEFTOVERS.fullmatch(key)]
+    parts = [part for part, prefix in _PREFIXES.items() if any(key.startswith(prefix) for key in used)]
     if not parts:
         raise UserError(
             f"{name}: no checkpoint of Stable Diffusion 1.x, whose tensors are {', '.join(_PREFIXES.values())}...; "
             "a single part is given by its model's folder, a LoRA by --lora"
         )
-    for key in tensors:
-        if not key.startswith(tuple(_PREFIXES.values())) and not _LEFTOVERS.fullmatch(key):
+    for key in used:
+        if not key.startswith(tuple(_PREFIXES.values())):
             raise UserError(f"{name}: tensor {key!r} has no place in a model of Stable Diffusion 1.x")
     return parts
 
