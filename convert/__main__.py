@@ -24,12 +24,13 @@ _CHECK = flags.DEFINE_bool("check", False, "Compare each part's results with PyT
 
 
 def main():
-    out = convert(_SOURCE.value, _OUT.value, loras=_LORA.value, config_from=_CONFIG_FROM.value)
+    if _CHECK.value:
+        from convert import check  # needs PyTorch, as conversion of safetensors does not: told before the work
+    more = {"loras": _LORA.value, "config_from": _CONFIG_FROM.value}
+    out = convert(_SOURCE.value, _OUT.value, **more)
     logging.info("converted %s into %s", _SOURCE.value, out)
     if _CHECK.value:
-        from convert import check  # needs PyTorch, as conversion of safetensors does not
-
-        check.check(_SOURCE.value, out, loras=_LORA.value, config_from=_CONFIG_FROM.value)
+        check.check(_SOURCE.value, out, **more)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,10 @@ def _modules(lora):
                 f"{lora.path}: tensor {key!r} is none of a LoRA for Stable Diffusion 1.x in diffusers' or kohya's form"
             )
         role = _ROLES.get(match["role"]) or match["role"].removeprefix("lora_").removesuffix(".weight")
-        found.setdefault(part, {}).setdefault(module, (key, {}))[1][role] = tensor
+        roles = found.setdefault(part, {}).setdefault(module, (key, {}))[1]
+        if role in roles:
+            raise UserError(f"{lora.path}: tensor {key!r} and another are two for one place")
+        roles[role] = tensor
     return found
 
 
@@ -107,7 +110,9 @@ def _changes(lora, part, tensors):
         if module not in places:
             raise UserError(f"{lora.path}: tensor {key!r} fits no tensor of the {part}")
         if missing := {"up", "down"} - roles.keys():
-            raise UserError(f"{lora.path}: tensor {key!r} has no counterpart {missing.pop()!r}")
+            raise UserError(f"{lora.path}: tensor {key!r} has no counterpart {min(missing)!r}")
+        if places[module] in changes:
+            raise UserError(f"{lora.path}: tensor {key!r} and another are two for one place")
         changes[places[module]] = _change(f"{lora.path}: tensor {key!r}", lora.scale, default, roles)
     return changes
 

@@ -178,6 +178,18 @@ SPOILT = {
         {f"unet.{QUERY}.lora_A.weight": (2, 8)},
         "lora.safetensors: tensor 'unet.*lora_A.weight' has no counterpart 'up'",
     ),
+    "one place under two prefixes": (
+        {f"unet.{QUERY}.lora_A.weight": (2, 8), f"{QUERY}.lora_A.weight": (2, 8)},
+        "tensor '.*lora_A.weight' and another are two for one place",
+    ),
+    "one place under two numbers": (
+        {
+            f"lora_unet_{name}_transformer_blocks_0_attn1_to_q.lora_{role}.weight": shape
+            for name in ("input_blocks_1_1", "down_blocks_0_attentions_0")
+            for role, shape in (("down", (2, 8)), ("up", (8, 2)))
+        },
+        "tensor 'lora_unet_.*' and another are two for one place",
+    ),
     "other sizes": (
         {f"unet.{QUERY}.lora_A.weight": (2, 9), f"unet.{QUERY}.lora_B.weight": (8, 2)},
         r"does not fit: \[8, 2\] and \[2, 9\] for \[8, 8\]",
