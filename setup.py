@@ -36,7 +36,7 @@ setup(
         "transformers>=5.0",
     ],
     extras_require={
-        "convert": [TORCH],  # reads .bin and .pt files; safetensors need no PyTorch
+        "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
         "test": [TORCH, "diffusers", "librosa", "pytest", "ruff"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints in diffusers' layout -> Orbax: `python -m convert --source=... --out=...`."""
+"""PyTorch checkpoints of many layouts -> Orbax: `python -m convert --source=... --out=...`."""
 
 from convert.cache import converted, parts_of
 from convert.conversion import FORMAT, METADATA, WEIGHTS, convert

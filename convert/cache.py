@@ -6,9 +6,10 @@ import logging
 import os
 import pathlib
 
-from convert import sources
-from convert.conversion import FORMAT, METADATA, convert
+from convert import originals, sources
+from convert.conversion import FORMAT, METADATA, write
 from its_jax import fields
+from its_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -17,25 +18,33 @@ def converted(source: str) -> pathlib.Path:
     """The converted folder of a source: itself if it is one already, else a conversion in the cache folder.
 
     Args:
-      source: a converted folder, a folder in diffusers' layout, or a hub id.
+      source: a converted folder, a folder in diffusers' layout, a hub id, or a single file of Stable Diffusion
+        1.x; but for the first, `+LORA@SCALE` may follow, any number of times.
     """
-    folder = sources.find(source)
-    if (folder / METADATA).exists():
-        return folder
-    names = sources.layout(sources.file_names(folder), source=source).names
-    out = cache_folder() / "models" / _content_key(folder, names)
+    path, loras = _located(source)
+    if (path / METADATA).exists():
+        return path
+    original = originals.gather(source, path, loras)
+    out = cache_folder() / "models" / _content_key(original)
     if not (out / METADATA).exists():
         log.info("converting %s into %s (once; ITS_JAX_CACHE says where)", source, out)
-        convert(str(folder), out, keep=True)
+        write(original, out, keep=True)
     return out
 
 
 def parts_of(source: str) -> list[str]:
     """The names of the parts that a source has, converted or not; nothing is converted yet."""
-    folder = sources.find(source)
-    if (folder / METADATA).exists():
-        return list(fields.read_json(folder / METADATA).get("parts", {}))
-    return list(sources.layout(sources.file_names(folder), source=source).weights)
+    path, loras = _located(source)
+    if (path / METADATA).exists():
+        return list(fields.read_json(path / METADATA).get("parts", {}))
+    return list(originals.gather(source, path, loras).weights)
+
+
+def _located(source):
+    path, loras = originals.locate(source)
+    if loras and (path / METADATA).exists():
+        raise UserError(f"{source}: {path} is converted already; a LoRA is merged when the original is converted")
+    return path, loras
 
 
 def cache_folder() -> pathlib.Path:
@@ -44,11 +53,11 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("ITS_JAX_CACHE") or default).expanduser().absolute()
 
 
-def _content_key(folder, names):
+def _content_key(original):
     """Hexadecimal digits over names, sizes and contents of the files, and the format of conversions."""
     memo = _Memo(cache_folder() / "digests.json")
-    with sources.reading(folder):
-        files = [(name, (folder / name).stat().st_size, memo.digest(folder / name)) for name in names]
+    with sources.reading(original.name):
+        files = [(name, path.stat().st_size, memo.digest(path)) for name, path in sorted(original.files.items())]
     memo.save()
     return hashlib.sha256(json.dumps([FORMAT, files]).encode()).hexdigest()[:16]
 

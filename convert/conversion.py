@@ -1,51 +1,65 @@
-"""A model folder in diffusers' layout -> Orbax checkpoints beside its configs, tokenizer and scheduler."""
+"""A model -> Orbax checkpoints beside its configs, tokenizer and scheduler."""
 
 import contextlib
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 
 import filelock
-import jax
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from convert import names, sources, tensors
-from its_jax import fields, parts, weights
+from convert import originals, sources
+from convert.lora import Lora
+from convert.tensors import Reading
+from its_jax import parts, weights
 from its_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 METADATA = "its_jax.json"
-WEIGHTS = "weights"  # the checkpoint's folder within a part's
-FORMAT = 1
+WEIGHTS = "weights"  # the checkpoints' folder within a part's
+FORMAT = 2
 
+# A part is cut into checkpoints of about this many bytes: writing and reading them takes a few times as much memory.
+_PIECE = 2**26
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
-def convert(source: str, out, *, keep=False) -> pathlib.Path:
+def convert(source: str, out, *, loras: Sequence[str] = (), config_from: str | None = None) -> pathlib.Path:
     """Converts a model; `out` appears when it is whole, or not at all.
 
     Args:
-      source: a folder in diffusers' layout, or a hub id.
+      source: a folder in diffusers' layout, a hub id, or a single file of Stable Diffusion 1.x, `+LORA@SCALE`
+        after it for each LoRA that is merged.
       out: the folder to make. A conversion that is there already is replaced.
-      keep: leave a conversion that is there already as it is.
+      loras: more of them, as `FILE` or `FILE@SCALE`.
+      config_from: the folder or hub id whose configs, tokenizer and scheduler go with a single file; None is
+        Stable Diffusion 1.5's on the hub.
 
     Returns:
-      `out` as an absolute path. It holds the source's configs, tokenizer and scheduler files, an Orbax
-      checkpoint `PART/weights` for each part (Flax layout, the dtype of the source; float64 becomes float32),
-      and `its_jax.json`: format, source, identity, hash and dtype of each part, size of each file.
+      `out` as an absolute path. It holds the source's configs, tokenizer and scheduler files, Orbax checkpoints
+      `PART/weights/NUMBER` for each part (Flax layout, the dtype of the source; float64 becomes float32), and
+      `its_jax.json`: format, source, LoRAs, identity, hash and dtype of each part, size of each file. Parts
+      that equal those of a conversion beside `out` are hard links to their files, where the file system can.
 
     Raises:
       UserError: names the file or tensor that is missing, extra, misshapen, damaged or not finite; or `out`
         is a folder of something else, or cannot be written.
     """
-    folder = sources.find(source)
+    path, written = originals.locate(source)
+    loras = [*written, *map(Lora.parse, loras)]
+    return write(originals.gather(source, path, loras, config_from=config_from), out)
+
+
+def write(original: originals.Original, out, *, keep=False) -> pathlib.Path:
+    """`convert` of a model that is found already; with `keep`, a conversion that is there stays as it is."""
     out = pathlib.Path(out).expanduser().absolute()
-    layout = sources.layout(sources.file_names(folder), source=source)
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / METADATA).exists()):
         raise UserError(f"{out}: exists and is not a conversion; choose a new folder")
     try:
@@ -53,7 +67,7 @@ def convert(source: str, out, *, keep=False) -> pathlib.Path:
         with filelock.FileLock(out.with_name(f".{out.name}.lock")):
             if not (keep and (out / METADATA).exists()):
                 with _becoming(out) as new:
-                    _write(source, folder, layout, new)
+                    _write(original, new, siblings=sorted(out.parent.glob(f"*/{METADATA}")))
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: cannot be written ({error.strerror or error}); conversions need about the size "
@@ -78,37 +92,83 @@ def _becoming(out):
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _write(source, folder, layout, new):
-    for name in layout.plain:
+def _write(original, new, siblings):
+    for name, path in original.plain.items():
         (new / name).parent.mkdir(parents=True, exist_ok=True)
-        with sources.reading(folder / name):
-            content = (folder / name).read_bytes()
+        with sources.reading(path):
+            content = path.read_bytes()
         (new / name).write_bytes(content)
-    converted = {part: _write_part(folder, name, new, part, source=source) for part, name in layout.weights.items()}
+    converted = {part: _write_part(original, part, new) for part in original.weights}
+    for part, about in converted.items():
+        _link_equal(new, part, about, siblings)
     metadata = {
         "format": FORMAT,
-        "source": source,
-        "identity": _identity(new, layout.plain, converted),
+        "source": original.name,
+        "loras": [
+            {"file": str(lora.path), "sha256": _sha256(lora.path), "scale": lora.scale} for lora in original.loras
+        ],
+        "identity": _identity(new, sorted(original.plain), converted),
         "parts": converted,
         "files": {name: (new / name).stat().st_size for name in sources.file_names(new)},
     }
     (new / METADATA).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
 
 
-def _write_part(folder, weights_name, new, part, *, source):
-    name = f"{source}: {part}"
-    found = names.canonical(tensors.open_tensors(folder / weights_name), name=name)
-    module = parts.abstract_module(
-        part, fields.read_json(folder / part / "config.json"), _common_dtype(found, name), name=name
-    )
-    log.info("converting %s of %s", weights_name, source)
-    module = weights.load_state_dict(module, tensors.Reading(found), sharding=_host(), name=name)
-    arrays = {name: np.asarray(weights.array_of(leaf)) for name, (_, leaf) in parts.parameters(module).items()}
+def _write_part(original, part, new):
+    """Reads, digests and writes a part, never more of it in memory than a few pieces."""
+    name = f"{original.name}: {part}"
+    found = original.tensors(part)
+    dtype = _common_dtype(found, name)
+    module = parts.abstract_module(part, original.config(part), dtype, name=name)
+    log.info("converting %s", name)
+    digest = hashlib.sha256()
+    for number, piece in enumerate(_pieces(weights.read_parameters(module, Reading(found), name=name))):
+        _update(digest, piece)
+        try:
+            ocp.save(new / part / WEIGHTS / f"{number:03}", piece)
+        except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
+            raise OSError(None, _reason(error), str(new.parent.parent)) from error
+    return {"sha256": digest.hexdigest(), "dtype": str(dtype)}
+
+
+def _pieces(parameters):
+    """Yields dictionaries of consecutive parameters, of `_PIECE` bytes or less, or of one that is larger."""
+    piece, size = {}, 0
+    for path, value in parameters:
+        if piece and size + value.nbytes > _PIECE:
+            yield piece
+            piece, size = {}, 0
+        piece[".".join(map(str, path))] = value
+        size += value.nbytes
+    yield piece
+
+
+def _link_equal(new, part, about, siblings):
+    """Puts links to an equal part of another conversion in place of the files written: it takes its room once."""
+    for metadata in siblings:
+        folder, linked = metadata.parent, new / part / "linked"
+        if not _has_equal(folder, part, about):
+            continue
+        try:
+            shutil.copytree(folder / part / WEIGHTS, linked, copy_function=os.link)
+        except OSError as error:  # another file system, or one without links
+            log.debug("%s of %s is stored again (%s)", part, folder, error)
+            shutil.rmtree(linked, ignore_errors=True)
+            continue
+        shutil.rmtree(new / part / WEIGHTS)
+        linked.rename(new / part / WEIGHTS)
+        return
+
+
+def _has_equal(folder, part, about):
+    """Whether a conversion has an equal part, whose files are all there."""
     try:
-        ocp.save(new / part / WEIGHTS, arrays)
-    except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
-        raise OSError(None, _reason(error), str(new.parent.parent)) from error
-    return {"sha256": _digest(arrays), "dtype": str(next(iter(arrays.values())).dtype)}
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        files = {name: size for name, size in metadata["files"].items() if name.startswith(f"{part}/{WEIGHTS}/")}
+        equal = metadata["format"] == FORMAT and metadata["parts"].get(part) == about
+        return equal and all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _reason(error):
@@ -124,21 +184,16 @@ def _common_dtype(found, name):
     return jnp.result_type(*{jnp.dtype(tensor.dtype) for tensor in found.values()} or {jnp.float32})
 
 
-def _host():
-    """The host's own device: conversion takes nothing of an accelerator. None where JAX was denied it."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
-
-
-def _digest(arrays):
-    """sha256 over names, dtypes, shapes and values: equal exactly where the tensors are equal."""
-    digest = hashlib.sha256()
+def _update(digest, arrays):
+    """Of sha256 over names, dtypes, shapes and values: equal exactly where the tensors are equal."""
     for key, value in arrays.items():
         digest.update(f"{key} {value.dtype} {value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value).view(np.uint8))
-    return digest.hexdigest()
+
+
+def _sha256(path):
+    with sources.reading(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _identity(new, plain, converted):

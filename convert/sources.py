@@ -1,4 +1,4 @@
-"""Where models come from: a folder in diffusers' layout, or one on the Hugging Face hub."""
+"""Where models come from: a folder in diffusers' layout, one on the Hugging Face hub, or a single file."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,11 @@ _warn_once = functools.cache(logging.getLogger(__name__).warning)
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
+SINGLE_FILES = (".safetensors", ".ckpt")
+
 # Of a part's several copies, the first of these is used: full precision and safetensors before the rest.
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "vocoder")
-_WEIGHT_NAMES = tuple(
-    f"{stem}{variant}{suffix}"
-    for variant, suffix, stem in itertools.product(("", ".fp16"), (".safetensors", ".bin", ".pt"), _STEMS)
-)
+_KINDS = tuple(itertools.product(("", ".fp16"), (".safetensors", ".bin", ".pt"), _STEMS))  # variant, suffix, stem
 # Copied as they are. `vocabulary.json` lists the words that a small text encoder of ours knows.
 _PLAIN = re.compile(r"tokenizer/[^/]+|scheduler/scheduler_config\.json|model_index\.json|vocabulary\.json")
 
@@ -31,16 +30,16 @@ class Layout:
     """The files of a model folder that matter, by name relative to it.
 
     Attributes:
-      weights: part -> file of its weights.
+      weights: part -> file of its weights; or index, then shards.
       plain: configs, tokenizer and scheduler files.
     """
 
-    weights: dict[str, str]
+    weights: dict[str, tuple[str, ...]]
     plain: tuple[str, ...]
 
     @property
     def names(self):
-        return sorted((*self.weights.values(), *self.plain))
+        return sorted((*itertools.chain(*self.weights.values()), *self.plain))
 
 
 def layout(names: Collection[str], *, source) -> Layout:
@@ -55,16 +54,42 @@ def layout(names: Collection[str], *, source) -> Layout:
             f"{source}: {'not a model folder' if names else 'an empty folder'}; expected {', '.join(PARTS)} "
             "(each a folder with config.json and weights), tokenizer and scheduler"
         )
-    weights = {}
+    plain = configs(names, parts, source=source)
+    weights = {part: _weights(part, names) for part in parts}
+    for part, found in weights.items():
+        if not found:
+            raise UserError(f"{source}: {part}/ has no weights, such as {part}/{_example(part)}")
+    return Layout(weights, plain)
+
+
+def configs(names: Collection[str], parts: Collection[str], *, source) -> tuple[str, ...]:
+    """The configs of these parts among `names`, and the files of tokenizer and scheduler.
+
+    Raises:
+      UserError: a part has no config.
+    """
     for part in parts:
         if f"{part}/config.json" not in names:
             raise UserError(f"{source}: {part}/config.json is missing")
-        found = [f"{part}/{name}" for name in _WEIGHT_NAMES if f"{part}/{name}" in names]
-        if not found:
-            raise UserError(f"{source}: {part}/ has no weights, such as {part}/{_example(part)}")
-        weights[part] = found[0]
-    plain = [f"{part}/config.json" for part in parts] + [name for name in names if _PLAIN.fullmatch(name)]
-    return Layout(weights, tuple(sorted(plain)))
+    return tuple(
+        sorted([*(f"{part}/config.json" for part in parts), *(name for name in names if _PLAIN.fullmatch(name))])
+    )
+
+
+def _weights(part, names):
+    """The file of a part's weights, or their index and all of its shards; empty where there are none."""
+    for variant, suffix, stem in _KINDS:
+        whole = f"{part}/{stem}{variant}{suffix}"
+        # Libraries of several ages put the variant before or after what they add to the name.
+        indices = {f"{whole}.index.json", f"{part}/{stem}{suffix}.index{variant}.json"}
+        if whole in names:
+            return (whole,)
+        if index := sorted(indices & set(names)):
+            number = r"-\d{5}-of-\d{5}"
+            v, start = re.escape(variant), re.escape(f"{part}/{stem}")
+            shard = re.compile(f"{start}({v}{number}|{number}{v}){re.escape(suffix)}")
+            return (index[0], *sorted(filter(shard.fullmatch, names)))
+    return ()
 
 
 def _example(part):
@@ -88,41 +113,54 @@ def reading(path):
 
 
 def find(source: str) -> pathlib.Path:
-    """The folder of a source; one on the hub is downloaded, what matters of it, into the hub's own cache.
+    """The folder of a source, or its file; one on the hub is downloaded, what matters of it, into the hub's cache.
 
     Raises:
-      UserError: there is neither such a folder nor such a model on the hub.
+      UserError: there is neither such a folder or file nor such a model on the hub.
+    """
+    path = pathlib.Path(source).expanduser()
+    with reading(path):
+        if path.is_file() and path.suffix not in SINGLE_FILES:
+            expected = " or ".join(SINGLE_FILES)
+            raise UserError(f"{source}: a file; expected a model folder or a hub id, or a single file {expected}")
+        if path.exists():
+            return path
+    return _download(source, lambda names: layout(names, source=source).names)
+
+
+def find_configs(source: str, parts: Collection[str]) -> pathlib.Path:
+    """A folder with the configs of these parts, tokenizer and scheduler; of one on the hub no weights are taken.
+
+    Raises:
+      UserError: there is no such folder, nor such a model on the hub.
     """
     folder = pathlib.Path(source).expanduser()
-    with reading(folder):
-        if folder.is_dir():
-            return folder
-        if folder.exists():
-            raise UserError(f"{source}: a file; expected a model folder or a hub id")
-    if not _HUB_ID.fullmatch(source):
-        raise UserError(f"{source}: no such folder")
-    return _download(source)
+    if folder.is_dir():
+        return folder
+    return _download(source, lambda names: configs(names, parts, source=source))
 
 
-def _download(repository):
+def _download(repository, choose):
     import huggingface_hub
 
+    if not _HUB_ID.fullmatch(repository):
+        raise UserError(f"{repository}: no such folder")
     try:
-        wanted = layout(huggingface_hub.list_repo_files(repository), source=repository).names
+        wanted = list(choose(huggingface_hub.list_repo_files(repository)))
         return pathlib.Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
     except UserError:
         raise
     except Exception as error:  # no network, no such model, no access: of several libraries' classes
-        return _downloaded_before(repository, error)
+        return _downloaded_before(repository, choose, error)
 
 
-def _downloaded_before(repository, reason):
+def _downloaded_before(repository, choose, reason):
     import huggingface_hub
 
     first_line = str(reason).strip().partition("\n")[0]
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        layout(file_names(folder), source=repository)  # a download that broke off is no model
+        choose(file_names(folder))  # a download that broke off is no model
     except (huggingface_hub.errors.LocalEntryNotFoundError, ValueError, UserError) as error:
         raise UserError(f"{repository}: no such folder, nor to be had from the hub ({first_line})") from error
     _warn_once("%s: taken as downloaded before, for the hub does not answer (%s)", repository, first_line)

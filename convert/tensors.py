@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 
 from convert import sources
+from its_jax import fields
 from its_jax.errors import UserError
 
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -39,13 +40,32 @@ class Reading(Mapping):
 
 
 def open_tensors(path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a PyTorch file (which needs PyTorch).
+    """The tensors of a safetensors file, of a PyTorch file (which needs PyTorch), or of all shards of an index.
 
     Raises:
-      UserError: the file cannot be read, is truncated or damaged, or holds something else.
+      UserError: a file cannot be read, is truncated or damaged, or holds something else; index and shards
+        contradict each other.
     """
+    kinds = {".safetensors": _open_safetensors, ".json": _open_shards}
     with sources.reading(path):
-        return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
+        return kinds.get(path.suffix, _open_torch)(path)
+
+
+def _open_shards(path):
+    places = fields.read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise UserError(f"{path}: expected an index, that is, a weight_map from tensors to files")
+    found = {}
+    for file in sorted(set(places.values())):
+        if "/" in file or not (path.parent / file).is_file():
+            raise UserError(f"{path}: its shard {file} is missing beside it")
+        for key, tensor in open_tensors(path.parent / file).items():
+            if places.get(key) != file:
+                raise UserError(f"{path}: says nothing of tensor {key!r}, which {file} holds")
+            found[key] = tensor
+    if missing := sorted(places.keys() - found.keys()):
+        raise UserError(f"{path}: tensor {missing[0]!r} is not in {places[missing[0]]}, where it should be")
+    return found
 
 
 def _open_safetensors(path):
@@ -73,7 +93,8 @@ def _open_torch(path):
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error
     if isinstance(state, dict):
-        state = state.get("generator", state)  # HiFi-GAN's files nest it
+        # HiFi-GAN's files nest it, and those of PyTorch Lightning, as Stable Diffusion's .ckpt are.
+        state = state.get("generator", state.get("state_dict", state))
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict, that is, names and tensors only")
 

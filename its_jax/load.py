@@ -1,6 +1,7 @@
 """A model folder -> modules on the mesh, in the compute dtype."""
 
 import contextlib
+import ctypes
 import dataclasses
 import importlib.resources
 import json
@@ -76,8 +77,9 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
     """A model with shapes in place of its weights: what is wrong with it is said before gigabytes are read.
 
     Args:
-      source: a converted folder; a folder in diffusers' layout or a hub id, converted once into the cache
-        folder; or 'tiny/image' or 'tiny/audio', which come with the package.
+      source: a converted folder; a folder in diffusers' layout, a hub id or a single file of Stable Diffusion
+        1.x, each with `+LORA@SCALE` after it for LoRAs, converted once into the cache folder; or 'tiny/image'
+        or 'tiny/audio', which come with the package.
       parts: of `text_encoder`, `unet`, `vae`, `vocoder`.
       dtype: of weights and activations.
 
@@ -170,8 +172,8 @@ def _shared(part, module, digest, share):
 
 
 def _restored(model, part, module, sharding):
-    """Fills an abstract module from its checkpoint."""
-    path = model.folder / part / convert.WEIGHTS
+    """Fills an abstract module from its checkpoints, one after the other: little of it is ever held twice."""
+    pieces = _pieces(model.folder / part / convert.WEIGHTS)
     leaves = model_parts.parameters(module)
     shapes = {name: tuple(weights.array_of(leaf).shape) for name, (_, leaf) in leaves.items()}
     # Orbax reads a replicated array once for each device: read it for one, and copy it from device to device.
@@ -180,17 +182,33 @@ def _restored(model, part, module, sharding):
         name: jax.ShapeDtypeStruct(shapes[name], weights.array_of(leaf).dtype, sharding=first)
         for name, (_, leaf) in leaves.items()
     }
-    with _reading_checkpoint(path):
-        stored = {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
+    stored = {name: shape for piece in pieces.values() for name, shape in piece.items()}
     _check_shapes(shapes, stored, f"{model.source}: {part}")
-    with _reading_checkpoint(path):
-        arrays = ocp.load(path, wanted)
-    # Taken out one by one, so that no second copy of the whole is alive.
-    state = [
-        (position, leaf.replace(jax.device_put(arrays.pop(name), sharding)))
-        for name, (position, leaf) in leaves.items()
-    ]
+    state = []
+    for path, names in pieces.items():
+        with _reading_checkpoint(path.parent):
+            arrays = ocp.load(path, {name: wanted[name] for name in names})
+        for name in names:
+            position, leaf = leaves[name]
+            state.append((position, leaf.replace(jax.device_put(arrays.pop(name), sharding))))
+        _release_memory()
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+
+
+def _pieces(folder):
+    """Checkpoint -> its arrays' names -> their shapes, of all checkpoints of a part."""
+    with _reading_checkpoint(folder):
+        return {
+            path: {name: tuple(array.shape) for name, array in ocp.metadata(path).metadata.items()}
+            for path in sorted(folder.iterdir())
+        }
+
+
+def _release_memory():
+    """glibc keeps what was freed, of which reading leaves as much as it read; other systems' libraries do not."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @contextlib.contextmanager

@@ -85,9 +85,21 @@ def load_state_dict(module, tensors: Mapping[str, np.ndarray], *, sharding=None,
     Raises:
       UserError: names the first key that is missing, extra, misshapen or not finite.
     """
+    leaves = dict(_leaves(module))
+    state = [
+        (path, leaves[path].replace(jax.device_put(value, sharding)))
+        for path, value in read_parameters(module, tensors, name=name)
+    ]
+    return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+
+
+def read_parameters(module, tensors: Mapping[str, np.ndarray], *, name="model"):
+    """Yields path and numpy array, in our layout and dtype, of each parameter of a module, read one by one.
+
+    Arguments and errors are those of `load_state_dict`.
+    """
     shapes = torch_shapes(module)
     check_names(shapes, tensors.keys(), name=name)
-    state = []
     for path, leaf in _leaves(module):
         key, dtype = torch_name(path), array_of(leaf).dtype
         value = np.asarray(tensors[key])
@@ -97,8 +109,7 @@ def load_state_dict(module, tensors: Mapping[str, np.ndarray], *, sharding=None,
         value = _permuted(value, _axes(path, value, reverse=False)).astype(dtype)
         if not np.isfinite(value).all():
             raise UserError(f"{name}: tensor {key!r} holds values that are not finite as {dtype}")
-        state.append((path, leaf.replace(jax.device_put(value, sharding))))
-    return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
+        yield path, value
 
 
 def check_names(expected, found, *, name="model"):

@@ -60,14 +60,14 @@ def test_a_conversion_holds_the_flax_layout_in_the_dtype_of_the_source(source, t
     edit(source / VAE, lambda state: state.update({k: v.half() for k, v in state.items()}))
     out = convert.convert(str(source), tmp_path / "out")
     unet = safetensors.torch.load_file(source / UNET)
-    found = ocp.load(out / "unet" / convert.WEIGHTS)
+    found = ocp.load(out / "unet" / convert.WEIGHTS / "000")
     assert len(found) == len(unet)
     kernel = unet["down_blocks.0.resnets.0.conv1.weight"].permute(2, 3, 1, 0).numpy()
     np.testing.assert_array_equal(found["down_blocks.0.resnets.0.conv1.kernel"], kernel)
     assert {part: about["dtype"] for part, about in metadata(out)["parts"].items()} == {
         "text_encoder": "float32", "unet": "float32", "vae": "float16", "vocoder": "float32",
     }  # fmt: skip
-    assert ocp.metadata(out / "vae" / convert.WEIGHTS).metadata["decoder.conv_in.bias"].dtype == jnp.float16
+    assert ocp.metadata(out / "vae" / convert.WEIGHTS / "000").metadata["decoder.conv_in.bias"].dtype == jnp.float16
     for name in (
         "unet/config.json",
         "tokenizer/merges.txt",
@@ -146,9 +146,9 @@ def test_full_precision_safetensors_are_chosen_before_the_rest():
              "v1-5-pruned.safetensors", "README.md"]  # fmt: skip
     layout = sources.layout(names, source="hub")
     assert layout.weights == {
-        "text_encoder": "text_encoder/model.safetensors",
-        "unet": "unet/diffusion_pytorch_model.fp16.bin",
-        "vae": "vae/diffusion_pytorch_model.bin",
+        "text_encoder": ("text_encoder/model.safetensors",),
+        "unet": ("unet/diffusion_pytorch_model.fp16.bin",),
+        "vae": ("vae/diffusion_pytorch_model.bin",),
     }
     configs = {f"{part}/config.json" for part in layout.weights}
     assert set(layout.plain) == configs | {"tokenizer/vocab.json"}
@@ -285,7 +285,7 @@ SPOILT = {
     "missing": (lambda f: shutil.rmtree(f), "/model: no such folder"),
     "a file": (
         lambda f: (shutil.rmtree(f), f.touch()),
-        "/model: a file; expected a model folder or a hub id",
+        "/model: a file; expected a model folder or a hub id, or a single file .safetensors or .ckpt",
     ),
 }
 

@@ -26,6 +26,7 @@ from its_jax.load import load, mesh
 from its_jax.models.text import CLIPTextConfig
 from its_jax.models.unet import UNetConfig
 from its_jax.models.vae import VAEConfig
+from its_jax.weights import to_state_dict
 
 LATENT = (2, 4, 6, 4)
 
@@ -137,7 +138,7 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(source, monkeypatch):
     hashed = []
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: hashed.append(f.name) or digest(f, name))
-    monkeypatch.setattr(convert.cache, "convert", lambda *_, **__: None)
+    monkeypatch.setattr(convert.cache, "write", lambda *_, **__: None)
     key = convert.converted(str(source))
     assert len(hashed) > 8 and str(source / "vae/config.json") in hashed
     hashed.clear()
@@ -149,7 +150,7 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(source, monkeypatch):
 
 
 def test_a_copy_that_keeps_its_time_of_change_is_hashed_again(source, monkeypatch):
-    monkeypatch.setattr(convert.cache, "convert", lambda *_, **__: None)
+    monkeypatch.setattr(convert.cache, "write", lambda *_, **__: None)
     key, file = convert.converted(str(source)), source / "vae/config.json"
     before = file.stat()
     file.write_text(file.read_text().replace("8", "9"))  # no byte more or less
@@ -199,6 +200,51 @@ def test_an_equal_vae_is_held_once(vae_only, original):
     assert image.hashes["vae"] == other.hashes["vae"] and other.vae is not image.vae
 
 
+def test_an_equal_vae_is_stored_once_and_outlives_the_other(vae_only, tmp_path):
+    first = convert.convert(str(vae_only), tmp_path / "first")
+    edit_json(vae_only / "vae/config.json", sample_size=999)
+    second = convert.convert(str(vae_only), tmp_path / "second")
+    stored = sorted(path for path in (first / WEIGHTS).rglob("*") if path.is_file())
+    assert stored and all(path.samefile(second / path.relative_to(first)) for path in stored)
+    shutil.rmtree(first)
+    assert load(str(second), parts=("vae",), dtype=jnp.float32).vae
+
+
+@pytest.mark.parametrize("reason", ["another VAE", "damaged", "no links"])
+def test_what_cannot_be_shared_is_stored_again(reason, vae_only, tmp_path, monkeypatch):
+    first = convert.convert(str(vae_only), tmp_path / "first")
+    before = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    if reason == "another VAE":
+        path = vae_only / "vae/diffusion_pytorch_model.safetensors"
+        edit(path, lambda state: state["decoder.conv_in.bias"].add_(1))
+    elif reason == "damaged":
+        truncate(largest(first / WEIGHTS))
+    else:
+        monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EXDEV, "other device")))
+    second = convert.convert(str(vae_only), tmp_path / "second")
+    assert load(str(second), parts=("vae",), dtype=jnp.float32).vae
+    assert all(path.stat().st_nlink == 1 for path in second.rglob("*") if path.is_file())
+    if reason != "damaged":
+        assert all((first / name).read_bytes() == content for name, content in before.items())
+
+
+def test_a_part_is_written_and_read_in_pieces(original, vae_only, tmp_path, monkeypatch):
+    sizes = []
+    save = convert.conversion.ocp.save
+    monkeypatch.setattr(convert.conversion, "_PIECE", 5000)
+    monkeypatch.setattr(
+        convert.conversion.ocp,
+        "save",
+        lambda path, piece: sizes.append([v.nbytes for v in piece.values()]) or save(path, piece),
+    )
+    out = convert.convert(str(vae_only), tmp_path / "pieces" / "out")
+    assert len(sizes) > 5 and all(sum(piece) <= 5000 or len(piece) == 1 for piece in sizes)
+    model = load(str(out), parts=("vae",), dtype=jnp.float32)
+    assert model.hashes["vae"] == load(str(original[2]), parts=("vae",), dtype=jnp.float32).hashes["vae"]
+    for key, value in original[1]["vae"].state_dict().items():
+        np.testing.assert_array_equal(to_state_dict(model.vae)[key], value)
+
+
 def test_the_vocabulary_is_that_of_the_folder(vae_only):
     (vae_only / "vocabulary.json").write_text('["cat", "dog"]')
     assert load(str(vae_only), parts=("vae",), dtype=jnp.float32).vocabulary == {"cat", "dog"}
@@ -238,7 +284,7 @@ SPOILT = {
     ),
     "other format": (
         lambda f: edit_json(f / convert.METADATA, format=99),
-        "converted in format 99, not 1; convert it again",
+        "converted in format 99, not 2; convert it again",
     ),
     "no metadata": (lambda f: (f / convert.METADATA).write_text(""), "its_jax.json: cannot be read as JSON"),
     "no part": (
