@@ -6,8 +6,9 @@ import diffusers
 import safetensors.torch
 import torch
 import transformers
-from test_text_vocoder import TorchGenerator
 from twins import randomised
+
+from bench.hifigan import TorchGenerator
 
 TEXT_WIDTH = 24
 VOCODER = dict(

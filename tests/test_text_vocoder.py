@@ -9,6 +9,7 @@ import transformers
 from flax import nnx
 from twins import TOLERANCE, assert_rounded, loaded, randomised, read
 
+from bench.hifigan import TorchGenerator
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.vocoder import Generator, VocoderConfig
@@ -39,56 +40,6 @@ VOCODER = {
                                  upsample_initial_channel=6, num_mels=4, resblock_kernel_sizes=[1, 3],
                                  resblock_dilation_sizes=[[1], [4]]),
 }  # fmt: skip
-
-
-class TorchResBlock(torch.nn.Module):
-    def __init__(self, kind, width, kernel, dilations):
-        super().__init__()
-
-        def convs(spacings):
-            return torch.nn.ModuleList(
-                torch.nn.Conv1d(width, width, kernel, dilation=d, padding="same") for d in spacings
-            )
-
-        self.paired = kind == "1"
-        if self.paired:
-            self.convs1, self.convs2 = convs(dilations), convs([1] * len(dilations))
-        else:
-            self.convs = convs(dilations)
-
-    def forward(self, x):
-        branches = zip(self.convs1, self.convs2, strict=True) if self.paired else zip(self.convs, strict=True)
-        for branch in branches:
-            h = x
-            for conv in branch:
-                h = conv(torch.nn.functional.leaky_relu(h, 0.1))
-            x = x + h
-        return x
-
-
-class TorchGenerator(torch.nn.Module):
-    """HiFi-GAN's generator as its paper and state dict describe it: [b, mels, frames] -> [b, 1, samples]."""
-
-    def __init__(self, c):
-        super().__init__()
-        width = c["upsample_initial_channel"]
-        self.conv_pre = torch.nn.Conv1d(c["num_mels"], width, 7, padding=3)
-        self.ups, self.resblocks = torch.nn.ModuleList(), torch.nn.ModuleList()
-        for rate, kernel in zip(c["upsample_rates"], c["upsample_kernel_sizes"], strict=True):
-            up = torch.nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2)
-            self.ups.append(up)
-            width //= 2
-            for k, dilations in zip(c["resblock_kernel_sizes"], c["resblock_dilation_sizes"], strict=True):
-                self.resblocks.append(TorchResBlock(c["resblock"], width, k, dilations))
-        self.conv_post = torch.nn.Conv1d(width, 1, 7, padding=3)
-
-    def forward(self, x):
-        x = self.conv_pre(x)
-        stages = np.array_split(np.arange(len(self.resblocks)), len(self.ups))
-        for up, stage in zip(self.ups, stages, strict=True):
-            x = up(torch.nn.functional.leaky_relu(x, 0.1))
-            x = torch.stack([self.resblocks[j](x) for j in stage]).mean(dim=0)
-        return torch.tanh(self.conv_post(torch.nn.functional.leaky_relu(x)))
 
 
 def text_twin(name):
