@@ -6,9 +6,9 @@ import diffusers
 import safetensors.torch
 import torch
 import transformers
-from twins import randomised
 
 from bench.hifigan import TorchGenerator
+from bench.random_weights import randomised
 
 TEXT_WIDTH = 24
 VOCODER = dict(

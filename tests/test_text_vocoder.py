@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from twins import TOLERANCE, assert_rounded, loaded, randomised, read
+from twins import TOLERANCE, assert_rounded, loaded, read
 
 from bench.hifigan import TorchGenerator
+from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.vocoder import Generator, VocoderConfig
