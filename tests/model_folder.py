@@ -6,8 +6,8 @@ import diffusers
 import safetensors.torch
 import torch
 import transformers
-from twins import randomised
 
+from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 
 TEXT_WIDTH = 24

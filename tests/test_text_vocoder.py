@@ -7,8 +7,9 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from twins import TOLERANCE, assert_rounded, loaded, randomised, read
+from twins import TOLERANCE, assert_rounded, loaded, read
 
+from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.errors import UserError
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel

@@ -13,11 +13,11 @@ from twins import (
     jit,
     loaded,
     normal,
-    randomised,
     read,
     torch_result,
 )
 
+from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK
 from its_jax.models.vae import AutoencoderKL, VAEConfig

@@ -22,19 +22,6 @@ def read(kind, name):
     return json.loads((pathlib.Path(__file__).parent / "data" / kind / f"{name}.json").read_text())
 
 
-def randomised(module, seed=0):
-    """Weights for which every branch and nonlinearity counts, norms' scales and all biases included."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            noise = torch.randn(p.shape, generator=generator)
-            if p.ndim > 1:
-                p.copy_(noise / p[0].numel() ** 0.5)
-            else:
-                p.copy_(0.2 * noise + ("norm" in name and name.endswith("weight")))
-    return module.eval()
-
-
 def loaded(cls, config, twin, dtype=jnp.float32):
     """Our module with the twin's weights."""
     model = abstract(cls, config, dtype=dtype, param_dtype=dtype)
