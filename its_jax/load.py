@@ -6,6 +6,7 @@ import dataclasses
 import importlib.resources
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -206,7 +207,7 @@ def _pieces(folder):
 
 def _release_memory():
     """glibc keeps what was freed, of which reading leaves as much as it read; other systems' libraries do not."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
