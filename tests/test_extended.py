@@ -85,3 +85,16 @@ def test_little_strength_stays_near_a_picture(tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     _, sample = make(init_image=str(tmp_path / "a.png"), strength=0.2)
     assert 0.03 < np.abs(sample.spectrogram - picture / 255).mean() < 0.08
+
+
+def test_half_precision_is_close_to_float32():
+    """No part has to stay in float32, beyond schedule, guidance, statistics of norms and softmax, which always do."""
+    change = dict(num_steps=50, solver="ddim", width=256)
+    _, exact = make(**change)
+    for dtype in ("bfloat16", "float16"):
+        _, rounded = make(**change, dtype=dtype)
+        for ours, theirs in (
+            (rounded.pictures["image"], exact.pictures["image"]),
+            (rounded.spectrogram, exact.spectrogram),
+        ):
+            assert data.psnr(ours, theirs) >= 30

@@ -99,9 +99,10 @@ class CausalAttention(nnx.Module):
 
     def __call__(self, x):
         q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
-        # Scores and softmax are float32 in there, whatever the compute dtype.
+        # In float32, for a CPU has no float16 products with a float32 result; it is a small part of the whole.
+        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
         attended = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
-        return self.out_proj(attended.reshape(x.shape))
+        return self.out_proj(attended.reshape(x.shape).astype(x.dtype))
 
 
 class MLP(nnx.Module):
