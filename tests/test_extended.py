@@ -93,8 +93,5 @@ def test_half_precision_is_close_to_float32():
     _, exact = make(**change)
     for dtype in ("bfloat16", "float16"):
         _, rounded = make(**change, dtype=dtype)
-        for ours, theirs in (
-            (rounded.pictures["image"], exact.pictures["image"]),
-            (rounded.spectrogram, exact.spectrogram),
-        ):
-            assert data.psnr(ours, theirs) >= 30
+        assert data.psnr(rounded.pictures["image"].mean(-1)[None], exact.pictures["image"].mean(-1)[None]) >= 30
+        assert data.psnr(rounded.spectrogram[None], exact.spectrogram[None]) >= 30
