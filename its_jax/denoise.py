@@ -30,7 +30,7 @@ import numpy as np
 from jax import Array, lax
 
 from its_jax.errors import UserError
-from its_jax.fields import read_fields
+from its_jax.fields import check_choice, read_fields
 from its_jax.views import VIEWS, View
 from its_jax.windows import Windows
 
@@ -71,8 +71,8 @@ class Schedule:
         return read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED.split())
 
     def __post_init__(self):
-        _check_choice("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2"))
-        _check_choice("timestep_spacing", self.timestep_spacing, ("leading", "trailing"))
+        check_choice("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2"))
+        check_choice("timestep_spacing", self.timestep_spacing, ("leading", "trailing"))
         if self.num_train_timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
             raise UserError(
                 f"the noise schedule needs num_train_timesteps above 0 and 0 < beta_start <= beta_end < 1, not "
@@ -105,11 +105,6 @@ class Schedule:
             return np.round(n - k * (n / num_steps)).astype(np.int64) - 1
         t = k[::-1] * (n // num_steps)
         return t + min(self.steps_offset, n - 1 - t[0])
-
-
-def _check_choice(name, value, known):
-    if value not in known:
-        raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
 
 
 class SolverRows(NamedTuple):
@@ -154,7 +149,7 @@ def solver_rows(schedule: Schedule, num_steps: int, solver: str, first: int = 0)
     Raises:
       UserError: unknown solver, or a step count below 1 or above the training steps.
     """
-    _check_choice("solver", solver, SOLVERS)
+    check_choice("solver", solver, SOLVERS)
     t, signal = schedule.timesteps(num_steps), schedule.alphas_cumprod()
     end = signal[0] if solver == "ddim" and not schedule.set_alpha_to_one else 1.0
     signal = np.append(signal[t[first:]], end)

@@ -67,6 +67,12 @@ def read_fields(
     return cls(**used)
 
 
+def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
+    """Raises `UserError` unless a setting has one of the values that are known."""
+    if value not in known:
+        raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
+
+
 def check_sizes(sizes, *names):
     """Raises `UserError` unless these fields, each a number or a tuple of numbers, are 1 or more."""
     for name in names:

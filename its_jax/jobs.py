@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from its_jax.errors import UserError
+from its_jax.fields import check_choice
 
 TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all others pictures
 DTYPES = ("float32", "bfloat16", "float16")
@@ -72,6 +73,15 @@ def pictures(job: Mapping[str, Any]) -> list[str]:
 def first_step(job: Mapping[str, Any]) -> int:
     """The step at which denoising begins: the first, or what `strength` leaves out."""
     return job["num_steps"] - round(job["num_steps"] * job["strength"])
+
+
+def steps(job: Mapping[str, Any], term: str) -> range:
+    """The steps at which a term takes part; none is an empty range."""
+    stop = job[term]["stop_step"]
+    return range(
+        max(job[term]["start_step"], first_step(job)),
+        job["num_steps"] if stop < 0 else min(stop, job["num_steps"]),
+    )
 
 
 def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]]:
@@ -136,8 +146,7 @@ def check(job: Mapping[str, Any]) -> None:
         if job[key] < 1:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
     for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES)):
-        if job[key] not in known:
-            raise UserError(f"{key}={job[key]!r} is not known here; choose one of {', '.join(known)}")
+        check_choice(key, job[key], known)
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
     for term in terms(job):
@@ -216,15 +225,11 @@ def _check_steps(job):
     if sum(weights.values()) == 0:
         raise UserError(f"the weights sum to zero: set one of {', '.join(f'{t}.weight' for t in weights)} above 0")
     for k in range(first_step(job), job["num_steps"]):
-        if not any(weight > 0 and _takes_part(job[term], k) for term, weight in weights.items()):
+        if not any(weight > 0 and k in steps(job, term) for term, weight in weights.items()):
             spans = ", ".join(f"{term} at {_span(job[term])}" for term in weights)
             raise UserError(
                 f"no model takes part at step {k} of {job['num_steps']}: one with a weight above 0 must ({spans})"
             )
-
-
-def _takes_part(term, k):
-    return term["start_step"] <= k and not 0 <= term["stop_step"] <= k
 
 
 def _span(term):

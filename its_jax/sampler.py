@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from its_jax import denoise, load, origin, stages
+from its_jax import denoise, fields, load, origin, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
 from its_jax.noise import torch_noise
@@ -174,7 +174,7 @@ class Sampler:
     def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
         for name, model in self.models.items():
-            if any(_idle(job, name) for job in jobs):
+            if any(not job_settings.steps(job, name) for job in jobs):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
             prompts = dict.fromkeys(job[name][key] for job in jobs for key in ("prompt", "negative_prompt"))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
@@ -289,17 +289,13 @@ class Sampler:
     def _tables(self, jobs):
         schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
-        of_terms = {
-            key: [[job[name][key] for job in jobs] for name in self.models]
-            for key in ("weight", "start_step", "stop_step")
-        }
-        stops = np.array(of_terms["stop_step"])
+        spans = [[job_settings.steps(job, name) for job in jobs] for name in self.models]
         weights, active = denoise.term_weights(
-            of_terms["weight"],
-            of_terms["start_step"],
+            [[job[name]["weight"] for job in jobs] for name in self.models],
+            [[span.start for span in of_term] for of_term in spans],
             steps,
             schedule,
-            stop_steps=np.where(stops < 0, steps, stops),
+            stop_steps=[[span.stop for span in of_term] for of_term in spans],
             first=first,
         )
         return self._put(rows), [self._put(w, sharded=True) for w in weights], self._put(active)
@@ -353,12 +349,6 @@ class Sampler:
         return min(wanted, 2 ** int(np.log2(fitting)) * devices)
 
 
-def _idle(job, name):
-    stop = job[name]["stop_step"]
-    stop = job["num_steps"] if stop < 0 else min(stop, job["num_steps"])
-    return max(job[name]["start_step"], job_settings.first_step(job)) >= stop
-
-
 def _static(job):
     """What jobs must share to share compiled programs, a solver table and what they start from."""
     keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
@@ -368,11 +358,9 @@ def _static(job):
 
 
 def _check_choices(job):
-    views = {f"{term}.view": job[term]["view"] for term in job_settings.terms(job)}
-    known_by_name = {"solver": denoise.SOLVERS} | dict.fromkeys(views, VIEWS)
-    for key, value in {"solver": job["solver"], **views}.items():
-        if value not in known_by_name[key]:
-            raise UserError(f"{key}={value!r} is not known here; choose one of {', '.join(known_by_name[key])}")
+    fields.check_choice("solver", job["solver"], denoise.SOLVERS)
+    for term in job_settings.terms(job):
+        fields.check_choice(f"{term}.view", job[term]["view"], VIEWS)
 
 
 def _check_fit(models, job):

@@ -18,7 +18,7 @@ CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves so many columns black at 
 CROPPED_LATENTS = 4  # `cutoff_latent`: the same columns, cut off before decoding
 GRIFFIN_LIM_ITERS = 64
 # Of a loop: columns that are decoded and vocoded on either side of it, beyond what the convolutions reach.
-WRAPPED_LATENTS = 16
+WRAPPED_LATENTS = 24
 WRAPPED_FRAMES = 64
 
 
