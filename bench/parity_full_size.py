@@ -127,7 +127,7 @@ def text_features(term, seed):
     ids = np.array([prompt + prompt[-1:] * (77 - len(prompt)) for prompt in PROMPTS[term]])
     twin = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw)), seed)
     theirs = twin(torch.from_numpy(ids)).last_hidden_state
-    return theirs, stages.encode_texts(ours_of("text_encoder", raw, twin), ids[None])[0]
+    return theirs, stages.encode_texts(ours_of("text_encoder", raw, twin), ids)
 
 
 def unets_and_loop(texts):

@@ -165,8 +165,8 @@ def solver_rows(schedule: Schedule, num_steps: int, solver: str, first: int = 0)
 class Term:
     """What one model contributes; the model itself stands at the same place in `models`."""
 
-    texts: Array  # [b 2 n d] encoded negative and positive prompt
-    guidance_scale: Array  # [b] s
+    texts: Any  # pytree of [b 2 ...]: what the model takes from negative and positive prompt; [b 1 ...]: see below
+    guidance_scale: Array  # [b] s; of no effect where texts are of the positive prompt alone, whose noise is s = 1
     weights: Array  # [b steps] w_i at each step, see `term_weights`
     view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})
     windows: Windows | None = dataclasses.field(default=None, metadata={"static": True})  # None: all of it at once
@@ -216,10 +216,12 @@ def guided_noise(model: Callable, x: Array, t: Array, term: Term) -> Array:
 
 def _guided_noise(model, t, term, x):
     """The pair is innermost in the model's batch, so that a sharded batch stays where it is."""
-    b = x.shape[0]
-    pair = jnp.repeat(term.view.look(x), 2, axis=0)
-    eps = model(pair, jnp.full(2 * b, t), term.texts.reshape(2 * b, *term.texts.shape[2:]))
-    eps = eps.astype(jnp.float32).reshape(b, 2, *pair.shape[1:])
+    b, texts = x.shape[0], jax.tree.leaves(term.texts)[0].shape[1]
+    seen = jnp.repeat(term.view.look(x), texts, axis=0)
+    eps = model(seen, jnp.full(len(seen), t), jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), term.texts))
+    eps = eps.astype(jnp.float32).reshape(b, texts, *seen.shape[1:])
+    if texts == 1:
+        return term.view.back(eps[:, 0])
     negative, positive = eps[:, 0], eps[:, 1]
     return term.view.back(negative + _per_sample(term.guidance_scale) * (positive - negative))
 
@@ -295,7 +297,8 @@ def denoise(
     steps, step count and solver are data. A run cut into several calls, to show progress, keeps its bits.
 
     Args:
-      models: callables `(x [2b h w c] float32, t [2b] int32, text [2b n d]) -> eps [2b h w c]`, one per term.
+      models: callables `(x [2b h w c] float32, t [2b] int32, text [2b ...]) -> eps [2b h w c]`, one per term; t is
+        the same for all.
       rows: table from `solver_rows`.
       active: `[terms steps]` from `term_weights`.
       first, last: `[]` int32.

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import time
@@ -99,6 +100,7 @@ class Sampler:
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
         self._static, self._pictures = _static(job), job_settings.pictures(job)
+        self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
         self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
         with timed("compile", self.seconds):
@@ -146,7 +148,8 @@ class Sampler:
         for job in jobs:
             if _static(job) != self._static:
                 raise ValueError(
-                    "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, solver and steps"
+                    "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, solver, steps, and in "
+                    "which terms are guided"
                 )
         filled = [*[jobs[0]] * position, *jobs]
         filled += [jobs[-1]] * (self.batch_size - len(filled))
@@ -182,14 +185,19 @@ class Sampler:
     def _compile(self, job):
         """Ahead of time, from shapes alone: `_encode`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
         b, (h, w, c) = self.batch_size, self._latent_shape(job)
-        self._encode, terms = {}, []
+        self._encode, encoded, terms = {}, {}, []
         for name, model in self.models.items():
-            n, d = model.tokenizer.model_max_length, model.text_encoder.config.hidden_size
-            ids = self._abstract((b, 2, n), jnp.int32)
-            self._encode[name] = stages.encode_texts.lower(model.text_encoder, ids).compile()
+            if model.source not in encoded:
+                ids = jax.ShapeDtypeStruct((1, model.tokenizer.model_max_length), jnp.int32, sharding=self._replicated)
+                encode = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
+                self._encode[model.source], encoded[model.source] = encode.compile(), encode.out_info
+            leading = (b, len(_prompts(job, name)))
             terms.append(
                 denoise.Term(
-                    texts=self._abstract((b, 2, n, d), self._dtype),
+                    texts=jax.tree.map(
+                        lambda a, leading=leading: self._abstract((*leading, *a.shape[1:]), a.dtype),
+                        encoded[model.source],
+                    ),
                     guidance_scale=self._abstract((b,)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     **self._sight(job, name),
@@ -227,9 +235,13 @@ class Sampler:
         vae = self.image.vae.config
         return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
 
-    @property
-    def _unets(self):
-        return tuple(model.unet for model in self.models.values())
+    def _prepared(self):
+        """The UNet of each term; terms that share one share what is prepared of it."""
+        prepared = {
+            id(model.unet): stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+            for model in self.models.values()
+        }
+        return tuple(prepared[id(model.unet)] for model in self.models.values())
 
     @property
     def _decoders(self):
@@ -271,20 +283,32 @@ class Sampler:
 
     def _terms(self, jobs):
         """The terms without weights, which `_tables` gives."""
-        terms = []
+        terms, known, self._texts = [], self._texts, {}
         for name, model in self.models.items():
-            prompts = [job[name][key] for job in jobs for key in ("negative_prompt", "prompt")]
-            ids = stages.tokenize(model.tokenizer, prompts).reshape(len(jobs), 2, -1)
+            prompts = [_prompts(job, name) for job in jobs]
+            for prompt in itertools.chain(*prompts):
+                # Each is encoded once; those of the last batch serve this one too.
+                if (model.source, prompt) not in self._texts:
+                    text = known.get((model.source, prompt)) or self._prepare_text(model, prompt)
+                    self._texts[model.source, prompt] = text
+            texts = [self._texts[model.source, prompt] for prompt in itertools.chain(*prompts)]
+            joined = jax.tree.map(lambda *a: np.stack(a).reshape(len(jobs), -1, *a[0].shape), *texts)
             scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
             terms.append(
                 denoise.Term(
-                    texts=self._encode[name](model.text_encoder, self._put(ids, sharded=True)),
+                    texts=self._put(joined, sharded=True),
                     guidance_scale=self._put(scale, sharded=True),
                     weights=None,
                     **self._sight(jobs[0], name),
                 )
             )
         return terms
+
+    def _prepare_text(self, model, prompt):
+        """What a model's UNet takes from a prompt, on the host."""
+        ids = self._put(stages.tokenize(model.tokenizer, [prompt]))
+        text = self._encode[model.source](model.text_encoder, model.unet, ids)
+        return jax.tree.map(lambda a: a[0], jax.device_get(text))
 
     def _tables(self, jobs):
         schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
@@ -353,8 +377,16 @@ def _static(job):
     """What jobs must share to share compiled programs, a solver table and what they start from."""
     keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
     keys += ("init_image", "init_audio", "init_sha256", "strength", "keep")
-    terms = {name: (job[name]["model"], job[name]["view"]) for name in job_settings.terms(job)}
+    terms = {
+        name: (job[name]["model"], job[name]["view"], len(_prompts(job, name))) for name in job_settings.terms(job)
+    }
     return {key: job[key] for key in keys} | terms
+
+
+def _prompts(job, name):
+    """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
+    keys = ("prompt",) if job[name]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
+    return [job[name][key] for key in keys]
 
 
 def _check_choices(job):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from its_jax.errors import UserError
+from its_jax.models.unet import Prepared
 from its_jax.spectrogram import MelConfig, from_picture, griffin_lim
 
 CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves so many columns black at the end
@@ -60,9 +61,24 @@ def _warn_of_unknown_words(prompt, vocabulary):
 
 @jax.jit
 def encode_texts(text_encoder, ids):
-    """Token ids `[b, 2, n]` (negative, positive) -> text features `[b, 2, n, d]`."""
-    b, pair, n = ids.shape
-    return text_encoder(ids.reshape(b * pair, n)).reshape(b, pair, n, -1)
+    """Token ids `[b, n]` -> text features `[b, n, d]`."""
+    return text_encoder(ids)
+
+
+@jax.jit
+def prepare_texts(text_encoder, unet, ids):
+    """Token ids `[b, n]` -> what a UNet takes from their text features, see `UNet2DConditionModel.project_text`."""
+    return unet.project_text(text_encoder(ids))
+
+
+def prepare_unet(unet, timesteps):
+    """A UNet for `its_jax.denoise`, with what it takes from its `timesteps`; the weights stay where they are."""
+    return Prepared(unet, _project_time(unet, jnp.arange(timesteps)))
+
+
+@jax.jit
+def _project_time(unet, t):
+    return unet.project_time(t)
 
 
 @jax.jit

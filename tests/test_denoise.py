@@ -300,6 +300,14 @@ def test_one_compilation_serves_all_settings():
     assert len({result.tobytes() for result in results}) == len(runs)
 
 
+def test_a_term_without_negative_prompt_follows_the_positive_one():
+    """Guidance scale 1, at half the cost."""
+    terms, *run = make_run(guidance=(1, 3))
+    expected = sample(terms, *run).x
+    terms[0] = dataclasses.replace(terms[0], texts=terms[0].texts[:, 1:], guidance_scale=np.full(2, np.nan))
+    np.testing.assert_allclose(sample(terms, *run).x, expected, rtol=0, atol=1e-5)
+
+
 def test_a_run_in_pieces_has_the_bits_of_a_whole_one():
     terms, rows, active, state, last = make_run(num_steps=17, solver="dpmpp_2m")
     whole = sample(terms, rows, active, state, last)

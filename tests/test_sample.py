@@ -384,6 +384,36 @@ def test_settings_do_not_compile_again(expand, sampler):
         sampler(expand(num_steps=5))
 
 
+def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
+    encoded = []
+
+    def counted(self, model, prompt, prepare=Sampler._prepare_text):
+        encoded.append((model.source, prompt))
+        return prepare(self, model, prompt)
+
+    monkeypatch.setattr(Sampler, "_prepare_text", counted)
+    monkeypatch.setattr(sampler, "_texts", {})
+    sampler([*expand({"image.prompt": "a cat"}), *expand({"image.prompt": "a dog"})])
+    assert len(encoded) == 5  # three for the picture, two for the sound: the negative ones are equal
+    sampler(expand({"image.prompt": "a cat"}, seed=5))
+    assert len(encoded) == 5
+
+
+def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):
+    change = {"image.guidance_scale": 1.0}
+    todo = expand(change, num_samples=1)
+    one = Sampler(todo[0], pending=1)
+    (sample,) = one(todo)
+    (other,) = one(expand(change | {"image.negative_prompt": "a dog"}, num_samples=1))
+    np.testing.assert_array_equal(sample.latents, other.latents)
+    # 1 + 1e-6 takes the program with both.
+    near = expand({"image.guidance_scale": 1 + 1e-6}, num_samples=1)
+    (expected,) = Sampler(near[0], pending=1)(near)
+    np.testing.assert_allclose(sample.latents, expected.latents, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="guided"):
+        one(near)
+
+
 def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
     todo = expand(num_samples=8)
     full = sampler(todo)

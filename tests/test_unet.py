@@ -1,6 +1,7 @@
 """`UNet2DConditionModel` against random PyTorch twins of diffusers."""
 
 import diffusers
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from twins import (
 )
 
 from bench.random_weights import randomised
+from its_jax import stages
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig, timestep_embedding
@@ -86,6 +88,17 @@ def test_unet_is_the_torch_twin(name, highest_precision):
     twin, config, inputs, expected = torch_twin(name)
     model = loaded(UNet2DConditionModel, config, twin)
     assert_equal(call(model, *inputs), expected)
+
+
+def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precision):
+    twin, config, (x, _, text), _ = torch_twin("attention at unusual places, layers per block")
+    model = loaded(UNet2DConditionModel, config, twin)
+    prepared, texts = stages.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    t = np.array([21, 21])
+    np.testing.assert_allclose(call(prepared, x, t, texts), call(model, x, t, text), rtol=0, atol=1e-6)
+    # Nothing of it is left in the program of a step.
+    program = jax.jit(lambda *inputs: prepared.unet.predict(*inputs)).lower(x, [a[:1] for a in prepared.time], texts)
+    assert " sine" not in program.as_text() and "stablehlo.cosine" not in program.as_text()
 
 
 def test_unet_in_bfloat16():

@@ -68,17 +68,21 @@ class Attention(nnx.Module):
         self.to_v = linear(context_features, features, use_bias=qkv_bias)
         self.to_out = nnx.List([linear(features, features)])
 
-    def __call__(self, x, context=None):
-        context = x if context is None else context
-        q, k, v = (self._split(y) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        return self.to_out[0](attend(q, k, v).reshape(x.shape))
+    def __call__(self, x, keys_values=None):
+        """`keys_values`: those of another context, from `project`; None attends to `x` itself."""
+        k, v = self.project(x) if keys_values is None else keys_values
+        return self.to_out[0](attend(self._split(self.to_q(x)), k, v).reshape(x.shape))
+
+    def project(self, context):
+        """Tokens `[b, m, context_features]` -> keys and values, `[b, m, heads, d]` each."""
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
 
     def _split(self, x):
         return x.reshape(*x.shape[:2], self.heads, -1)
 
 
 class ResnetBlock2D(nnx.Module):
-    """Two normalised 3 x 3 convolutions, added to the input; optional time embedding `[b, time_features]`."""
+    """Two normalised 3 x 3 convolutions, added to the input; where there are `time_features`, `project_time` is."""
 
     def __init__(self, features_in, features_out, *, groups, epsilon, time_features=None, rngs, **kw):
         kw["rngs"] = rngs
@@ -89,12 +93,17 @@ class ResnetBlock2D(nnx.Module):
         self.conv2 = conv3x3(features_out, features_out, **kw)
         self.conv_shortcut = conv1x1(features_in, features_out, **kw) if features_in != features_out else None
 
-    def __call__(self, x, time_embedding=None):
+    def __call__(self, x, time=None):
+        """`time`: `[b, features_out]` from `project_time`, or `[1, features_out]` if it is the same for all."""
         h = self.conv1(nnx.silu(self.norm1(x)))
-        if self.time_emb_proj is not None:
-            h = h + self.time_emb_proj(nnx.silu(time_embedding))[:, None, None, :]
+        if time is not None:
+            h = h + time[:, None, None, :]
         h = self.conv2(nnx.silu(self.norm2(h)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+    def project_time(self, embedding):
+        """Time embeddings `[b, time_features]` -> `[b, features_out]`."""
+        return self.time_emb_proj(nnx.silu(embedding))
 
 
 class Downsample2D(nnx.Module):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -180,9 +181,9 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(features, 1e-5, **kw)
         self.ff = FeedForward(features, **kw)
 
-    def __call__(self, x, text):
+    def __call__(self, x, keys_values):
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text)
+        x = x + self.attn2(self.norm2(x), keys_values)
         return x + self.ff(self.norm3(x))
 
 
@@ -202,7 +203,7 @@ class Transformer2DModel(nnx.Module):
         b, h, w, c = x.shape
         y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
-            y = block(y, text)
+            y = block(y, next(text))
         return x + self.proj_out(y.reshape(b, h, w, c))
 
 
@@ -215,11 +216,11 @@ class DownBlock(nnx.Module):
         self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
         self.downsamplers = None if last else nnx.List([Downsample2D(features_out, **kw)])
 
-    def __call__(self, x, time_embedding, text):
+    def __call__(self, x, time, text):
         """Returns the output and the list of skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time_embedding)
+            x = resnet(x, next(time))
             if self.attentions is not None:
                 x = self.attentions[i](x, text)
             skips.append(x)
@@ -236,10 +237,10 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
         self.attentions = nnx.List([transformer(features)])
 
-    def __call__(self, x, time_embedding, text):
-        x = self.resnets[0](x, time_embedding)
+    def __call__(self, x, time, text):
+        x = self.resnets[0](x, next(time))
         x = self.attentions[0](x, text)
-        return self.resnets[1](x, time_embedding)
+        return self.resnets[1](x, next(time))
 
 
 class UpBlock(nnx.Module):
@@ -251,10 +252,10 @@ class UpBlock(nnx.Module):
         self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
         self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
 
-    def __call__(self, x, skips, time_embedding, text, size):
+    def __call__(self, x, skips, time, text, size):
         """Takes its skips off the end of the list; `size` is that of the next skip (None at the last)."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), time_embedding)
+            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), next(time))
             if self.attentions is not None:
                 x = self.attentions[i](x, text)
         return x if self.upsamplers is None else self.upsamplers[0](x, size)
@@ -319,23 +320,54 @@ class UNet2DConditionModel(nnx.Module):
         Returns:
           `[b, h, w, out_channels]` in the model's dtype.
         """
+        return self.predict(x, self.project_time(t), self.project_text(text))
+
+    def project_time(self, t):
+        """What the blocks take from timesteps `[b]`: `[b, channels]` for each ResNet block, in the order of calls."""
         config = self.config
-        x, text = x.astype(self.dtype), text.astype(self.dtype)
         sinusoids = timestep_embedding(
             t,
             config.block_out_channels[0],
             flip_sin_to_cos=config.flip_sin_to_cos,
             freq_shift=config.freq_shift,
         )
-        time_embedding = self.time_embedding(sinusoids.astype(self.dtype))
-        x = self.conv_in(x)
+        embedding = self.time_embedding(sinusoids.astype(self.dtype))
+        return [resnet.project_time(embedding) for block in self._blocks for resnet in block.resnets]
+
+    def project_text(self, text):
+        """What the blocks take from texts `[b, n, cross_attention_dim]`: keys and values for each attention to them."""
+        text = text.astype(self.dtype)
+        transformers = [model for block in self._blocks for model in block.attentions or ()]
+        return [block.attn2.project(text) for model in transformers for block in model.transformer_blocks]
+
+    @property
+    def _blocks(self):
+        return *self.down_blocks, self.mid_block, *self.up_blocks
+
+    def predict(self, x, time, text):
+        """`__call__` with what `project_time` (of all samples, or `[1, channels]` of their common t) and
+        `project_text` give, so that it need not be made at each step."""
+        time, text = iter(time), iter(text)
+        x = self.conv_in(x.astype(self.dtype))
         skips = [x]
         for block in self.down_blocks:
-            x, more = block(x, time_embedding, text)
+            x, more = block(x, time, text)
             skips += more
-        x = self.mid_block(x, time_embedding, text)
+        x = self.mid_block(x, time, text)
         for block in self.up_blocks:
             next_skip = len(skips) - len(block.resnets) - 1
             size = skips[next_skip].shape[1:3] if next_skip >= 0 else None
-            x = block(x, skips, time_embedding, text, size)
+            x = block(x, skips, time, text, size)
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A UNet for `its_jax.denoise`: it takes texts from `project_text`, and timesteps from a table of all of them."""
+
+    unet: UNet2DConditionModel
+    time: list[jax.Array]  # `project_time` of 0, 1, ..., `[timesteps, channels]` each
+
+    def __call__(self, x, t, text):
+        return self.unet.predict(x, [table[t[:1]] for table in self.time], text)

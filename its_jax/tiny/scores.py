@@ -48,7 +48,7 @@ def denoising_error(model, samples, kind):
     )
     template = "a painting of {}, grayscale" if kind == "image" else "{}"
     ids = stages.tokenize(model.tokenizer, [template.format(source[name][0]) for name in names])
-    texts = stages.encode_texts(model.text_encoder, ids[:, None])[:, 0]
+    texts = stages.encode_texts(model.text_encoder, ids)
     signal = model.schedule.alphas_cumprod()
     eps = jax.random.normal(jax.random.key(0), samples["latents"].shape[1:])
 
