@@ -159,7 +159,7 @@ class Sampler:
         with timed("denoise", seconds):
             latents, failed_at = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
         with timed("decode", seconds):
-            spectrogram, pictures = jax.block_until_ready(self._decode(latents, self._decoders))
+            spectrogram, pictures = jax.block_until_ready(self._decode(latents, self.decoders))
         with timed("vocode", seconds):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
         pictures, *arrays, failed_at = jax.device_get((pictures, spectrogram, waveform, latents, failed_at))
@@ -179,28 +179,30 @@ class Sampler:
         for name, model in self.models.items():
             if any(not job_settings.steps(job, name) for job in jobs):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
-            prompts = dict.fromkeys(job[name][key] for job in jobs for key in ("prompt", "negative_prompt"))
+            prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(prompts_of(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
     def _compile(self, job):
         """Ahead of time, from shapes alone: `_encode`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
-        b, (h, w, c) = self.batch_size, self._latent_shape(job)
-        self._encode, encoded, terms = {}, {}, []
+        b, (h, w, c) = self.batch_size, self.latent_shape(job)
+        self._encode, self._join, terms = {}, {}, []
         for name, model in self.models.items():
-            if model.source not in encoded:
-                ids = jax.ShapeDtypeStruct((1, model.tokenizer.model_max_length), jnp.int32, sharding=self._replicated)
-                encode = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
-                self._encode[model.source], encoded[model.source] = encode.compile(), encode.out_info
-            leading = (b, len(_prompts(job, name)))
+            ids = jax.ShapeDtypeStruct((1, model.tokenizer.model_max_length), jnp.int32, sharding=self._replicated)
+            encode = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
+            if model.source not in self._encode:
+                self._encode[model.source] = encode.compile()
+            text = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._replicated), encode.out_info
+            )
+            join = jax.jit(functools.partial(_joined, b), out_shardings=self._sharded)
+            join = join.lower([text] * (b * len(prompts_of(job, name))))
+            self._join[name] = join.compile()
             terms.append(
                 denoise.Term(
-                    texts=jax.tree.map(
-                        lambda a, leading=leading: self._abstract((*leading, *a.shape[1:]), a.dtype),
-                        encoded[model.source],
-                    ),
+                    texts=jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), join.out_info),
                     guidance_scale=self._abstract((b,)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
-                    **self._sight(job, name),
+                    **self.sight(job, name),
                 )
             )
         rows, _, active = self._tables([job] * b)
@@ -218,7 +220,7 @@ class Sampler:
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
         decode = stages.decode.lower(
-            latents, self._decoders, self._frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
+            latents, self.decoders, self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
         )
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[0].shape)
@@ -231,7 +233,13 @@ class Sampler:
     def _abstract(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
 
-    def _latent_shape(self, job):
+    @property
+    def programs(self) -> dict[str, jax.stages.Compiled]:
+        """The compiled programs that need memory, by stage."""
+        return {"denoise": self._denoise, "decode": self._decode, "vocode": self._vocode}
+
+    def latent_shape(self, job: Mapping[str, Any]) -> tuple[int, int, int]:
+        """Height, width and channels."""
         vae = self.image.vae.config
         return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
 
@@ -244,19 +252,19 @@ class Sampler:
         return tuple(prepared[id(model.unet)] for model in self.models.values())
 
     @property
-    def _decoders(self):
+    def decoders(self) -> tuple[Any, ...]:
         """Each VAE once, though models share it."""
         return tuple({id(model.vae): model.vae for model in self.models.values()}.values())
 
-    def _frames(self, job):
+    def frames(self, job: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
         """What `stages.decode` shows: the spectrogram, then the pictures."""
-        places = [id(vae) for vae in self._decoders]
+        places = [id(vae) for vae in self.decoders]
         return tuple(
             (places.index(id(self.models[term].vae)), VIEWS[job[term]["view"]])
             for term in ("audio", *job_settings.pictures(job))
         )
 
-    def _sight(self, job, name):
+    def sight(self, job: Mapping[str, Any], name: str) -> dict[str, Any]:
         """View and windows of a term."""
         windows = None
         if job["window"] or job["wrap"]:
@@ -285,30 +293,28 @@ class Sampler:
         """The terms without weights, which `_tables` gives."""
         terms, known, self._texts = [], self._texts, {}
         for name, model in self.models.items():
-            prompts = [_prompts(job, name) for job in jobs]
+            prompts = [prompts_of(job, name) for job in jobs]
             for prompt in itertools.chain(*prompts):
                 # Each is encoded once; those of the last batch serve this one too.
                 if (model.source, prompt) not in self._texts:
                     text = known.get((model.source, prompt)) or self._prepare_text(model, prompt)
                     self._texts[model.source, prompt] = text
             texts = [self._texts[model.source, prompt] for prompt in itertools.chain(*prompts)]
-            joined = jax.tree.map(lambda *a: np.stack(a).reshape(len(jobs), -1, *a[0].shape), *texts)
             scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
             terms.append(
                 denoise.Term(
-                    texts=self._put(joined, sharded=True),
+                    texts=self._join[name](texts),
                     guidance_scale=self._put(scale, sharded=True),
                     weights=None,
-                    **self._sight(jobs[0], name),
+                    **self.sight(jobs[0], name),
                 )
             )
         return terms
 
     def _prepare_text(self, model, prompt):
-        """What a model's UNet takes from a prompt, on the host."""
+        """What a model's UNet takes from a prompt, leaves `[1, ...]`."""
         ids = self._put(stages.tokenize(model.tokenizer, [prompt]))
-        text = self._encode[model.source](model.text_encoder, model.unet, ids)
-        return jax.tree.map(lambda a: a[0], jax.device_get(text))
+        return self._encode[model.source](model.text_encoder, model.unet, ids)
 
     def _tables(self, jobs):
         schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
@@ -326,7 +332,7 @@ class Sampler:
 
     def _noise(self, jobs):
         if jobs[0]["noise"] == "torch":
-            shape = self._latent_shape(jobs[0])
+            shape = self.latent_shape(jobs[0])
             return self._put(np.stack([torch_noise(job["seed"], shape) for job in jobs]), sharded=True)
         return self._draw(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
 
@@ -362,9 +368,7 @@ class Sampler:
         self.batch_size = devices
         with timed("compile", self.seconds):
             self._compile(job)
-        per_sample = max(
-            program.memory_analysis().temp_size_in_bytes for program in (self._denoise, self._decode, self._vocode)
-        )
+        per_sample = max(program.memory_analysis().temp_size_in_bytes for program in self.programs.values())
         memory = jax.local_devices()[0].memory_stats()
         if memory is None:
             raise UserError("batch_size=0: this device does not tell its memory; give a number of samples at once")
@@ -378,12 +382,17 @@ def _static(job):
     keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
     keys += ("init_image", "init_audio", "init_sha256", "strength", "keep")
     terms = {
-        name: (job[name]["model"], job[name]["view"], len(_prompts(job, name))) for name in job_settings.terms(job)
+        name: (job[name]["model"], job[name]["view"], len(prompts_of(job, name))) for name in job_settings.terms(job)
     }
     return {key: job[key] for key in keys} | terms
 
 
-def _prompts(job, name):
+def _joined(b, texts):
+    """Texts in the order of samples, each negative before positive, leaves `[1, ...]` -> leaves `[b, 2, ...]`."""
+    return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(b, -1, *a[0].shape[1:]), *texts)
+
+
+def prompts_of(job: Mapping[str, Any], name: str) -> list[str]:
     """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
     keys = ("prompt",) if job[name]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
     return [job[name][key] for key in keys]

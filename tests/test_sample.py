@@ -358,11 +358,25 @@ def test_another_process_makes_the_same_bits(made, tmp_path):
     assert_same_sample(folder_of(1, tmp_path / "again"), folder_of(1, made))
 
 
-def in_a_process(*arguments):
+def in_a_process(*arguments, program="its_jax.sample"):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "its_jax.sample", *map(str, arguments)], capture_output=True, text=True, env=environment
+        [sys.executable, "-m", program, *map(str, arguments)], capture_output=True, text=True, env=environment
     )
+
+
+def test_the_benchmark_times_every_stage_and_counts_its_work(models, tmp_path):
+    settings = [f"--config.{key}={value}" for key, value in (SMALL | models).items()]
+    run = in_a_process(
+        f"--config={CONFIG}", *settings, "--repeats=1", f"--out={tmp_path}/a/b.json", program="its_jax.benchmark"
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads((tmp_path / "a/b.json").read_text())
+    assert figures["batch_size"] == 8 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
+    assert list(figures["stages"]) == ["encode", "denoise", "decode", "vocode", "all"]
+    for name, of_stage in figures["stages"].items():
+        assert of_stage["sample_seconds"] > 0 and of_stage["sample_gflop"] >= 0 and name in run.stdout
+    assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
 
 
 # Batches
