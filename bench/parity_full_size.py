@@ -65,7 +65,6 @@ def main():
 
 def record(results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """What the file says: the results, and what was measured with what."""
-    cpu = next(iter(_cpu_names()), platform.processor())
     return {
         "what": "random weights at full size, float32, ours against PyTorch's",
         "weights": " ".join(randomised.__doc__.split("\n\n")[1].split()),
@@ -75,6 +74,14 @@ def record(results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         "width": WIDTH,
         "parts": results,
         "seconds": round(seconds),
+        **about(),
+    }
+
+
+def about() -> dict[str, Any]:
+    """Machine, versions and date of a measurement."""
+    cpu = next(iter(_cpu_names()), platform.processor())
+    return {
         "machine": {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "date": datetime.date.today().isoformat(),
@@ -164,18 +171,18 @@ def loop(models, texts, x):
     return denoise.denoise(models, terms, rows, active, state, np.int32(0), np.int32(STEPS)).x
 
 
-def ours_of(part: str, raw: Mapping[str, Any], twin: torch.nn.Module):
+def ours_of(part: str, raw: Mapping[str, Any], twin: torch.nn.Module, dtype=jnp.float32):
     """Our module with the twin's weights, each of which is freed as it is taken if the caller keeps no twin."""
     tensors = Draining(twin.state_dict())
     del twin
-    return load_state_dict(parts.abstract_module(part, raw, jnp.float32, name=part), tensors)
+    return load_state_dict(parts.abstract_module(part, raw, dtype, name=part), tensors)
 
 
 class Draining(dict):
     """PyTorch's tensors as arrays, each of which can be taken once."""
 
     def __getitem__(self, key):
-        return self.pop(key).numpy()
+        return self.pop(key).float().numpy()
 
 
 def compared(theirs, ours) -> dict[str, float]:
