@@ -53,6 +53,8 @@ def convert(source: str, out, *, loras: Sequence[str] = (), config_from: str | N
         is a folder of something else, or cannot be written.
     """
     path, written = originals.locate(source)
+    if (path / METADATA).exists():
+        raise UserError(f"{source}: is converted already; give the folder or file that it was converted from")
     loras = [*written, *map(Lora.parse, loras)]
     return write(originals.gather(source, path, loras, config_from=config_from), out)
 

@@ -17,6 +17,7 @@ from convert.tensors import Tensor, open_tensors
 from its_jax.errors import UserError
 
 PARTS = ("unet", "text_encoder")
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _FORM = re.compile(
     r"(?P<module>.+?)(?:_lora)?(?:\.lora|\.lora_linear_layer)?\."
@@ -77,8 +78,12 @@ def check_parts(loras: Sequence[Lora], parts: Sequence[str], *, name) -> None:
 
 def _modules(lora):
     """Part -> module's name with underscores -> (a key of it, role -> Tensor)."""
-    found = {}
-    for key, tensor in open_tensors(lora.path).items():
+    found, tensors = {}, open_tensors(lora.path)
+    if not tensors:
+        raise UserError(f"{lora.path}: holds no tensors")
+    for key, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES and not key.endswith("alpha"):  # some trainers write it as an integer
+            raise UserError(f"{lora.path}: tensor {key!r} is of {tensor.dtype}; a LoRA must be of {', '.join(_DTYPES)}")
         match = _FORM.fullmatch(key)
         part, module = _place(match["module"]) if match else (None, None)
         if part is None:
@@ -155,15 +160,23 @@ def _change(name, scale, default, roles):
     def change(shape):
         down, up = (roles[role].read().astype(np.float32) for role in ("down", "up"))
         rank = len(down)
-        alpha = float(roles["alpha"].read()) if "alpha" in roles else (rank if default is None else default)
+        alpha = rank if default is None else default
+        if "alpha" in roles:
+            alpha = roles["alpha"].read()
+            if alpha.size != 1:
+                raise UserError(f"{name}: its alpha has {alpha.size} numbers, and must be one")
+            alpha = float(alpha.reshape(()))
         if "mid" in roles:  # kohya's: three convolutions, of which the middle one has the kernel
             middle = roles["mid"].read().astype(np.float32)
             down = np.einsum("nmhw,mi->nihw", middle, down.reshape(rank, -1))
         fits = up.size == shape[0] * rank and down.size == rank * np.prod(shape[1:], dtype=int)
-        if len(shape) < 2 or up.shape[0] != shape[0] or not fits:
+        if len(shape) < 2 or not rank or up.shape[0] != shape[0] or not fits:
             raise UserError(f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}")
-        product = up.reshape(shape[0], rank) @ down.reshape(rank, -1)
-        return np.float32(scale * alpha / rank) * product.reshape(shape)
+        with np.errstate(all="ignore"):
+            added = scale * alpha / rank * (up.reshape(shape[0], rank) @ down.reshape(rank, -1)).astype(np.float32)
+        if not np.isfinite(added).all():
+            raise UserError(f"{name}: what it adds at a scale of {scale:g} is not finite")
+        return added.astype(np.float32).reshape(shape)
 
     return change
 

@@ -1,6 +1,7 @@
 """Weight files -> tensors that are read one by one, when they are asked for."""
 
-import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from convert import sources
 from its_jax import fields
 from its_jax.errors import UserError
 
+# What PyTorch says of a pickle that asks for more than tensors.
+_FOREIGN = re.compile(r"GLOBAL (\S+)")
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -87,10 +90,15 @@ def _open_torch(path):
     except ImportError as error:
         raise UserError(f"{path}: reading this file needs PyTorch: pip install torch") from error
     try:
-        # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
+        with warnings.catch_warnings(action="ignore"):  # of pickles that PyTorch did not write, before it refuses them
+            # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes are instructions too, and fail in any way
+        if wanted := _FOREIGN.search(str(error)):
+            raise UserError(f"{path}: refused, for it is a program: reading it would call {wanted[1]}") from error
+        reason = str(error).partition("\n")[0].partition(". ")[0].strip("()") or "empty"
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error
     if isinstance(state, dict):
         # HiFi-GAN's files nest it, and those of PyTorch Lightning, as Stable Diffusion's .ckpt are.

@@ -43,6 +43,7 @@ def _guarded(main):
 def _run(main):
     for noisy in ("absl", "orbax", "jax", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what it gives up on, we tell
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
     try:
         main()

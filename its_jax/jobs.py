@@ -34,8 +34,9 @@ _RUN = {"num_samples": int, "batch_size": int, "video": bool}
 _MADE = {"batch_size": int, "position": int, "video": bool}  # what a record tells of the run
 _GROUPS = ("run", "models", "versions", "seconds")  # of a record, beside the terms
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_TAKEN = ("spectrogram", "video", "sample")  # by files of a sample
-_RANGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)\s*(s|Hz)\s*")
+_TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1
 
 
@@ -114,7 +115,11 @@ def _digest(job):
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         name = "init_image" if job["init_image"] else "init_audio"
-        raise UserError(f"{name}={path}: cannot be read ({error.strerror})") from error
+        raise _Gone(f"{name}={path}: cannot be read ({error.strerror})") from error
+
+
+class _Gone(UserError):
+    """The file to start from cannot be read."""
 
 
 def _check_names(settings, known, prefix=""):
@@ -216,7 +221,7 @@ def kept_ranges(keep: str) -> list[tuple[float, float, str]]:
     ranges = [_RANGE.fullmatch(part) for part in keep.split(",")] if keep.strip() else []
     if not all(ranges) or not all(float(match[1]) < float(match[2]) for match in ranges):
         raise UserError(f"keep={keep!r}: must be rising ranges in seconds or Hz, such as '0-1.5s, 200-800Hz'")
-    return [(float(match[1]), float(match[2]), match[3]) for match in ranges]
+    return [(float(match[1]), float(match[2]), {"s": "s", "hz": "Hz"}[match[3].lower()]) for match in ranges]
 
 
 def _check_steps(job):
@@ -249,7 +254,9 @@ def job_id(job: Mapping[str, Any]) -> str:
 
     Safe as a file name on any system; equal settings give equal ids.
     """
-    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:10]
+    # What a file holds counts, by `init_sha256`, not where it lies.
+    placeless = job | {key: "file" for key in ("init_image", "init_audio") if job[key]}
+    digest = hashlib.sha256(json.dumps(placeless, sort_keys=True).encode()).hexdigest()[:10]
     words = [_slug(job[term]["prompt"]) for term in TERMS]
     return "_".join([*(word for word in words if word), str(job["seed"]), digest])
 
@@ -279,6 +286,8 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
                 raise UserError(f"the setting {name} is missing")
         (job,) = expand({name: value for name, value in record.items() if name not in _GROUPS}, 1)
         made = _typed(record["run"], _MADE, "run.")
+    except _Gone as error:
+        raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:
         raise UserError(f"these are not the settings of a sample of ours: {error}") from error
     if job["init_sha256"] != record.get("init_sha256"):

@@ -135,7 +135,10 @@ def check_parts(source: str, parts: Sequence[str]) -> None:
 def _place(source):
     if source not in _EMBEDDED:
         if source.startswith("tiny/") and not pathlib.Path(source).exists():
-            raise UserError(f"{source}: no such model in the package; it has {' and '.join(_EMBEDDED)}")
+            raise UserError(
+                f"{source}: no such model in the package; it has {' and '.join(_EMBEDDED)}; a LoRA is merged into a "
+                "model that is given as a folder, a file or a hub id"
+            )
         return source
     return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", source.removeprefix("tiny/")))
 

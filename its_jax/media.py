@@ -74,23 +74,52 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, dict]:
 
 
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """Any picture, scaled to fill the canvas and cut to it -> float32 `[height, width, 3]`. UserError: cannot read."""
+    """Any picture, scaled to fill the canvas and cut to it -> float32 `[height, width, 3]`. UserError: cannot read.
+
+    What is transparent is black, which is silent.
+    """
+    path = pathlib.Path(path).expanduser()
     with _reading(path), Image.open(path) as image:
-        if image.mode.startswith("I"):  # of 16 bits, which Pillow would cut off at 255
-            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode[0] in "IF":  # of more than 8 bits, at which Pillow would cut
+            upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+        if upright.has_transparency_data:
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
+        fitted = ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
     return np.asarray(fitted, np.float32) / 255
+
+
+def _eight_bits(values):
+    """Grey of 16 or 32 bits, or real numbers: white is the first of these that no value exceeds."""
+    white = {"u": (65535,), "i": (255, 65535), "f": (1, 255, 65535)}[values.dtype.kind]
+    white = next((white for white in white if values.max() <= white), None)
+    if white is None or not values.min() >= 0:
+        raise ValueError(f"its values are {values.min():g} to {values.max():g}, which is no shade of grey")
+    return np.round(values * (255 / white)).astype(np.uint8)
 
 
 def read_sound(path: Path, sampling_rate: int) -> np.ndarray:
     """Any sound, its channels averaged and resampled -> float32 waveform. UserError: cannot read, or it is empty."""
-    with _reading(path), open(path, "rb") as file:
-        channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    path = pathlib.Path(path).expanduser()
+    with _reading(path):
+        with open(path, "rb") as file:
+            try:
+                channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                channels, rate = _read_by_ffmpeg(path, sampling_rate, error.error_string), sampling_rate
         if not channels.size or not np.isfinite(channels).all():
             raise ValueError("it holds no sound" if not channels.size else "it holds values that are not finite")
     common = math.gcd(rate, sampling_rate)
     return scipy.signal.resample_poly(channels.mean(axis=1), sampling_rate // common, rate // common)
+
+
+def _read_by_ffmpeg(path, sampling_rate, reason):
+    """What libsndfile does not know (AAC, the sound of a video) -> float32 `[samples, 1]`."""
+    try:
+        samples = _ffmpeg("-i", f"file:{path}", "-f", "f32le", "-ac", "1", "-ar", str(sampling_rate), "-")
+    except OSError as error:
+        raise ValueError(f"no sound that libsndfile ({reason}) or ffmpeg knows") from error
+    return np.frombuffer(samples, "<f4")[:, None]
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -262,7 +291,8 @@ def _wav_comment(data: bytes) -> str | None:
     return None
 
 
-def _ffmpeg(*arguments: str) -> None:
+def _ffmpeg(*arguments: str) -> bytes:
+    """What ffmpeg writes to its output."""
     try:
         executable = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -271,13 +301,13 @@ def _ffmpeg(*arguments: str) -> None:
         [executable, "-v", "error", "-nostdin", "-y", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
-        errors="replace",
     )
     if result.returncode:
-        reason = next(iter(result.stderr.strip().splitlines()), f"exit status {result.returncode}")
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        reason = next(iter(said), f"exit status {result.returncode}")
         reason = re.sub(r"^\[.*?] ", "", reason)  # the address of the component that tells
         raise OSError(f"ffmpeg: {reason}")
+    return result.stdout
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -310,7 +340,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Errors of missing and damaged files (Pillow: SyntaxError) become a UserError with path and reason."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, soundfile.LibsndfileError) as error:
+    except (OSError, ValueError, SyntaxError, soundfile.LibsndfileError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot read: {_reason(error)}") from error
 
 

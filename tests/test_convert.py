@@ -1,5 +1,6 @@
 """Conversion: names of any age, strictness, and that a conversion is whole or absent."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -305,7 +306,7 @@ class Hostile:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("content", ["truncated", "hostile", "no state dict", "text"])
+@pytest.mark.parametrize("content", ["truncated", "hostile", "no state dict", "text", "other text", "empty"])
 def test_bad_torch_files_are_refused(content, tmp_path, capsys):
     path = tmp_path / "vocoder.pt"
     torch.save({"x": Hostile()} if content == "hostile" else {"x": torch.ones(99)}, path)
@@ -313,11 +314,31 @@ def test_bad_torch_files_are_refused(content, tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:-40])
     elif content == "text":
         path.write_text("not weights")
+    elif content == "other text":  # which are instructions that fail in another way
+        path.write_text("hello\nworld")
+    elif content == "empty":
+        path.write_bytes(b"")
     elif content == "no state dict":
         torch.save({"epoch": 3}, path)
     with pytest.raises(UserError, match="vocoder.pt: ") as error:
         open_tensors(path)
     assert "\n" not in str(error.value) and "executed" not in capsys.readouterr().out
+    if content == "hostile":
+        assert "refused, for it is a program: reading it would call" in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_torch_files_are_read_or_named(zipped, tmp_path):
+    """Bytes of a pickle are instructions: those that a fault makes of them may fail in any way."""
+    path, rng = tmp_path / "vocoder.pt", np.random.default_rng(0)
+    torch.save({f"a.{i}": torch.ones(3) for i in range(4)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for _ in range(60):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(len(damaged), size=3)] = rng.integers(256, size=3)
+        path.write_bytes(damaged.tobytes())
+        with contextlib.suppress(UserError):
+            open_tensors(path)
 
 
 def test_torch_files_without_torch_say_so(monkeypatch, tmp_path):

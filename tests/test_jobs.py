@@ -116,6 +116,7 @@ def test_a_start_leaves_steps_out_and_keeps_ranges():
     assert jobs.first_step(job) == 10 and jobs.first_step(the_job()) == 0
     assert jobs.kept_ranges(job["keep"]) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
     assert jobs.kept_ranges("") == []
+    assert jobs.kept_ranges("0.-.5S,1-2hz") == [(0.0, 0.5, "s"), (1.0, 2.0, "Hz")]
 
 
 def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
@@ -124,9 +125,16 @@ def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
     job = the_job(init_image=str(file))
     record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
     assert jobs.from_record(record)[0] == job
+    (tmp_path / "b.png").write_bytes(b"one")
+    assert jobs.job_id(the_job(init_image=str(tmp_path / "b.png"))) == jobs.job_id(job)
     file.write_bytes(b"two")
     assert jobs.job_id(the_job(init_image=str(file))) != jobs.job_id(job)
     with pytest.raises(UserError, match="a.png: is not any more the file"):
+        jobs.from_record(record)
+    file.unlink()
+    with pytest.raises(
+        UserError, match="^init_image=.*a.png: cannot be read .*this sample started from it: put it back"
+    ):
         jobs.from_record(record)
 
 
@@ -137,7 +145,7 @@ def test_a_config_adds_terms():
     assert jobs.pictures(job) == ["image", "upside_down"]  # `again` sees what `image` sees
     record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
     assert jobs.from_record({**record, "seconds": {}})[0] == job
-    for name in ("Image", "a/b", "spectrogram", "1st"):
+    for name in ("Image", "a/b", "spectrogram", "1st", "id", "run", "models", "versions", "seconds"):
         with pytest.raises(UserError, match=f"{name!r} cannot name a term"):
             jobs.read(settings(num_samples=1) | {name: other})
     with pytest.raises(UserError, match=r"no setting dog\.promt; did you mean dog\.prompt"):

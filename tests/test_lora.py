@@ -194,6 +194,18 @@ SPOILT = {
         {f"unet.{QUERY}.lora_A.weight": (2, 9), f"unet.{QUERY}.lora_B.weight": (8, 2)},
         r"does not fit: \[8, 2\] and \[2, 9\] for \[8, 8\]",
     ),
+    "no rank": (
+        {f"unet.{QUERY}.lora_A.weight": (0, 8), f"unet.{QUERY}.lora_B.weight": (8, 0)},
+        r"does not fit: \[8, 0\] and \[0, 8\] for \[8, 8\]",
+    ),
+    "two alphas": (
+        {
+            f"lora_unet_{QUERY.replace('.', '_')}.{role}": shape
+            for role, shape in (("lora_down.weight", (2, 8)), ("lora_up.weight", (8, 2)), ("alpha", (2,)))
+        },
+        "its alpha has 2 numbers, and must be one",
+    ),
+    "nothing": ({}, "lora.safetensors: holds no tensors"),
     "other kind": (
         {f"lora_unet_{QUERY.replace('.', '_')}.hada_w1_a": (2, 9)},
         "hada_w1_a' is none of a LoRA for Stable Diffusion 1.x in diffusers' or kohya's form",
@@ -217,6 +229,33 @@ def test_a_lora_that_does_not_fit_is_named_in_one_line(kind, unet, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         convert.convert(str(tmp_path / "model"), tmp_path / "out", loras=[str(path)])
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("value", "scale"), [(np.nan, 1), (1.0, 1e40)])
+def test_what_is_not_finite_is_blamed_on_the_lora(value, scale, unet, tmp_path):
+    state = {f"unet.{QUERY}.lora_B.weight": torch.full((8, 2), value), f"unet.{QUERY}.lora_A.weight": torch.ones(2, 8)}
+    found = merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state), scale)])
+    with pytest.raises(UserError, match=r"lora.safetensors: tensor .* at a scale of \S+ is not finite"):
+        found[f"{QUERY}.weight"].read()
+
+
+def test_an_alpha_may_be_a_vector_of_one(unet, tmp_path):
+    up, down = pair(8, 8)
+    stem, read = f"lora_unet_{QUERY.replace('.', '_')}", []
+    for alpha in (torch.tensor(3.0), torch.tensor([3])):
+        state = {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down, f"{stem}.alpha": alpha}
+        found = merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state))])
+        read.append(found[f"{QUERY}.weight"].read())
+    np.testing.assert_array_equal(*read)
+
+
+def test_a_lora_in_another_precision_is_named(unet, tmp_path):
+    up, down = (a.to(torch.float8_e4m3fn) for a in pair(8, 8))
+    state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
+    with pytest.raises(
+        UserError, match="lora.safetensors: tensor .* is of F8_E4M3; a LoRA must be of float64, float32"
+    ):
+        merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state))])
 
 
 def test_a_model_string_names_its_loras(original, tmp_path):

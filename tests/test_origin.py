@@ -36,11 +36,55 @@ def test_a_picture_of_any_format_fills_the_canvas(tmp_path, name):
     assert abs(rows - columns) <= 1 and 14 <= columns <= 17
 
 
-def test_a_picture_with_transparency_or_16_bits_is_read(tmp_path):
-    Image.fromarray(np.full((8, 8, 4), 255, np.uint8)).save(tmp_path / "rgba.png")
-    np.testing.assert_array_equal(media.read_picture(tmp_path / "rgba.png", 8, 8), 1)
-    Image.fromarray(np.full((8, 8), 65535 // 2, np.uint16)).save(tmp_path / "deep.png")
-    np.testing.assert_allclose(media.read_picture(tmp_path / "deep.png", 8, 8), 0.5, atol=0.01)
+def test_what_is_transparent_is_black(tmp_path):
+    for alpha in (255, 51, 0):
+        Image.fromarray(np.array([[[255, 255, 255, alpha]]], np.uint8)).save(tmp_path / "a.png")
+        np.testing.assert_allclose(media.read_picture(tmp_path / "a.png", 8, 8), alpha / 255, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("half", "name"),
+    [
+        (np.uint16(32768), "a.png"),
+        (np.uint16(32768), "a.tiff"),
+        (np.int32(128), "a.tiff"),
+        (np.int32(32768), "a.tiff"),
+        (np.float32(0.5), "a.tiff"),
+        (np.float32(128), "a.tiff"),
+    ],
+)
+def test_grey_of_any_depth_is_read(tmp_path, half, name):
+    Image.fromarray(np.full((8, 8), half)).save(tmp_path / name)
+    np.testing.assert_allclose(media.read_picture(tmp_path / name, 8, 8), 0.5, atol=0.01)
+
+
+def test_values_that_are_no_grey_are_named(tmp_path):
+    Image.fromarray(np.array([[-1.0, 1e6]], np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(UserError, match="a.tiff: cannot read: its values are -1 to 1e.06, which is no shade of grey"):
+        media.read_picture(tmp_path / "a.tiff", 8, 8)
+
+
+def test_a_picture_beyond_pillows_limit_is_named(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match="a.png: cannot read: .*64 pixels"):
+        media.read_picture(tmp_path / "a.png", 8, 8)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
+    assert media.read_picture("~/a.png", 4, 4).shape == (4, 4, 3)
+    assert media.read_sound("~/a.wav", 16000).shape == (100,)
+
+
+def test_the_sound_of_an_m4a_is_read(tmp_path):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
+    soundfile.write(tmp_path / "a.wav", tone, 44100)
+    media._ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
+    waveform = media.read_sound(tmp_path / "a.m4a", 16000)
+    assert abs(len(waveform) - 16000) < 1500 and abs(waveform[4000:12000].std() - 0.5 / 2**0.5) < 0.02
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from twins import TOLERANCE, assert_rounded, loaded, read
+from twins import TOLERANCE, assert_rounded, loaded, normal, read, torch_result
 
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
@@ -109,6 +109,23 @@ def test_vocoder_in_bfloat16():
     waveform = call(model, log_mel)
     assert waveform.dtype == jnp.float32
     assert relative_error(waveform, expected) < 0.03
+
+
+def test_pytorchs_side_is_the_hifigan_of_transformers():
+    """Ours is compared with a generator that we wrote down in PyTorch; this one is not ours."""
+    raw = read("configs", "auffusion.vocoder") | {"upsample_initial_channel": 64, "num_mels": 6}
+    names = ("upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes")
+    names += ("resblock_kernel_sizes", "resblock_dilation_sizes")
+    shared = {name: raw[name] for name in names}
+    other = transformers.SpeechT5HifiGan(
+        transformers.SpeechT5HifiGanConfig(model_in_dim=6, leaky_relu_slope=0.1, normalize_before=False, **shared)
+    )
+    twin = randomised(TorchGenerator(raw))
+    state = {key.replace("ups.", "upsampler."): value for key, value in twin.state_dict().items()}
+    assert set(other.load_state_dict(state, strict=False).missing_keys) <= {"mean", "scale"}
+    log_mel = normal((1, 9, 6))
+    expected = torch_result(lambda x: other.eval()(x), log_mel)
+    np.testing.assert_allclose(torch_result(lambda x: twin(x.mT)[:, 0], log_mel), expected, rtol=0, atol=1e-5)
 
 
 def relative_error(found, expected):
