@@ -276,7 +276,7 @@ class Hostile:
 
 def test_a_hostile_checkpoint_is_refused_and_does_not_run(original, tmp_path, capsys):
     torch.save({"state_dict": {"model.diffusion_model.x": torch.ones(1)}, "callbacks": Hostile()}, tmp_path / "x.ckpt")
-    with pytest.raises(UserError, match="x.ckpt: truncated, or not a PyTorch file of plain tensors"):
+    with pytest.raises(UserError, match="x.ckpt: refused, for it is a program"):
         convert.convert(str(tmp_path / "x.ckpt"), tmp_path / "out", config_from=str(original[0]))
     assert "executed" not in capsys.readouterr().out
 
