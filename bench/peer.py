@@ -38,6 +38,7 @@ from bench.parity_full_size import about, config, ours_of
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax import stages
+from its_jax.models import cpu
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
 PARTS = ("unet", "vae", "vocoder")
@@ -127,7 +128,10 @@ def module(part, name, dtype, seed=0):
 
 
 def ours(part, name, dtype, seed=0):
-    return ours_of(part, config(name), module(part, name, dtype, seed), jnp.dtype(dtype))
+    model = ours_of(part, config(name), module(part, name, dtype, seed), jnp.dtype(dtype))
+    if DEVICE == "cpu":  # as its_jax.sampler does
+        cpu.fit(model, prepare=part == "unet")
+    return model
 
 
 def theirs(part, name, dtype, seed=0):

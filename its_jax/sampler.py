@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from its_jax import denoise, fields, load, origin, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
+from its_jax.models import cpu
 from its_jax.noise import torch_noise
 from its_jax.views import VIEWS
 from its_jax.windows import Windows
@@ -121,6 +122,12 @@ class Sampler:
         filled = {}
         for source, outline in outlines.items():
             filled[source] = load.fill(outline, sharding=self._replicated, share=list(filled.values()))
+        if jax.default_backend() == "cpu":
+            for model in filled.values():
+                cpu.fit(model.unet, prepare=True)
+                for part in (model.text_encoder, model.vae, model.vocoder):
+                    if part is not None:
+                        cpu.fit(part)
         return {term: filled[outline.source] for term, outline in of_term.items()}, mel
 
     @property

@@ -67,11 +67,12 @@ class Attention(nnx.Module):
         self.to_k = linear(context_features, features, use_bias=qkv_bias)
         self.to_v = linear(context_features, features, use_bias=qkv_bias)
         self.to_out = nnx.List([linear(features, features)])
+        self.attend = attend
 
     def __call__(self, x, keys_values=None):
         """`keys_values`: those of another context, from `project`; None attends to `x` itself."""
         k, v = self.project(x) if keys_values is None else keys_values
-        return self.to_out[0](attend(self._split(self.to_q(x)), k, v).reshape(x.shape))
+        return self.to_out[0](self.attend(self._split(self.to_q(x)), k, v).reshape(x.shape))
 
     def project(self, context):
         """Tokens `[b, m, context_features]` -> keys and values, `[b, m, heads, d]` each."""

@@ -1,0 +1,147 @@
+"""Convolutions and matrix products in the forms that are quick on a CPU, where XLA's own are slow.
+
+`fit` puts them into a module; on a GPU or TPU nothing is changed. What they gain is in `bench/results/`.
+
+    3 x 3 convolutions of stride 1: Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016, arXiv 1509.09308), with 16 products
+    in place of 36 for 2 x 2 pixels, block after block of rows, so that what lies between stays in the cache.
+    Few pixels, other strides: the patches that the kernel sees, times the kernel.
+    Attention: head after head, and in chunks of queries, so that scores stay in the cache.
+    bfloat16: products with a float32 result, which is then rounded: that of a bfloat16 one is computed far slower.
+    float16, which this XLA cannot multiply into float32: products of float32 copies.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from its_jax.models.layers import Attention
+
+# Of output, in each block: the 16 products of a block and their operands fit into a cache of some megabytes.
+BLOCK_ROWS = 8
+# Of queries whose scores are there at once.
+QUERY_CHUNK = 1024
+# With fewer pixels than this a kernel that is not prepared is cheaper to multiply with than to transform.
+FEW_PIXELS = 2048
+
+
+def fit(module: nnx.Module, *, prepare: bool = False) -> None:
+    """Makes the convolutions and linear layers of `module` take these forms.
+
+    Args:
+      prepare: replaces kernels by their transforms, which are 16 / 9 as large, in place of transforming them at each
+        call: for modules that are called often on few pixels.
+    """
+    for _, layer in nnx.iter_graph(module):
+        if isinstance(layer, Attention):
+            layer.attend = attend
+        elif isinstance(layer, nnx.Linear):
+            layer.dot_general = dot_general
+        elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)):
+            layer.conv_general_dilated = conv_general_dilated
+            if prepare and layer.kernel[...].shape[0] == 3 and layer.strides in (1, (1, 1)):
+                layer.kernel = nnx.Param(_transform(layer.kernel[...]))
+
+
+def dot_general(a, b, dimension_numbers, **kw):
+    """`lax.dot_general` with a float32 result, rounded to the operands' dtype."""
+    if a.dtype == jnp.float16:
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        return lax.dot_general(a, b, dimension_numbers, **kw).astype(jnp.float16)
+    return lax.dot_general(a, b, dimension_numbers, **kw | {"preferred_element_type": jnp.float32}).astype(a.dtype)
+
+
+def _product(a, kernel):
+    """`[..., m] x [m, n] -> [..., n]` in float32."""
+    if a.dtype == jnp.float16:
+        a, kernel = a.astype(jnp.float32), kernel.astype(jnp.float32)
+    return jnp.einsum("...m,mn->...n", a, kernel, preferred_element_type=jnp.float32)
+
+
+def attend(q, k, v):
+    """`its_jax.models.layers.attend`: `[b, n, heads, d]`, `[b, m, heads, d]` twice -> `[b, n, heads, d]`.
+
+    The sum of a row of weights is its product with a column of ones beside v, one pass less over the scores.
+    """
+    b, n, heads, d = q.shape
+    chunk = min(n, QUERY_CHUNK)
+    q = jnp.pad(q * jnp.asarray(d**-0.5, q.dtype), ((0, 0), (0, -n % chunk), (0, 0), (0, 0)))
+    v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    q, k, v = (jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v))
+
+    def of_chunk(q, k, v):
+        scores = _product(q, k.T)
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
+        out = _product(weights, v)
+        return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
+
+    def of_head(qkv):
+        q, k, v = qkv
+        return lax.map(lambda q: of_chunk(q, k, v), q.reshape(-1, chunk, d)).reshape(q.shape)
+
+    out = lax.map(of_head, (q, k, v)).reshape(b, heads, -1, d)
+    return jnp.moveaxis(out, 1, 2)[:, :n]
+
+
+def conv_general_dilated(x, kernel, strides, padding, **kw):
+    """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]`, `[3, 3, c, n]` or a prepared `[4, 4, c, n]`."""
+    size = kernel.shape[0]
+    if size == 1:
+        return _product(x, kernel[0, 0]).astype(x.dtype)
+    if size == 4 or (strides == (1, 1) and x.shape[1] * x.shape[2] >= FEW_PIXELS):
+        return _winograd(x, kernel if size == 4 else _transform(kernel))
+    return _patches(x, kernel, strides, padding)
+
+
+def _patches(x, kernel, strides, padding):
+    (top, bottom), (left, right) = padding
+    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    rows, columns = x.shape[1] - 2, x.shape[2] - 2
+    seen = [x[:, i : i + rows : strides[0], j : j + columns : strides[1]] for i in range(3) for j in range(3)]
+    return _product(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
+
+
+@jax.jit
+def _transform(kernel):
+    """G g G^T of each `[3, 3]` in `[3, 3, c, n]`: `[4, 4, c, n]`."""
+    g = jnp.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], jnp.float32)
+    return jnp.einsum("ij,jkcn,lk->ilcn", g, kernel.astype(jnp.float32), g).astype(kernel.dtype)
+
+
+def _winograd(x, kernel):
+    """The convolution, of padding 1, block after block of `BLOCK_ROWS` rows."""
+    b, h, w, _ = x.shape
+    rows = min(BLOCK_ROWS, h + h % 2)
+    blocks = -(-h // rows)
+    x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - h), (1, 1 + w % 2), (0, 0)))
+    if blocks == 1:
+        y = _winograd_block(x, kernel)
+    else:
+        starts = jnp.arange(blocks) * rows
+        y = lax.map(lambda i: _winograd_block(lax.dynamic_slice_in_dim(x, i, rows + 2, axis=1), kernel), starts)
+        y = jnp.moveaxis(y, 0, 1).reshape(b, blocks * rows, *y.shape[3:])
+    return y[:, :h, :w]
+
+
+def _winograd_block(x, kernel):
+    """`[b, rows + 2, columns + 2, c]`, even rows and columns -> `[b, rows, columns, n]`: A^T (U * B^T d B) A."""
+    rows, columns = x.shape[1] - 2, x.shape[2] - 2
+    x32 = x.astype(jnp.float32)
+    of_rows = _into([x32[:, i : i + rows - 1 : 2] for i in range(4)])
+    tiles = [_into([row[:, :, j : j + columns - 1 : 2] for j in range(4)]) for row in of_rows]
+    products = [[_product(tiles[i][j].astype(x.dtype), kernel[i, j]) for j in range(4)] for i in range(4)]
+    of_columns = [_out_of(of_row) for of_row in products]
+    even, odd = (_out_of([of_row[column] for of_row in of_columns]) for column in range(2))
+    interleaved = [jnp.stack(pair, axis=3) for pair in zip(even, odd, strict=True)]
+    y = jnp.stack(interleaved, axis=2).astype(x.dtype)
+    return y.reshape(len(x), rows, columns, -1)
+
+
+def _into(d):
+    """B^T d along one axis."""
+    return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
+
+
+def _out_of(m):
+    """A^T m along one axis."""
+    return m[0] + m[1] + m[2], m[1] - m[2] - m[3]

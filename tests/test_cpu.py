@@ -1,0 +1,69 @@
+"""The forms for CPUs against the plain ones."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from twins import normal
+
+from its_jax.models import cpu
+from its_jax.models.layers import attend, conv1x1, conv3x3
+
+# Height, width; strides and padding.
+CANVASES = {
+    "one block, odd": ((5, 7), 1, 1),
+    "many pixels, odd, a last block that is not full": ((67, 33), 1, 1),
+    "many pixels, whole blocks": ((64, 32), 1, 1),
+    "strided": ((8, 12), 2, 1),
+    "strided at the far edges": ((9, 12), 2, ((0, 1), (0, 1))),
+    "one pixel": ((1, 1), 1, 1),
+}
+BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize("name", CANVASES)
+def test_convolutions_are_the_plain_ones(name, prepare, dtype):
+    size, strides, padding = CANVASES[name]
+    kw = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    plain = conv3x3(6, 10, strides=strides, padding=padding, **kw)
+    x = normal((2, *size, 6))
+    exact = nnx.Conv(6, 10, (3, 3), strides=strides, padding=padding, rngs=nnx.Rngs(0))
+    exact.kernel[...] = plain.kernel[...].astype(jnp.float32)
+    expected = exact(x)
+    fitted = copy.deepcopy(plain)
+    cpu.fit(fitted, prepare=prepare)
+    found = jax.jit(lambda layer, x: layer(x))(fitted, x)
+    assert found.dtype == dtype and found.shape == expected.shape
+    assert (fitted.kernel[...].shape[0] == 4) == (prepare and strides == 1)
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected, rtol=0, atol=BOUND[dtype] * float(abs(expected).max())
+    )
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize(("queries", "keys"), [(5, 7), (cpu.QUERY_CHUNK, 3), (2 * cpu.QUERY_CHUNK + 3, 9)])
+def test_attention_is_the_plain_one(queries, keys, dtype):
+    q, k, v = (normal((2, n, 3, 8), seed) for seed, n in enumerate((queries, keys, keys)))
+    expected = attend(q, k, v)
+    found = jax.jit(cpu.attend)(*(jnp.asarray(a, dtype) for a in (q, k, v)))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0, atol=2 * BOUND[dtype])
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("layer", [nnx.Linear, conv1x1])
+def test_products_are_the_plain_ones(layer, dtype):
+    plain = layer(64, 10, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    x = normal((2, 3, 4, 64))
+    expected = jnp.einsum("...m,mn->...n", x, plain.kernel[...].astype(jnp.float32).reshape(64, 10))
+    cpu.fit(plain)
+    found = jax.jit(lambda layer, x: layer(x))(plain, x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected, rtol=0, atol=BOUND[dtype] * float(abs(expected).max())
+    )
