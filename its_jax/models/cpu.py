@@ -32,15 +32,32 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
       prepare: replaces kernels by their transforms, which are 16 / 9 as large, in place of transforming them at each
         call: for modules that are called often on few pixels.
     """
-    for _, layer in nnx.iter_graph(module):
+    for _, layer in list(nnx.iter_graph(module)):
         if isinstance(layer, Attention):
             layer.attend = attend
         elif isinstance(layer, nnx.Linear):
             layer.dot_general = dot_general
         elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)):
             layer.conv_general_dilated = conv_general_dilated
-            if prepare and layer.kernel[...].shape[0] == 3 and layer.strides in (1, (1, 1)):
-                layer.kernel = nnx.Param(_transform(layer.kernel[...]))
+        elif prepare and isinstance(layer, nnx.Module):
+            for name, conv in list(vars(layer).items()):
+                if isinstance(conv, nnx.Conv) and conv.kernel_size == (3, 3) and conv.strides in (1, (1, 1)):
+                    setattr(layer, name, PreparedConv(conv))
+
+
+class PreparedConv(nnx.Module):
+    """A 3 x 3 convolution whose kernel is transformed already.
+
+    Its sixteen matrices are arrays of their own, for XLA would copy slices of one array at each call.
+    """
+
+    def __init__(self, conv):
+        self.kernels = nnx.List([nnx.Param(kernel) for kernel in jax.jit(_transform)(conv.kernel[...])])
+        self.bias, self.dtype = conv.bias, conv.dtype
+
+    def __call__(self, x):
+        dtype = self.dtype
+        return _winograd(x.astype(dtype), [u[...].astype(dtype) for u in self.kernels]) + self.bias[...].astype(dtype)
 
 
 def dot_general(a, b, dimension_numbers, **kw):
@@ -84,12 +101,11 @@ def attend(q, k, v):
 
 
 def conv_general_dilated(x, kernel, strides, padding, **kw):
-    """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]`, `[3, 3, c, n]` or a prepared `[4, 4, c, n]`."""
-    size = kernel.shape[0]
-    if size == 1:
+    """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]` or `[3, 3, c, n]`, in any of the forms."""
+    if kernel.shape[0] == 1:
         return _product(x, kernel[0, 0]).astype(x.dtype)
-    if size == 4 or (strides == (1, 1) and x.shape[1] * x.shape[2] >= FEW_PIXELS):
-        return _winograd(x, kernel if size == 4 else _transform(kernel))
+    if strides == (1, 1) and x.shape[1] * x.shape[2] >= FEW_PIXELS:
+        return _winograd(x, _transform(kernel))
     return _patches(x, kernel, strides, padding)
 
 
@@ -101,35 +117,37 @@ def _patches(x, kernel, strides, padding):
     return _product(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
 
 
-@jax.jit
 def _transform(kernel):
-    """G g G^T of each `[3, 3]` in `[3, 3, c, n]`: `[4, 4, c, n]`."""
-    g = jnp.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], jnp.float32)
-    return jnp.einsum("ij,jkcn,lk->ilcn", g, kernel.astype(jnp.float32), g).astype(kernel.dtype)
+    """U = G g G^T of each `[3, 3]` in `[3, 3, c, n]`: sixteen `[c, n]`, row by row."""
+
+    def along(g):
+        return g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]
+
+    return [u.astype(kernel.dtype) for row in along(kernel.astype(jnp.float32)) for u in along(row)]
 
 
-def _winograd(x, kernel):
+def _winograd(x, kernels):
     """The convolution, of padding 1, block after block of `BLOCK_ROWS` rows."""
     b, h, w, _ = x.shape
     rows = min(BLOCK_ROWS, h + h % 2)
     blocks = -(-h // rows)
     x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - h), (1, 1 + w % 2), (0, 0)))
     if blocks == 1:
-        y = _winograd_block(x, kernel)
+        y = _winograd_block(x, kernels)
     else:
         starts = jnp.arange(blocks) * rows
-        y = lax.map(lambda i: _winograd_block(lax.dynamic_slice_in_dim(x, i, rows + 2, axis=1), kernel), starts)
+        y = lax.map(lambda i: _winograd_block(lax.dynamic_slice_in_dim(x, i, rows + 2, axis=1), kernels), starts)
         y = jnp.moveaxis(y, 0, 1).reshape(b, blocks * rows, *y.shape[3:])
     return y[:, :h, :w]
 
 
-def _winograd_block(x, kernel):
+def _winograd_block(x, kernels):
     """`[b, rows + 2, columns + 2, c]`, even rows and columns -> `[b, rows, columns, n]`: A^T (U * B^T d B) A."""
     rows, columns = x.shape[1] - 2, x.shape[2] - 2
     x32 = x.astype(jnp.float32)
     of_rows = _into([x32[:, i : i + rows - 1 : 2] for i in range(4)])
     tiles = [_into([row[:, :, j : j + columns - 1 : 2] for j in range(4)]) for row in of_rows]
-    products = [[_product(tiles[i][j].astype(x.dtype), kernel[i, j]) for j in range(4)] for i in range(4)]
+    products = [[_product(tiles[i][j].astype(x.dtype), kernels[4 * i + j]) for j in range(4)] for i in range(4)]
     of_columns = [_out_of(of_row) for of_row in products]
     even, odd = (_out_of([of_row[column] for of_row in of_columns]) for column in range(2))
     interleaved = [jnp.stack(pair, axis=3) for pair in zip(even, odd, strict=True)]
