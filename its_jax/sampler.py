@@ -221,21 +221,25 @@ class Sampler:
         origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
         self._start = start.lower(latents, *origin).compile()
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
-        self._denoise = denoise.denoise.lower(
-            self._unets, tuple(terms), rows, active, state, zero, zero, known
-        ).compile()
+        whole, split = PartitionSpec(), PartitionSpec("data")
+        in_specs = (whole, split, whole, whole, split, whole, whole, denoise.Known(whole, whole, split))
+        run = self._each(denoise.denoise, in_specs if known else (*in_specs[:-1], whole))
+        self._denoise = run.lower(self._unets, tuple(terms), rows, active, state, zero, zero, known).compile()
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
-        decode = stages.decode.lower(
-            latents, self.decoders, self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
+        decode = functools.partial(
+            stages.decode, frames=self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
         )
+        decode = self._each(decode, (split, whole)).lower(latents, self.decoders)
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[0].shape)
         vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"], wrap=job["wrap"])
-        # Each device its own: left to itself, XLA gathers the batch for Griffin-Lim's FFTs.
-        specs = dict(in_specs=(PartitionSpec(), PartitionSpec("data")), out_specs=PartitionSpec("data"))
-        each = jax.jit(jax.shard_map(vocode, mesh=self._sharded.mesh, check_vma=False, **specs))
-        self._vocode = each.lower(self.audio.vocoder, spectrogram).compile()
+        self._vocode = self._each(vocode, (whole, split)).lower(self.audio.vocoder, spectrogram).compile()
+
+    def _each(self, function, in_specs):
+        """Each device its own samples: left to itself, XLA gathers a batch for FFTs, and for loops over heads."""
+        specs = dict(mesh=self._sharded.mesh, in_specs=in_specs, out_specs=PartitionSpec("data"))
+        return jax.jit(jax.shard_map(function, check_vma=False, **specs))
 
     def _abstract(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)

@@ -9,6 +9,7 @@ from twins import normal
 
 from its_jax.models import cpu
 from its_jax.models.layers import attend, conv1x1, conv3x3
+from its_jax.models.unet import FeedForward
 
 # Height, width; strides and padding.
 CANVASES = {
@@ -51,6 +52,20 @@ def test_attention_is_the_plain_one(queries, keys, dtype):
     found = jax.jit(cpu.attend)(*(jnp.asarray(a, dtype) for a in (q, k, v)))
     assert found.dtype == dtype
     np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0, atol=2 * BOUND[dtype])
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("tokens", [7, cpu.BLOCK_TOKENS, cpu.BLOCK_TOKENS // 2 + 9])
+def test_feed_forward_is_the_plain_one(tokens, dtype):
+    layer = FeedForward(8, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    x = normal((2, tokens, 8)).astype(dtype)
+    expected = layer(x).astype(jnp.float32)
+    cpu.fit(layer)
+    found = jax.jit(lambda layer, x: layer(x))(layer, x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected, rtol=0, atol=BOUND[dtype] * float(abs(expected).max())
+    )
 
 
 @pytest.mark.parametrize("dtype", BOUND)

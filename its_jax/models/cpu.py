@@ -5,7 +5,7 @@
     3 x 3 convolutions of stride 1: Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016, arXiv 1509.09308), with 16 products
     in place of 36 for 2 x 2 pixels, block after block of rows, so that what lies between stays in the cache.
     Few pixels, other strides: the patches that the kernel sees, times the kernel.
-    Attention: head after head, and in chunks of queries, so that scores stay in the cache.
+    Attention: head after head, and in chunks of queries; feed-forward layers: in chunks of tokens.
     bfloat16: products with a float32 result, which is then rounded: that of a bfloat16 one is computed far slower.
     float16, which this XLA cannot multiply into float32: products of float32 copies.
 """
@@ -16,9 +16,12 @@ from flax import nnx
 from jax import lax
 
 from its_jax.models.layers import Attention
+from its_jax.models.unet import FeedForward
 
-# Of output, in each block: the 16 products of a block and their operands fit into a cache of some megabytes.
-BLOCK_ROWS = 8
+# Of 2 x 2 pixels, in a block of rows: fewer make the products slow, with more what lies between leaves the cache.
+BLOCK_TILES = 512
+# Of a feed-forward layer, whose hidden features are there at once.
+BLOCK_TOKENS = 512
 # Of queries whose scores are there at once.
 QUERY_CHUNK = 1024
 # With fewer pixels than this a kernel that is not prepared is cheaper to multiply with than to transform.
@@ -35,6 +38,8 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
     for _, layer in list(nnx.iter_graph(module)):
         if isinstance(layer, Attention):
             layer.attend = attend
+        elif isinstance(layer, FeedForward):
+            layer.compute = feed_forward
         elif isinstance(layer, nnx.Linear):
             layer.dot_general = dot_general
         elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)):
@@ -100,6 +105,22 @@ def attend(q, k, v):
     return jnp.moveaxis(out, 1, 2)[:, :n]
 
 
+def feed_forward(net, x):
+    """`its_jax.models.unet.feed_forward` of tokens `[b, n, d]`."""
+    (gated, _, out), tokens = net, x.reshape(-1, x.shape[-1])
+    w, bias = (a[...].astype(x.dtype) for a in (gated.proj.kernel, gated.proj.bias))
+    chunk = min(len(tokens), BLOCK_TOKENS)
+
+    def of_chunk(x):
+        hidden, gate = jnp.split(_product(x, w) + bias, 2, axis=-1)
+        return out((hidden * nnx.gelu(gate, approximate=False)).astype(x.dtype))
+
+    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
+    return (
+        lax.map(of_chunk, padded.reshape(-1, chunk, x.shape[-1])).reshape(padded.shape)[: len(tokens)].reshape(x.shape)
+    )
+
+
 def conv_general_dilated(x, kernel, strides, padding, **kw):
     """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]` or `[3, 3, c, n]`, in any of the forms."""
     if kernel.shape[0] == 1:
@@ -127,9 +148,9 @@ def _transform(kernel):
 
 
 def _winograd(x, kernels):
-    """The convolution, of padding 1, block after block of `BLOCK_ROWS` rows."""
+    """The convolution, of padding 1, block after block of about `BLOCK_TILES` tiles."""
     b, h, w, _ = x.shape
-    rows = min(BLOCK_ROWS, h + h % 2)
+    rows = min(2 * -(-BLOCK_TILES // (b * -(-w // 2))), h + h % 2)
     blocks = -(-h // rows)
     x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - h), (1, 1 + w % 2), (0, 0)))
     if blocks == 1:
@@ -144,10 +165,9 @@ def _winograd(x, kernels):
 def _winograd_block(x, kernels):
     """`[b, rows + 2, columns + 2, c]`, even rows and columns -> `[b, rows, columns, n]`: A^T (U * B^T d B) A."""
     rows, columns = x.shape[1] - 2, x.shape[2] - 2
-    x32 = x.astype(jnp.float32)
-    of_rows = _into([x32[:, i : i + rows - 1 : 2] for i in range(4)])
+    of_rows = _into([x[:, i : i + rows - 1 : 2] for i in range(4)])
     tiles = [_into([row[:, :, j : j + columns - 1 : 2] for j in range(4)]) for row in of_rows]
-    products = [[_product(tiles[i][j].astype(x.dtype), kernels[4 * i + j]) for j in range(4)] for i in range(4)]
+    products = [[_product(tiles[i][j], kernels[4 * i + j]) for j in range(4)] for i in range(4)]
     of_columns = [_out_of(of_row) for of_row in products]
     even, odd = (_out_of([of_row[column] for of_row in of_columns]) for column in range(2))
     interleaved = [jnp.stack(pair, axis=3) for pair in zip(even, odd, strict=True)]
