@@ -74,15 +74,16 @@ def main():
 
 def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
     """Seconds of each side, and the ratio of ours to the faster of PyTorch's forms."""
-    runners = {"ours": ours} | {name: call(theirs) for name, call in CALLS.items()}
+    runners, results = {"ours": ours} | {name: call(theirs) for name, call in CALLS.items()}, {}
     for name, run in list(runners.items()):
         try:
-            run()
+            results[name] = run()
         except Exception as error:  # a form that PyTorch cannot compile is left out, and said
             if name == "ours":
                 raise
             print(f"PyTorch, {name}: {error}", file=sys.stderr)
             del runners[name]
+    difference = relative_difference(*(results.pop(name) for name in ("ours", "eager")))
     seconds = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():
@@ -97,7 +98,16 @@ def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> 
         "ratio_to": best,
         "ratio": round(statistics.median(ratios), 3),
         "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "relative_difference": float(f"{difference:.2g}"),
     }
+
+
+def relative_difference(found, expected):
+    """Norm of the difference by the norm of PyTorch's result."""
+    found = np.asarray(found, np.float32)
+    expected = (expected[0] if isinstance(expected, tuple) else expected).float().cpu()
+    expected = (expected.permute(0, 2, 3, 1) if expected.ndim == 4 else expected).numpy().reshape(found.shape)
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 def measured_apart(part, b, dtype, side):

@@ -23,6 +23,21 @@ CANVASES = {
 BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 
 
+@pytest.fixture(autouse=True)
+def narrow_layers_too(monkeypatch):
+    monkeypatch.setattr(cpu, "WIDE", 1)
+
+
+def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
+    monkeypatch.setattr(cpu, "WIDE", 8)
+    for dtype, prepared in (("float32", False), ("bfloat16", True)):
+        layers = nnx.Dict(
+            narrow=conv3x3(8, 4, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), wide=conv3x3(8, 9, rngs=nnx.Rngs(0))
+        )
+        cpu.fit(layers, prepare=True)
+        assert isinstance(layers.narrow, cpu.PreparedConv) == prepared and isinstance(layers.wide, cpu.PreparedConv)
+
+
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("prepare", [False, True])
 @pytest.mark.parametrize("name", CANVASES)

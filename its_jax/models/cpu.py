@@ -18,36 +18,47 @@ from jax import lax
 from its_jax.models.layers import Attention
 from its_jax.models.unet import FeedForward
 
-# Of 2 x 2 pixels, in a block of rows: fewer make the products slow, with more what lies between leaves the cache.
-BLOCK_TILES = 512
+# Of 2 x 2 pixels, in a block of rows, more where channels are fewer: with less of them the products are slow, with more
+# what lies between leaves the cache.
+BLOCK_TILES, BLOCK_CHANNELS = 512, 512
 # Of a feed-forward layer, whose hidden features are there at once.
 BLOCK_TOKENS = 512
 # Of queries whose scores are there at once.
 QUERY_CHUNK = 1024
+# In float32, layers of fewer features are as quick in XLA's own forms, and compiled in less time.
+WIDE = 256
 # With fewer pixels than this a kernel that is not prepared is cheaper to multiply with than to transform.
 FEW_PIXELS = 2048
 
 
 def fit(module: nnx.Module, *, prepare: bool = False) -> None:
-    """Makes the convolutions and linear layers of `module` take these forms.
+    """Makes the layers of `module` take these forms, but for narrow ones in float32.
 
     Args:
       prepare: replaces kernels by their transforms, which are 16 / 9 as large, in place of transforming them at each
         call: for modules that are called often on few pixels.
     """
     for _, layer in list(nnx.iter_graph(module)):
-        if isinstance(layer, Attention):
+        if isinstance(layer, Attention) and _pays(layer.to_q):
             layer.attend = attend
-        elif isinstance(layer, FeedForward):
+        elif isinstance(layer, FeedForward) and _pays(layer.net[2]):
             layer.compute = feed_forward
-        elif isinstance(layer, nnx.Linear):
+        elif isinstance(layer, nnx.Linear) and _pays(layer):
             layer.dot_general = dot_general
-        elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)):
+        elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)) and _pays(layer):
             layer.conv_general_dilated = conv_general_dilated
         elif prepare and isinstance(layer, nnx.Module):
             for name, conv in list(vars(layer).items()):
-                if isinstance(conv, nnx.Conv) and conv.kernel_size == (3, 3) and conv.strides in (1, (1, 1)):
+                if isinstance(conv, nnx.Conv) and _pays(conv) and _is_plain_3x3(conv):
                     setattr(layer, name, PreparedConv(conv))
+
+
+def _pays(layer):
+    return layer.dtype != jnp.float32 or min(layer.in_features, layer.out_features) >= WIDE
+
+
+def _is_plain_3x3(conv):
+    return conv.kernel_size == (3, 3) and conv.strides in (1, (1, 1)) and conv.padding in (1, ((1, 1), (1, 1)))
 
 
 class PreparedConv(nnx.Module):
@@ -148,9 +159,11 @@ def _transform(kernel):
 
 
 def _winograd(x, kernels):
-    """The convolution, of padding 1, block after block of about `BLOCK_TILES` tiles."""
-    b, h, w, _ = x.shape
-    rows = min(2 * -(-BLOCK_TILES // (b * -(-w // 2))), h + h % 2)
+    """The convolution, of padding 1, block after block of rows."""
+    b, h, w, channels = x.shape
+    tiles = BLOCK_TILES * max(1, BLOCK_CHANNELS // channels)
+    blocks = -(-h * w * b // (4 * tiles))
+    rows = 2 * -(-h // (2 * blocks))
     blocks = -(-h // rows)
     x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - h), (1, 1 + w % 2), (0, 0)))
     if blocks == 1:
