@@ -20,7 +20,6 @@ from collections.abc import Iterator
 
 import imageio_ffmpeg
 import numpy as np
-import scipy.signal
 import soundfile
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -100,6 +99,8 @@ def _eight_bits(values):
 
 def read_sound(path: Path, sampling_rate: int) -> np.ndarray:
     """Any sound, its channels averaged and resampled -> float32 waveform. UserError: cannot read, or it is empty."""
+    import scipy.signal  # as slow to import as all else together, and needed here only
+
     path = pathlib.Path(path).expanduser()
     with _reading(path):
         with open(path, "rb") as file:
