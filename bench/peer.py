@@ -53,6 +53,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--batch", default="1", help="samples at once, several with commas between")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--forms", default=",".join(CALLS), help="of PyTorch; compiling takes minutes")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--only", choices=("ours", *CALLS), help="prints this side's peak memory, in bytes")
     args = parser.parse_args()
@@ -60,11 +61,11 @@ def main():
     if args.only:
         print(peak_memory(*sizes[0], args.dtype, args.only))
         return
-    results = {}
+    results, forms = {}, args.forms.split(",")
     for part, b in sizes:
         ours, theirs = WORK[part](b, args.dtype)
-        result = contest(ours(), theirs(), args.rounds)
-        result["peak_memory_mb"] = {side: measured_apart(part, b, args.dtype, side) for side in ("ours", *CALLS)}
+        result = contest(ours(), theirs(), args.rounds, forms)
+        result["peak_memory_mb"] = {side: measured_apart(part, b, args.dtype, side) for side in ("ours", *forms)}
         results[f"{part}, batch {b}"] = result
         print(f"{part}, batch {b}: {json.dumps(result)}", flush=True)
         if args.out:  # after each: a long run may be cut off
@@ -72,9 +73,9 @@ def main():
             args.out.write_text(json.dumps({**about(), "dtype": args.dtype, "results": results}, indent=1) + "\n")
 
 
-def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
+def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, forms=tuple(CALLS)) -> dict[str, Any]:
     """Seconds of each side, and the ratio of ours to the faster of PyTorch's forms."""
-    runners, results = {"ours": ours} | {name: call(theirs) for name, call in CALLS.items()}, {}
+    runners, results = {"ours": ours} | {name: CALLS[name](theirs) for name in forms}, {}
     for name, run in list(runners.items()):
         try:
             results[name] = run()
@@ -83,7 +84,7 @@ def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> 
                 raise
             print(f"PyTorch, {name}: {error}", file=sys.stderr)
             del runners[name]
-    difference = relative_difference(*(results.pop(name) for name in ("ours", "eager")))
+    difference = relative_difference(*(results.pop(name) for name in ("ours", forms[0])))
     seconds = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():
