@@ -8,8 +8,7 @@ from flax import nnx
 from twins import normal
 
 from its_jax.models import cpu
-from its_jax.models.layers import attend, conv1x1, conv3x3
-from its_jax.models.unet import FeedForward
+from its_jax.models.layers import FeedForward, attend, conv1x1, conv3x3
 
 # Height, width; strides and padding.
 CANVASES = {

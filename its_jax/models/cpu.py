@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from its_jax.models.layers import Attention
-from its_jax.models.unet import FeedForward
+from its_jax.models.layers import Attention, FeedForward
 
 # Of 2 x 2 pixels, in a block of rows, more where channels are fewer: with less of them the products are slow, with more
 # what lies between leaves the cache.
@@ -117,7 +116,7 @@ def attend(q, k, v):
 
 
 def feed_forward(net, x):
-    """`its_jax.models.unet.feed_forward` of tokens `[b, n, d]`."""
+    """`its_jax.models.layers.feed_forward` of tokens `[b, n, d]`."""
     (gated, _, out), tokens = net, x.reshape(-1, x.shape[-1])
     w, bias = (a[...].astype(x.dtype) for a in (gated.proj.kernel, gated.proj.bias))
     chunk = min(len(tokens), BLOCK_TOKENS)

@@ -82,6 +82,29 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:2], self.heads, -1)
 
 
+class GEGLU(nnx.Module):
+    def __init__(self, features_in, features_out, **kw):
+        self.proj = nnx.Linear(features_in, 2 * features_out, **kw)
+
+    def __call__(self, x):
+        x, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return x * nnx.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    def __init__(self, features, **kw):
+        # Index 1 is dropout in PyTorch: it keeps its place.
+        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
+        self.compute = feed_forward
+
+    def __call__(self, x):
+        return self.compute(self.net, x)
+
+
+def feed_forward(net, x):
+    return net[2](net[0](x))
+
+
 class ResnetBlock2D(nnx.Module):
     """Two normalised 3 x 3 convolutions, added to the input; where there are `time_features`, `project_time` is."""
 

@@ -13,6 +13,7 @@ from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import (
     Attention,
     Downsample2D,
+    FeedForward,
     ResnetBlock2D,
     Upsample2D,
     conv1x1,
@@ -150,29 +151,6 @@ class TimestepEmbedding(nnx.Module):
 
     def __call__(self, x):
         return self.linear_2(nnx.silu(self.linear_1(x)))
-
-
-class GEGLU(nnx.Module):
-    def __init__(self, features_in, features_out, **kw):
-        self.proj = nnx.Linear(features_in, 2 * features_out, **kw)
-
-    def __call__(self, x):
-        x, gate = jnp.split(self.proj(x), 2, axis=-1)
-        return x * nnx.gelu(gate, approximate=False)
-
-
-class FeedForward(nnx.Module):
-    def __init__(self, features, **kw):
-        # Index 1 is dropout in PyTorch: it keeps its place.
-        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
-        self.compute = feed_forward
-
-    def __call__(self, x):
-        return self.compute(self.net, x)
-
-
-def feed_forward(net, x):
-    return net[2](net[0](x))
 
 
 class BasicTransformerBlock(nnx.Module):

@@ -1,8 +1,9 @@
 """Trains the embedded models from nothing: `python -m its_jax.tiny.train --workdir=FOLDER`.
 
 Stages: the VAE, the two UNets with their text encoders, the vocoder, the judges; then the export in diffusers' layout.
-Three to four hours on 2 CPU cores: training.json has the seconds of each stage. Each stage saves its state every two minutes and
-goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two processes).
+Three to four hours on 2 CPU cores: training.json has the seconds of each stage. Each stage saves its state every two
+minutes and goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two
+processes).
 """
 
 import logging
