@@ -21,6 +21,7 @@ from its_jax.errors import UserError
 from its_jax.flops import flops
 from its_jax.sampler import Sampler, prompts_of
 from its_jax.tiny.export import machine
+from its_jax.weights import abstract
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Settings, as of its_jax.sample.", lock_config=True)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "How many batches are timed, after one that is not.", lower_bound=1)
@@ -109,19 +110,23 @@ def arithmetic(sampler, job):
     for name, model in sampler.models.items():
         texts, windows = len(prompts_of(job, name)), sampler.sight(job, name)["windows"]
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
-        work["encode"] += flops(stages.prepare_texts, model.text_encoder, model.unet, ids)
+        text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
+        work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)
         columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)
-        features = jax.eval_shape(stages.prepare_texts, model.text_encoder, model.unet, ids)
-        time = jax.eval_shape(model.unet.project_time, _shape(1, dtype=jnp.int32))
-        step = flops(
-            lambda unet, *inputs: unet.predict(*inputs), model.unet, _shape(texts, h, columns, c), time, features
-        )
+        features = jax.eval_shape(stages.prepare_texts, text_encoder, unet, ids)
+        time = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, _shape(1, dtype=jnp.int32))
+        step = flops(lambda unet, *inputs: unet.predict(*inputs), unet, _shape(texts, h, columns, c), time, features)
         work["denoise"] += step * count * len(jobs.steps(job, name))
     decode = functools.partial(stages.decode, frames=sampler.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"])
-    work["decode"] = flops(decode, latents, sampler.decoders)
+    work["decode"] = flops(decode, latents, tuple(map(_plain, sampler.decoders)))
     vocode = functools.partial(stages.vocode, config=sampler.mel, method=job["vocoder"], wrap=job["wrap"])
-    work["vocode"] = flops(vocode, sampler.audio.vocoder, spectrogram)
+    work["vocode"] = flops(vocode, _plain(sampler.audio.vocoder), spectrogram)
     return work
+
+
+def _plain(module):
+    """The shapes of a module, without the forms that it has on a CPU."""
+    return abstract(type(module), module.config)
 
 
 def _shape(*shape, dtype=jnp.float32):
