@@ -97,7 +97,9 @@ def _open_torch(path):
         raise
     except Exception as error:  # damaged bytes are instructions too, and fail in any way
         if wanted := _FOREIGN.search(str(error)):
-            raise UserError(f"{path}: refused, for it is a program: reading it would call {wanted[1]}") from error
+            raise UserError(
+                f"{path}: refused, for it is a program: reading it would call {wanted[1]}; get it as .safetensors"
+            ) from error
         reason = str(error).partition("\n")[0].partition(". ")[0].strip("()") or "empty"
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error
     if isinstance(state, dict):

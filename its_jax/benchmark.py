@@ -79,11 +79,16 @@ def benchmark(settings, repeats=3):
 
 
 def _batch(settings, b, number):
-    """Jobs whose prompts no other batch has, so that all of them are encoded."""
-    of_terms = {
-        term: settings[term] | {"prompt": f"{settings[term]['prompt']} {number}"} for term in jobs.terms(settings)
-    }
-    return jobs.expand({**settings, **of_terms}, b)
+    """Jobs whose prompts no other sample has, so that all of them are encoded."""
+
+    def job(i):
+        new = {key: f" {number} {i}" for key in ("prompt", "negative_prompt")}
+        terms = {
+            term: settings[term] | {key: settings[term][key] + new[key] for key in new} for term in jobs.terms(settings)
+        }
+        return jobs.expand({**settings, **terms}, 1)[0]
+
+    return [job(i) for i in range(b)]
 
 
 def _stage(seconds, work, b, limit):

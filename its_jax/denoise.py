@@ -165,7 +165,7 @@ def solver_rows(schedule: Schedule, num_steps: int, solver: str, first: int = 0)
 class Term:
     """What one model contributes; the model itself stands at the same place in `models`."""
 
-    texts: Any  # pytree of [b 2 ...]: what the model takes from negative and positive prompt; [b 1 ...]: see below
+    texts: Any  # pytree of [b 2 ...]: what the model takes from negative and positive prompt, or [b 1 ...]
     guidance_scale: Array  # [b] s; of no effect where texts are of the positive prompt alone, whose noise is s = 1
     weights: Array  # [b steps] w_i at each step, see `term_weights`
     view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})

@@ -13,7 +13,7 @@ def flops(function: Callable, *args) -> int:
     Args:
       args: arrays, or pytrees of shapes.
 
-    Of branches, the one with the most counts: for a layer that has forms for several platforms, that is the plain one.
+    Of branches, the one with the most counts.
     All else (norms, activations, softmax), a few per cent of the models here, is left out.
 
     Raises:

@@ -113,9 +113,9 @@ def _digest(job):
     try:
         with open(Path(path).expanduser(), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user who is not there
         name = "init_image" if job["init_image"] else "init_audio"
-        raise _Gone(f"{name}={path}: cannot be read ({error.strerror})") from error
+        raise _Gone(f"{name}={path}: cannot be read ({getattr(error, 'strerror', error)})") from error
 
 
 class _Gone(UserError):

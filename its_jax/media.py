@@ -77,8 +77,7 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
 
     What is transparent is black, which is silent.
     """
-    path = pathlib.Path(path).expanduser()
-    with _reading(path), Image.open(path) as image:
+    with _reading(path), Image.open(pathlib.Path(path).expanduser()) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode[0] in "IF":  # of more than 8 bits, at which Pillow would cut
             upright = Image.fromarray(_eight_bits(np.asarray(upright)))
@@ -101,8 +100,8 @@ def read_sound(path: Path, sampling_rate: int) -> np.ndarray:
     """Any sound, its channels averaged and resampled -> float32 waveform. UserError: cannot read, or it is empty."""
     import scipy.signal  # as slow to import as all else together, and needed here only
 
-    path = pathlib.Path(path).expanduser()
     with _reading(path):
+        path = pathlib.Path(path).expanduser()
         with open(path, "rb") as file:
             try:
                 channels, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -117,7 +116,9 @@ def read_sound(path: Path, sampling_rate: int) -> np.ndarray:
 def _read_by_ffmpeg(path, sampling_rate, reason):
     """What libsndfile does not know (AAC, the sound of a video) -> float32 `[samples, 1]`."""
     try:
-        samples = _ffmpeg("-i", f"file:{path}", "-f", "f32le", "-ac", "1", "-ar", str(sampling_rate), "-")
+        samples = _ffmpeg(
+            "-i", f"file:{path}", "-f", "f32le", "-ac", "1", "-rematrix_maxval", "1", "-ar", str(sampling_rate), "-"
+        )
     except OSError as error:
         raise ValueError(f"no sound that libsndfile ({reason}) or ffmpeg knows") from error
     return np.frombuffer(samples, "<f4")[:, None]
@@ -341,7 +342,14 @@ def _reading(path: Path) -> Iterator[None]:
     """Errors of missing and damaged files (Pillow: SyntaxError) become a UserError with path and reason."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, soundfile.LibsndfileError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        SyntaxError,
+        soundfile.LibsndfileError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UserError(f"{path}: cannot read: {_reason(error)}") from error
 
 

@@ -78,7 +78,8 @@ def timed(stage: str, seconds: dict[str, float]):
 
 
 class Sampler:
-    """Loaded models and compiled programs for jobs that agree in all but prompts, seeds and numbers.
+    """Loaded models and compiled programs for jobs that agree in all but prompts, seeds and numbers (and in which
+    terms are guided, that is, have a guidance scale other than 1).
 
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
@@ -399,7 +400,7 @@ def _static(job):
 
 
 def _joined(b, texts):
-    """Texts in the order of samples, each negative before positive, leaves `[1, ...]` -> leaves `[b, 2, ...]`."""
+    """Texts in the order of samples, negative before positive, leaves `[1, ...]` -> leaves `[b, 2, ...]` (or 1)."""
     return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(b, -1, *a[0].shape[1:]), *texts)
 
 

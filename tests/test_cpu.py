@@ -58,6 +58,16 @@ def test_convolutions_are_the_plain_ones(name, prepare, dtype):
     )
 
 
+def test_large_values_in_float16_do_not_overflow():
+    layers = nnx.Dict(conv=conv3x3(4, 4, dtype=jnp.float16, param_dtype=jnp.float16, rngs=nnx.Rngs(0), use_bias=False))
+    layers.conv.kernel[...] = layers.conv.kernel[...] * 0.01
+    expected = layers.conv(jnp.full((1, 8, 8, 4), 20000, jnp.float16))
+    cpu.fit(layers, prepare=True)
+    found = layers.conv(jnp.full((1, 8, 8, 4), 20000, jnp.float16))
+    assert isinstance(layers.conv, cpu.PreparedConv) and np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-3 * float(abs(expected).max()))
+
+
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize(("queries", "keys"), [(5, 7), (cpu.QUERY_CHUNK, 3), (2 * cpu.QUERY_CHUNK + 3, 9)])
 def test_attention_is_the_plain_one(queries, keys, dtype):

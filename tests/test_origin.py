@@ -81,7 +81,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
 
 def test_the_sound_of_an_m4a_is_read(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
-    soundfile.write(tmp_path / "a.wav", tone, 44100)
+    soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), 44100)
     media._ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
     waveform = media.read_sound(tmp_path / "a.m4a", 16000)
     assert abs(len(waveform) - 16000) < 1500 and abs(waveform[4000:12000].std() - 0.5 / 2**0.5) < 0.02

@@ -1,6 +1,6 @@
 """Convolutions and matrix products in the forms that are quick on a CPU, where XLA's own are slow.
 
-`fit` puts them into a module; on a GPU or TPU nothing is changed. What they gain is in `bench/results/`.
+`fit` puts them into a module, for a CPU only. `python -m bench.peer` measures them against PyTorch.
 
     3 x 3 convolutions of stride 1: Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016, arXiv 1509.09308), with 16 products
     in place of 36 for 2 x 2 pixels, block after block of rows, so that what lies between stays in the cache.
@@ -37,7 +37,9 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
       prepare: replaces kernels by their transforms, which are 16 / 9 as large, in place of transforming them at each
         call: for modules that are called often on few pixels.
     """
-    for _, layer in list(nnx.iter_graph(module)):
+    layers = [layer for _, layer in nnx.iter_graph(module) if isinstance(layer, nnx.Module)]
+    while layers:  # parents come after their children: a convolution that is replaced is let go at once
+        layer = layers.pop()
         if isinstance(layer, Attention) and _pays(layer.to_q):
             layer.attend = attend
         elif isinstance(layer, FeedForward) and _pays(layer.net[2]):
@@ -46,7 +48,7 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
             layer.dot_general = dot_general
         elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)) and _pays(layer):
             layer.conv_general_dilated = conv_general_dilated
-        elif prepare and isinstance(layer, nnx.Module):
+        if prepare:
             for name, conv in list(vars(layer).items()):
                 if isinstance(conv, nnx.Conv) and _pays(conv) and _is_plain_3x3(conv):
                     setattr(layer, name, PreparedConv(conv))
@@ -72,7 +74,8 @@ class PreparedConv(nnx.Module):
 
     def __call__(self, x):
         dtype = self.dtype
-        return _winograd(x.astype(dtype), [u[...].astype(dtype) for u in self.kernels]) + self.bias[...].astype(dtype)
+        y = _winograd(x.astype(dtype), [u[...].astype(dtype) for u in self.kernels])
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
 def dot_general(a, b, dimension_numbers, **kw):
@@ -85,7 +88,7 @@ def dot_general(a, b, dimension_numbers, **kw):
 
 def _product(a, kernel):
     """`[..., m] x [m, n] -> [..., n]` in float32."""
-    if a.dtype == jnp.float16:
+    if kernel.dtype == jnp.float16:
         a, kernel = a.astype(jnp.float32), kernel.astype(jnp.float32)
     return jnp.einsum("...m,mn->...n", a, kernel, preferred_element_type=jnp.float32)
 
@@ -96,13 +99,13 @@ def attend(q, k, v):
     The sum of a row of weights is its product with a column of ones beside v, one pass less over the scores.
     """
     b, n, heads, d = q.shape
-    chunk = min(n, QUERY_CHUNK)
-    q = jnp.pad(q * jnp.asarray(d**-0.5, q.dtype), ((0, 0), (0, -n % chunk), (0, 0), (0, 0)))
+    chunk = -(-n // -(-n // QUERY_CHUNK))  # equal parts, so that little is added to fill up the last
+    q = jnp.pad(q, ((0, 0), (0, -n % chunk), (0, 0), (0, 0)))
     v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
     q, k, v = (jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v))
 
     def of_chunk(q, k, v):
-        scores = _product(q, k.T)
+        scores = _product(q, k.T) * d**-0.5
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
         out = _product(weights, v)
         return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
@@ -119,7 +122,7 @@ def feed_forward(net, x):
     """`its_jax.models.layers.feed_forward` of tokens `[b, n, d]`."""
     (gated, _, out), tokens = net, x.reshape(-1, x.shape[-1])
     w, bias = (a[...].astype(x.dtype) for a in (gated.proj.kernel, gated.proj.bias))
-    chunk = min(len(tokens), BLOCK_TOKENS)
+    chunk = -(-len(tokens) // -(-len(tokens) // BLOCK_TOKENS))
 
     def of_chunk(x):
         hidden, gate = jnp.split(_product(x, w) + bias, 2, axis=-1)
@@ -135,7 +138,8 @@ def conv_general_dilated(x, kernel, strides, padding, **kw):
     """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]` or `[3, 3, c, n]`, in any of the forms."""
     if kernel.shape[0] == 1:
         return _product(x, kernel[0, 0]).astype(x.dtype)
-    if strides == (1, 1) and x.shape[1] * x.shape[2] >= FEW_PIXELS:
+    same = strides == (1, 1) and [tuple(sides) for sides in padding] == [(1, 1)] * 2
+    if same and x.shape[1] * x.shape[2] >= FEW_PIXELS:
         return _winograd(x, _transform(kernel))
     return _patches(x, kernel, strides, padding)
 
@@ -160,7 +164,9 @@ def _transform(kernel):
 def _winograd(x, kernels):
     """The convolution, of padding 1, block after block of rows."""
     b, h, w, channels = x.shape
-    tiles = BLOCK_TILES * max(1, BLOCK_CHANNELS // channels)
+    dtype = x.dtype
+    x = x.astype(jnp.float32) if dtype == jnp.float16 else x  # sums of four values may be beyond float16
+    tiles = BLOCK_TILES * max(1, BLOCK_CHANNELS // max(channels, kernels[0].shape[-1]))
     blocks = -(-h * w * b // (4 * tiles))
     rows = 2 * -(-h // (2 * blocks))
     blocks = -(-h // rows)
@@ -171,7 +177,7 @@ def _winograd(x, kernels):
         starts = jnp.arange(blocks) * rows
         y = lax.map(lambda i: _winograd_block(lax.dynamic_slice_in_dim(x, i, rows + 2, axis=1), kernels), starts)
         y = jnp.moveaxis(y, 0, 1).reshape(b, blocks * rows, *y.shape[3:])
-    return y[:, :h, :w]
+    return y[:, :h, :w].astype(dtype)
 
 
 def _winograd_block(x, kernels):
