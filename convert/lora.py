@@ -151,14 +151,17 @@ def _default_alpha(lora, part):
         for name in ("use_dora", "use_rslora", "alpha_pattern"):
             if settings.get(f"{part}.{name}"):
                 raise UserError(f"{lora.path}: is trained with {name}, which is not supported")
-        return settings.get(f"{part}.lora_alpha")
-    except (ValueError, AttributeError) as error:
+        alpha = settings.get(f"{part}.lora_alpha")
+        return None if alpha is None else float(alpha)
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{lora.path}: its {_SETTINGS} cannot be read as JSON ({error})") from error
 
 
 def _change(name, scale, default, roles):
     def change(shape):
         down, up = (roles[role].read().astype(np.float32) for role in ("down", "up"))
+        if min(down.ndim, up.ndim) < 2 or not len(down):
+            raise UserError(f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}")
         rank = len(down)
         alpha = rank if default is None else default
         if "alpha" in roles:
@@ -168,9 +171,11 @@ def _change(name, scale, default, roles):
             alpha = float(alpha.reshape(()))
         if "mid" in roles:  # kohya's: three convolutions, of which the middle one has the kernel
             middle = roles["mid"].read().astype(np.float32)
+            if middle.ndim != 4 or middle.shape[:2] != (rank, rank):
+                raise UserError(f"{name}: its lora_mid is {list(middle.shape)}, which does not fit a rank of {rank}")
             down = np.einsum("nmhw,mi->nihw", middle, down.reshape(rank, -1))
         fits = up.size == shape[0] * rank and down.size == rank * np.prod(shape[1:], dtype=int)
-        if len(shape) < 2 or not rank or up.shape[0] != shape[0] or not fits:
+        if len(shape) < 2 or up.shape[0] != shape[0] or not fits:
             raise UserError(f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}")
         with np.errstate(all="ignore"):
             added = scale * alpha / rank * (up.reshape(shape[0], rank) @ down.reshape(rank, -1)).astype(np.float32)
