@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ from its_jax import stages
 from its_jax.models import cpu
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
-PARTS = ("unet", "vae", "vocoder")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # How each is called in PyTorch: `eager` and `compiled`.
 CALLS = {"eager": lambda f: f, "compiled": functools.partial(torch.compile, dynamic=False)}
@@ -49,7 +48,7 @@ CALLS = {"eager": lambda f: f, "compiled": functools.partial(torch.compile, dyna
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--parts", default="unet,vae,vocoder", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--parts", default=",".join(WORK), help="several with commas between")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--batch", default="1", help="samples at once, several with commas between")
     parser.add_argument("--rounds", type=int, default=5)
@@ -63,8 +62,8 @@ def main():
         return
     results, forms = {}, args.forms.split(",")
     for part, b in sizes:
-        ours, theirs = WORK[part](b, args.dtype)
-        result = contest(ours(), theirs(), args.rounds, forms)
+        make_ours, make_theirs = WORK[part](b, args.dtype)
+        result = contest(make_ours(), make_theirs(), args.rounds, forms)
         result["peak_memory_mb"] = {side: measured_apart(part, b, args.dtype, side) for side in ("ours", *forms)}
         results[f"{part}, batch {b}"] = result
         print(f"{part}, batch {b}: {json.dumps(result)}", flush=True)
@@ -73,7 +72,7 @@ def main():
             args.out.write_text(json.dumps({**about(), "dtype": args.dtype, "results": results}, indent=1) + "\n")
 
 
-def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, forms=tuple(CALLS)) -> dict[str, Any]:
+def contest(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, forms: Sequence[str]) -> dict[str, Any]:
     """Seconds of each side, and the ratio of ours to the faster of PyTorch's forms."""
     runners, results = {"ours": ours} | {name: CALLS[name](theirs) for name in forms}, {}
     for name, run in list(runners.items()):
@@ -124,34 +123,35 @@ def measured_apart(part, b, dtype, side):
 
 
 def peak_memory(part, b, dtype, side):
-    ours, theirs = WORK[part](b, dtype)
-    run = ours() if side == "ours" else CALLS[side](theirs())
+    make_ours, make_theirs = WORK[part](b, dtype)
+    run = make_ours() if side == "ours" else CALLS[side](make_theirs())
     run()
     run()
     if DEVICE == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    ours = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
-    return ours if side == "ours" else torch.cuda.max_memory_allocated()
+    if side == "ours":
+        return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    return torch.cuda.max_memory_allocated()
 
 
-def module(part, name, dtype, seed=0):
+def module(part, name, dtype):
     """PyTorch's class with random weights."""
     classes = {"unet": diffusers.UNet2DConditionModel.from_config, "vae": diffusers.AutoencoderKL.from_config}
     torch.set_default_dtype(getattr(torch, dtype))  # so that it is never larger than that
-    twin = randomised((classes | {"vocoder": TorchGenerator})[part](config(name)), seed)
+    twin = randomised((classes | {"vocoder": TorchGenerator})[part](config(name)))
     torch.set_default_dtype(torch.float32)
     return twin
 
 
-def ours(part, name, dtype, seed=0):
-    model = ours_of(part, config(name), module(part, name, dtype, seed), jnp.dtype(dtype))
+def ours(part, name, dtype):
+    model = ours_of(part, config(name), module(part, name, dtype), jnp.dtype(dtype))
     if DEVICE == "cpu":  # as its_jax.sampler does
         cpu.fit(model, prepare=part == "unet")
     return model
 
 
-def theirs(part, name, dtype, seed=0):
-    return module(part, name, dtype, seed).to(DEVICE, memory_format=torch.channels_last)
+def theirs(part, name, dtype):
+    return module(part, name, dtype).to(DEVICE, memory_format=torch.channels_last)
 
 
 def on_ours(function, *inputs):

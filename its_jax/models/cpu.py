@@ -7,7 +7,7 @@
     Few pixels, other strides: the patches that the kernel sees, times the kernel.
     Attention: head after head, and in chunks of queries; feed-forward layers: in chunks of tokens.
     bfloat16: products with a float32 result, which is then rounded: that of a bfloat16 one is computed far slower.
-    float16, which this XLA cannot multiply into float32: products of float32 copies.
+    float16: products of float32 copies, for not all of XLA's CPU products take float16 into float32.
 """
 
 import jax
@@ -78,12 +78,9 @@ class PreparedConv(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
-def dot_general(a, b, dimension_numbers, **kw):
-    """`lax.dot_general` with a float32 result, rounded to the operands' dtype."""
-    if a.dtype == jnp.float16:
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        return lax.dot_general(a, b, dimension_numbers, **kw).astype(jnp.float16)
-    return lax.dot_general(a, b, dimension_numbers, **kw | {"preferred_element_type": jnp.float32}).astype(a.dtype)
+def dot_general(x, kernel, dimension_numbers, **kw):
+    """`lax.dot_general` of `[..., m]` and `[m, n]`, as `nnx.Linear` calls it."""
+    return _product(x, kernel).astype(x.dtype)
 
 
 def _product(a, kernel):
@@ -93,51 +90,53 @@ def _product(a, kernel):
     return jnp.einsum("...m,mn->...n", a, kernel, preferred_element_type=jnp.float32)
 
 
+def _in_parts(function, x, most):
+    """`function` of `[n, m]`, of at most so many rows at once, in equal parts, so that little fills up the last."""
+    n = len(x)
+    size = -(-n // -(-n // most))
+    y = lax.map(function, jnp.pad(x, ((0, -n % size), (0, 0))).reshape(-1, size, x.shape[1]))
+    return y.reshape(-1, y.shape[-1])[:n]
+
+
 def attend(q, k, v):
     """`its_jax.models.layers.attend`: `[b, n, heads, d]`, `[b, m, heads, d]` twice -> `[b, n, heads, d]`.
 
     The sum of a row of weights is its product with a column of ones beside v, one pass less over the scores.
     """
     b, n, heads, d = q.shape
-    chunk = -(-n // -(-n // QUERY_CHUNK))  # equal parts, so that little is added to fill up the last
-    q = jnp.pad(q, ((0, 0), (0, -n % chunk), (0, 0), (0, 0)))
     v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
-    q, k, v = (jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v))
-
-    def of_chunk(q, k, v):
-        scores = _product(q, k.T) * d**-0.5
-        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
-        out = _product(weights, v)
-        return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
 
     def of_head(qkv):
         q, k, v = qkv
-        return lax.map(lambda q: of_chunk(q, k, v), q.reshape(-1, chunk, d)).reshape(q.shape)
 
-    out = lax.map(of_head, (q, k, v)).reshape(b, heads, -1, d)
-    return jnp.moveaxis(out, 1, 2)[:, :n]
+        def of_queries(q):
+            scores = _product(q, k.T) * d**-0.5
+            weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
+            out = _product(weights, v)
+            return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
+
+        return _in_parts(of_queries, q, QUERY_CHUNK)
+
+    out = lax.map(of_head, tuple(jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v)))
+    return jnp.moveaxis(out.reshape(b, heads, n, d), 1, 2)
 
 
 def feed_forward(net, x):
     """`its_jax.models.layers.feed_forward` of tokens `[b, n, d]`."""
-    (gated, _, out), tokens = net, x.reshape(-1, x.shape[-1])
+    gated, _, out = net
     w, bias = (a[...].astype(x.dtype) for a in (gated.proj.kernel, gated.proj.bias))
-    chunk = -(-len(tokens) // -(-len(tokens) // BLOCK_TOKENS))
 
-    def of_chunk(x):
+    def of_tokens(x):
         hidden, gate = jnp.split(_product(x, w) + bias, 2, axis=-1)
         return out((hidden * nnx.gelu(gate, approximate=False)).astype(x.dtype))
 
-    padded = jnp.pad(tokens, ((0, -len(tokens) % chunk), (0, 0)))
-    return (
-        lax.map(of_chunk, padded.reshape(-1, chunk, x.shape[-1])).reshape(padded.shape)[: len(tokens)].reshape(x.shape)
-    )
+    return _in_parts(of_tokens, x.reshape(-1, x.shape[-1]), BLOCK_TOKENS).reshape(x.shape)
 
 
 def conv_general_dilated(x, kernel, strides, padding, **kw):
     """`lax.conv_general_dilated` of `[b, h, w, c]` and `[1, 1, c, n]` or `[3, 3, c, n]`, in any of the forms."""
     if kernel.shape[0] == 1:
-        return _product(x, kernel[0, 0]).astype(x.dtype)
+        return dot_general(x, kernel[0, 0], None)
     same = strides == (1, 1) and [tuple(sides) for sides in padding] == [(1, 1)] * 2
     if same and x.shape[1] * x.shape[2] >= FEW_PIXELS:
         return _winograd(x, _transform(kernel))
