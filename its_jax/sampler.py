@@ -193,14 +193,14 @@ class Sampler:
     def _compile(self, job):
         """Ahead of time, from shapes alone: `_encode`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
         b, (h, w, c) = self.batch_size, self.latent_shape(job)
-        self._encode, self._join, terms = {}, {}, []
+        encode, self._join, terms = {}, {}, []
+        for model in {model.source: model for model in self.models.values()}.values():
+            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._replicated)
+            encode[model.source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
+        self._encode = {source: lowered.compile() for source, lowered in encode.items()}
         for name, model in self.models.items():
-            ids = jax.ShapeDtypeStruct((1, model.tokenizer.model_max_length), jnp.int32, sharding=self._replicated)
-            encode = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
-            if model.source not in self._encode:
-                self._encode[model.source] = encode.compile()
             text = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._replicated), encode.out_info
+                lambda a: self._abstract(a.shape, a.dtype, self._replicated), encode[model.source].out_info
             )
             join = jax.jit(functools.partial(_joined, b), out_shardings=self._sharded)
             join = join.lower([text] * (b * len(prompts_of(job, name))))
@@ -242,8 +242,8 @@ class Sampler:
         specs = dict(mesh=self._sharded.mesh, in_specs=in_specs, out_specs=PartitionSpec("data"))
         return jax.jit(jax.shard_map(function, check_vma=False, **specs))
 
-    def _abstract(self, shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
+    def _abstract(self, shape, dtype=jnp.float32, sharding=None):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or self._sharded)
 
     @property
     def programs(self) -> dict[str, jax.stages.Compiled]:
