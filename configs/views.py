@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 def _upside_down(config):
     # At these settings the judges of its_jax/tiny found both pictures and the sound right in 6 of 8 samples.
     config.image.prompt = "a painting of mushrooms, grayscale"
-    config.image.weight = 0.35
+    config.image.weight = 0.42
     config.upside_down = ConfigDict(config.image.to_dict())
-    config.upside_down.prompt = "a painting of flowers, grayscale"
+    config.upside_down.prompt = "a painting of trees, grayscale"
+    config.upside_down.weight = 0.3
     config.upside_down.view = "rotate_180"
-    config.audio.prompt = "birds singing"
-    config.audio.weight = 0.3
+    config.audio.prompt = "frog croaking"
+    config.audio.weight = 0.25
 
 
 def _square(config):
