@@ -18,6 +18,8 @@ def get_config():
     config.noise = "jax"  # or "torch": as PyTorch on a CPU draws it in float16
     config.num_steps = 25
     config.solver = "dpmpp_2m"  # or "ddim" or "euler"
+    # The inner layers of the UNets are evaluated at every so many steps, and serve from before between them; 1: at all.
+    config.cache_interval = 1
     config.height = 128  # pixels = mel bands
     config.width = 512  # pixels = frames of 10 ms
     config.window = 512  # a wider canvas is denoised in windows of so many pixels; 0: all at once
@@ -40,6 +42,9 @@ def get_config():
     config.image.prompt = "a painting of trees, grayscale"
     config.image.negative_prompt = ""
     config.image.guidance_scale = 4.0
+    # The first step with guidance, and the first without again; -1: to the end.
+    config.image.guidance_start_step = 0
+    config.image.guidance_stop_step = -1
     # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
     # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
     config.image.view = "identity"
@@ -52,6 +57,8 @@ def get_config():
     config.audio.prompt = "train whistling"
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 4.0
+    config.audio.guidance_start_step = 0
+    config.audio.guidance_stop_step = -1
     config.audio.view = "identity"
     config.audio.start_step = 0
     config.audio.stop_step = -1

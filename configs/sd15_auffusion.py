@@ -46,6 +46,8 @@ def get_config(example="bell"):
     config.noise = "torch"  # the authors' noise: that of PyTorch on a CPU, in float16; or "jax"
     config.num_steps = 100
     config.solver = "ddim"  # or "dpmpp_2m" or "euler"
+    # The inner layers of the UNets are evaluated at every so many steps, and serve from before between them; 1: at all.
+    config.cache_interval = 1
     config.height = 256  # pixels = mel bands
     config.width = 1024  # pixels = frames of 10 ms
     config.window = 1024  # a wider canvas is denoised in windows of so many pixels; 0: all at once
@@ -67,6 +69,9 @@ def get_config(example="bell"):
     config.image.prompt = image_prompt
     config.image.negative_prompt = ""
     config.image.guidance_scale = 10.0
+    # The first step with guidance, and the first without again; -1: to the end.
+    config.image.guidance_start_step = 0
+    config.image.guidance_stop_step = -1
     # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
     # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
     config.image.view = "identity"
@@ -79,6 +84,8 @@ def get_config(example="bell"):
     config.audio.prompt = audio_prompt
     config.audio.negative_prompt = ""
     config.audio.guidance_scale = 10.0
+    config.audio.guidance_start_step = 0
+    config.audio.guidance_stop_step = -1
     config.audio.view = "identity"
     config.audio.start_step = 0
     config.audio.stop_step = -1

@@ -15,7 +15,7 @@ Each step follows the weighted average of the models' guided noise predictions (
     steps    rows of every table: the schedule's training steps, so that no step count changes a shape
 
 Schedule, guidance and averages are float32; a model casts what it is given to the dtype that it computes in.
-Place `terms`, `state` and seeds sharded over the batch, and models, `rows` and `active` replicated: the
+Place `terms`, `state` and seeds sharded over the batch, and models, `rows` and `chosen` replicated: the
 compiled program then needs no communication between devices.
 """
 
@@ -160,16 +160,29 @@ def solver_rows(schedule: Schedule, num_steps: int, solver: str, first: int = 0)
     return SolverRows(np.pad(t, (0, unused)).astype(np.int32), *columns)
 
 
+class Way(NamedTuple):
+    """How a model is evaluated at a step."""
+
+    guided: bool = True  # with the negative prompt, or the positive one alone, as if s were 1
+    reused: bool = False  # the outermost layers only, on what the inner ones gave before (arXiv 2312.00858)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Term:
     """What one model contributes; the model itself stands at the same place in `models`."""
 
     texts: Any  # pytree of [b 2 ...]: what the model takes from negative and positive prompt, or [b 1 ...]
-    guidance_scale: Array  # [b] s; of no effect where texts are of the positive prompt alone, whose noise is s = 1
+    # [b], or [b steps], s; of no effect where texts are of the positive prompt alone, whose noise is s = 1
+    guidance_scale: Array
     weights: Array  # [b steps] w_i at each step, see `term_weights`
     view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})
     windows: Windows | None = dataclasses.field(default=None, metadata={"static": True})  # None: all of it at once
+    ways: tuple[Way, ...] = dataclasses.field(default=(Way(),), metadata={"static": True})  # see `chosen_ways`
+
+    @property
+    def reuses(self) -> bool:
+        return any(way.reused for way in self.ways)
 
 
 def term_weights(
@@ -208,40 +221,106 @@ def term_weights(
     return table, table.any(axis=1)
 
 
-def guided_noise(model: Callable, x: Array, t: Array, term: Term) -> Array:
-    """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]`, float32 like x."""
-    predict = functools.partial(_guided_noise, model, t, term)
-    return term.windows.average(predict, x) if term.windows else predict(x)
+def chosen_ways(active: np.ndarray, guided: np.ndarray, cache_interval: int, ways: Sequence[Way]) -> np.ndarray:
+    """How a term is evaluated at each step: 0 not at all, else 1 + the place in `ways`.
+
+    Args:
+      active, guided: bool `[steps]`, whether any sample needs the term, and its negative prompt.
+      cache_interval: the inner layers are evaluated at every so many of its steps; 1 is at all. Between them they
+        serve from before, unless the negative prompt was not among what they were asked.
+    """
+    chosen = np.zeros(len(active), np.int32)
+    age, knows_negative = cache_interval, False
+    for k in np.flatnonzero(active):
+        reused = age < cache_interval and (knows_negative or not guided[k])
+        if not reused:
+            age, knows_negative = 0, guided[k]
+        age += 1
+        chosen[k] = 1 + ways.index(Way(bool(guided[k]), bool(reused)))
+    return chosen
 
 
-def _guided_noise(model, t, term, x):
+def guided_noise(
+    model: Callable, x: Array, t: Array, term: Term, way: Way = Way(), k: Array | int = 0, inner: Any = ()
+) -> tuple[Array, Any]:
+    """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]` of step `k`.
+
+    Args:
+      inner: of a term that reuses, what the inner layers gave before, see `no_inner`.
+
+    Returns:
+      the noise, float32 like x; and `inner` for the next step.
+    """
+    predict = functools.partial(_guided_noise, model, t, term, way, k)
+    return term.windows.average(predict, x, inner) if term.windows else predict(x, inner)
+
+
+def _guided_noise(model, t, term, way, k, x, inner):
     """The pair is innermost in the model's batch, so that a sharded batch stays where it is."""
-    b, texts = x.shape[0], jax.tree.leaves(term.texts)[0].shape[1]
-    seen = jnp.repeat(term.view.look(x), texts, axis=0)
-    eps = model(seen, jnp.full(len(seen), t), jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), term.texts))
-    eps = eps.astype(jnp.float32).reshape(b, texts, *seen.shape[1:])
-    if texts == 1:
-        return term.view.back(eps[:, 0])
+    texts = jax.tree.leaves(term.texts)[0].shape[1]
+    asked = texts if way.guided else 1
+
+    def merged(a):
+        return a[:, texts - asked :].reshape(-1, *a.shape[2:])
+
+    seen = jnp.repeat(term.view.look(x), asked, axis=0)
+    inputs = seen, jnp.full(len(seen), t), jax.tree.map(merged, term.texts)
+    if way.reused:
+        eps = model.reusing(*inputs, merged(inner))
+    elif term.reuses:
+        eps, new = model.keeping(*inputs)
+        inner = inner.at[:, texts - asked :].set(new.reshape(len(x), asked, *new.shape[1:]))
+    else:
+        eps = model(*inputs)
+    eps = eps.astype(jnp.float32).reshape(len(x), asked, *seen.shape[1:])
+    if asked == 1:
+        return term.view.back(eps[:, 0]), inner
     negative, positive = eps[:, 0], eps[:, 1]
-    return term.view.back(negative + _per_sample(term.guidance_scale) * (positive - negative))
+    s = term.guidance_scale if term.guidance_scale.ndim == 1 else term.guidance_scale[:, k]
+    return term.view.back(negative + _per_sample(s) * (positive - negative)), inner
+
+
+def no_inner(models: Sequence[Callable], terms: Sequence[Term], x: Array) -> tuple[Any, ...]:
+    """Room for what the inner layers of each term give, `[b (windows) texts ...]`; () for terms that do not reuse."""
+
+    def of_term(model, term):
+        if not term.reuses:
+            return ()
+        columns = term.windows.size if term.windows else x.shape[2]
+        count = (len(term.windows.starts),) if term.windows else ()
+        b, texts = jax.tree.leaves(term.texts)[0].shape[:2]
+        seen = jnp.repeat(term.view.look(x[:, :, :columns]), texts, axis=0)
+        text = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), term.texts)
+        _, inner = jax.eval_shape(lambda *a: model.keeping(*a), seen, jnp.zeros(len(seen), jnp.int32), text)
+        return jnp.zeros((b, *count, texts, *inner.shape[1:]), inner.dtype)
+
+    return tuple(map(of_term, models, terms))
 
 
 def fused_noise(
-    models: Sequence[Callable], x: Array, t: Array, terms: Sequence[Term], k: Array, active: Array
-) -> Array:
-    """sum of w_i V_i^-1(eps_i(V_i x)) / sum of w_i at step `k`; model i is evaluated if `active[i]` only."""
-    total = jnp.zeros_like(x)
+    models: Sequence[Callable],
+    x: Array,
+    t: Array,
+    terms: Sequence[Term],
+    k: Array,
+    chosen: Array,
+    inner: Sequence[Any] | None = None,
+) -> tuple[Array, tuple[Any, ...]]:
+    """sum of w_i V_i^-1(eps_i(V_i x)) / sum of w_i at step `k`; model i is evaluated as `chosen[i]` says."""
+    total, kept = jnp.zeros_like(x), []
     weights = [term.weights[:, k] for term in terms]
-    for model, term, w, wanted in zip(models, terms, weights, active, strict=True):
-        share = functools.partial(_add_share, model, x, t, term, w)
-        total = lax.cond(wanted, share, lambda total: total, total)
-    return total / _per_sample(sum(weights))
+    for model, term, w, way, of_term in zip(models, terms, weights, chosen, inner or [()] * len(terms), strict=True):
+        shares = [functools.partial(_add_share, model, x, t, term, way, k, w) for way in term.ways]
+        total, of_term = lax.switch(way.astype(jnp.int32), [lambda *state: state, *shares], total, of_term)
+        kept.append(of_term)
+    return total / _per_sample(sum(weights)), tuple(kept)
 
 
-def _add_share(model, x, t, term, w, total):
+def _add_share(model, x, t, term, way, k, w, total, inner):
     w = _per_sample(w)
+    eps, inner = guided_noise(model, x, t, term, way, k, inner)
     # A weight of zero times a non-finite noise would still spoil the sample.
-    return jnp.where(w > 0, total + w * guided_noise(model, x, t, term), total)
+    return jnp.where(w > 0, total + w * eps, total), inner
 
 
 def _per_sample(a: Array) -> Array:
@@ -254,6 +333,7 @@ class State(NamedTuple):
     x: Array  # [b h w c] float32
     x0: Array  # [b h w c] float32, estimate of the last step
     failed_at: Array  # [b] int32, first step whose result was not finite, -1 if none
+    inner: tuple[Any, ...] | None = None  # of each term that reuses, see `no_inner`
 
 
 def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
@@ -285,7 +365,7 @@ def denoise(
     models: Sequence[Callable],
     terms: Sequence[Term],
     rows: SolverRows,
-    active: Array,
+    chosen: Array,
     state: State,
     first: Array,
     last: Array,
@@ -298,21 +378,22 @@ def denoise(
 
     Args:
       models: callables `(x [2b h w c] float32, t [2b] int32, text [2b ...]) -> eps [2b h w c]`, one per term; t is
-        the same for all.
+        the same for all. Where a term reuses, also `keeping`, which returns eps and what the inner layers gave,
+        `[2b ...]`, and `reusing`, which takes that as a fourth argument.
       rows: table from `solver_rows`.
-      active: `[terms steps]` from `term_weights`.
+      chosen: `[terms steps]`, from `chosen_ways`; or `active` of `term_weights`, where terms have one way.
       first, last: `[]` int32.
       known: the part of the result that is given, if any.
     """
 
     def step(k, state):
-        x, x0_prev, failed_at = state
+        x, x0_prev, failed_at, inner = state
         row = jax.tree.map(lambda column: column[k], rows)
-        eps = fused_noise(models, x, row.t, terms, k, active[:, k])
+        eps, inner = fused_noise(models, x, row.t, terms, k, chosen[:, k], inner)
         eps = eps if known is None else jnp.where(known.mask, known.eps, eps)
         x0 = (x - row.sigma * eps) / row.alpha
         x = row.cx * x + row.ce * eps + row.cp * x0_prev
         fails = ~jnp.isfinite(x).all(axis=(1, 2, 3))
-        return State(x, x0, jnp.where(fails & (failed_at < 0), k, failed_at))
+        return State(x, x0, jnp.where(fails & (failed_at < 0), k, failed_at), inner if state.inner is not None else None)
 
     return lax.fori_loop(first, last, step, state)

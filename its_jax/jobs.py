@@ -26,8 +26,10 @@ RECORD = "sample.json"  # written last: a job is done when its record is there
 
 # Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
 _TERM = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
-_TERM |= {"guidance_scale": float, "start_step": int, "stop_step": int, "weight": float}
-_JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "height": int, "width": int, "dtype": str}
+_TERM |= {"guidance_scale": float, "guidance_start_step": int, "guidance_stop_step": int}
+_TERM |= {"start_step": int, "stop_step": int, "weight": float}
+_JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_interval": int}
+_JOB |= {"height": int, "width": int, "dtype": str}
 _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
 _RUN = {"num_samples": int, "batch_size": int, "video": bool}
@@ -78,11 +80,18 @@ def first_step(job: Mapping[str, Any]) -> int:
 
 def steps(job: Mapping[str, Any], term: str) -> range:
     """The steps at which a term takes part; none is an empty range."""
-    stop = job[term]["stop_step"]
-    return range(
-        max(job[term]["start_step"], first_step(job)),
-        job["num_steps"] if stop < 0 else min(stop, job["num_steps"]),
-    )
+    return _steps(job, job[term]["start_step"], job[term]["stop_step"])
+
+
+def guided_steps(job: Mapping[str, Any], term: str) -> range:
+    """The steps at which a term that takes part is pushed away from its negative prompt."""
+    if job[term]["guidance_scale"] == 1:
+        return range(0)
+    return _steps(job, job[term]["guidance_start_step"], job[term]["guidance_stop_step"])
+
+
+def _steps(job, start, stop):
+    return range(max(start, first_step(job)), job["num_steps"] if stop < 0 else min(stop, job["num_steps"]))
 
 
 def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]]:
@@ -147,7 +156,7 @@ def check(job: Mapping[str, Any]) -> None:
     """Raises `UserError` for values that are wrong whatever the models are."""
     if not 0 <= job["seed"] <= _MAX_SEED:
         raise UserError(f"seed={job['seed']}: seeds must be 0 to {_MAX_SEED}")
-    for key in ("height", "width", "num_steps"):
+    for key in ("height", "width", "num_steps", "cache_interval"):
         if job[key] < 1:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
     for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES)):
@@ -172,11 +181,12 @@ def _check_term(name, term):
     for key in ("guidance_scale", "weight"):
         if not math.isfinite(term[key]):
             raise UserError(f"{name}.{key}={term[key]}: must be a finite number")
-    for key in ("weight", "start_step"):
+    for key in ("weight", "start_step", "guidance_start_step"):
         if term[key] < 0:
             raise UserError(f"{name}.{key}={term[key]}: must not be negative")
-    if term["stop_step"] < -1:
-        raise UserError(f"{name}.stop_step={term['stop_step']}: must be a step, or -1 for none")
+    for key in ("stop_step", "guidance_stop_step"):
+        if term[key] < -1:
+            raise UserError(f"{name}.{key}={term[key]}: must be a step, or -1 for none")
 
 
 def _check_canvas(job):

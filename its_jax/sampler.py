@@ -208,12 +208,13 @@ class Sampler:
             terms.append(
                 denoise.Term(
                     texts=jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), join.out_info),
-                    guidance_scale=self._abstract((b,)),
+                    guidance_scale=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     **self.sight(job, name),
                 )
             )
-        rows, _, active = self._tables([job] * b)
+        terms = tuple(terms)
+        rows, *_, chosen = self._tables([job] * b)
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._sharded)
         self._draw = draw.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
@@ -221,11 +222,14 @@ class Sampler:
         known = None if self._known is None else denoise.Known(*self._known, latents)
         origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
         self._start = start.lower(latents, *origin).compile()
-        state = denoise.State(latents, latents, self._abstract((b,), jnp.int32))
+        inner = jax.jit(denoise.no_inner, out_shardings=self._sharded).lower(self._unets, terms, latents)
+        self._no_inner = inner.compile()
+        inner = jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), inner.out_info)
+        state = denoise.State(latents, latents, self._abstract((b,), jnp.int32), inner)
         whole, split = PartitionSpec(), PartitionSpec("data")
         in_specs = (whole, split, whole, whole, split, whole, whole, denoise.Known(whole, whole, split))
         run = self._each(denoise.denoise, in_specs if known else (*in_specs[:-1], whole))
-        self._denoise = run.lower(self._unets, tuple(terms), rows, active, state, zero, zero, known).compile()
+        self._denoise = run.lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
         decode = functools.partial(
@@ -277,13 +281,16 @@ class Sampler:
         )
 
     def sight(self, job: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """View and windows of a term."""
+        """View, windows and ways of evaluation of a term."""
         windows = None
         if job["window"] or job["wrap"]:
             columns = job["width"] // self.image.vae.config.factor
             size = (job["window"] or job["width"]) // self.image.vae.config.factor
             windows = Windows.cover(columns, size, job["wrap"])
-        return {"view": VIEWS[job[name]["view"]], "windows": windows}
+        guided = (job[name]["guidance_scale"] != 1,) if always_guided(job, name) else (True, False)
+        reused = (False, True) if job["cache_interval"] > 1 else (False,)
+        ways = tuple(itertools.starmap(denoise.Way, itertools.product(guided, reused)))
+        return {"view": VIEWS[job[name]["view"]], "windows": windows, "ways": ways}
 
     def _origin(self, job):
         """Mask and latent of what the samples start from, on the devices, or None."""
@@ -302,7 +309,7 @@ class Sampler:
         return jax.device_put(tree, self._sharded if sharded else self._replicated)
 
     def _terms(self, jobs):
-        """The terms without weights, which `_tables` gives."""
+        """The terms without what `_tables` gives."""
         terms, known, self._texts = [], self._texts, {}
         for name, model in self.models.items():
             prompts = [prompts_of(job, name) for job in jobs]
@@ -312,11 +319,10 @@ class Sampler:
                     text = known.get((model.source, prompt)) or self._prepare_text(model, prompt)
                     self._texts[model.source, prompt] = text
             texts = [self._texts[model.source, prompt] for prompt in itertools.chain(*prompts)]
-            scale = np.array([job[name]["guidance_scale"] for job in jobs], np.float32)
             terms.append(
                 denoise.Term(
                     texts=self._join[name](texts),
-                    guidance_scale=self._put(scale, sharded=True),
+                    guidance_scale=None,
                     weights=None,
                     **self.sight(jobs[0], name),
                 )
@@ -329,6 +335,7 @@ class Sampler:
         return self._encode[model.source](model.text_encoder, model.unet, ids)
 
     def _tables(self, jobs):
+        """Rows of the solver, weights and guidance scales of each term, and how it is evaluated at each step."""
         schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
         spans = [[job_settings.steps(job, name) for job in jobs] for name in self.models]
@@ -340,7 +347,16 @@ class Sampler:
             stop_steps=[[span.stop for span in of_term] for of_term in spans],
             first=first,
         )
-        return self._put(rows), [self._put(w, sharded=True) for w in weights], self._put(active)
+        scales, chosen = [], []
+        for name, of_term in zip(self.models, active, strict=True):
+            scale = np.ones(weights.shape[1:], np.float32)
+            for of_sample, job in zip(scale, jobs, strict=True):
+                of_sample[job_settings.guided_steps(job, name)] = job[name]["guidance_scale"]
+            guided, ways = (scale != 1).any(axis=0), self.sight(jobs[0], name)["ways"]
+            chosen.append(denoise.chosen_ways(of_term, guided, jobs[0]["cache_interval"], ways))
+            scales.append(scale)
+        weights, scales = ([self._put(table, sharded=True) for table in tables] for tables in (weights, scales))
+        return self._put(rows), weights, scales, self._put(np.stack(chosen))
 
     def _noise(self, jobs):
         if jobs[0]["noise"] == "torch":
@@ -350,19 +366,23 @@ class Sampler:
 
     def _denoise_batch(self, jobs, terms, on_steps):
         steps, first = jobs[0]["num_steps"], job_settings.first_step(jobs[0])
-        rows, weights, active = self._tables(jobs)
-        terms = tuple(dataclasses.replace(term, weights=w) for term, w in zip(terms, weights, strict=True))
+        rows, weights, scales, chosen = self._tables(jobs)
+        terms = tuple(
+            dataclasses.replace(term, weights=w, guidance_scale=scale)
+            for term, w, scale in zip(terms, weights, scales, strict=True)
+        )
         noise, known = self._noise(jobs), None
         if self._known is None:
             state = self._start(noise)
         else:
             known = denoise.Known(*self._known, noise)
             state = self._start(noise, known.z, jax.tree.map(lambda column: column[first], rows))
+        state = state._replace(inner=self._no_inner(self._unets, terms, noise))
         bounds = sorted({first + round((steps - first) * i / PROGRESS_CALLS) for i in range(PROGRESS_CALLS + 1)})
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):
-                state = self._denoise(self._unets, terms, rows, active, state, marks[i], marks[i + 1], known)
+                state = self._denoise(self._unets, terms, rows, chosen, state, marks[i], marks[i + 1], known)
                 jax.block_until_ready(state)
                 on_steps(bounds[i + 1] - bounds[i])
             return (state.x if known is None else self._settle(state.x, known)), state.failed_at
@@ -393,8 +413,10 @@ def _static(job):
     """What jobs must share to share compiled programs, a solver table and what they start from."""
     keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
     keys += ("init_image", "init_audio", "init_sha256", "strength", "keep")
+    keys += ("cache_interval",)
     terms = {
-        name: (job[name]["model"], job[name]["view"], len(prompts_of(job, name))) for name in job_settings.terms(job)
+        name: (job[name]["model"], job[name]["view"], len(prompts_of(job, name)), always_guided(job, name))
+        for name in job_settings.terms(job)
     }
     return {key: job[key] for key in keys} | terms
 
@@ -408,6 +430,14 @@ def prompts_of(job: Mapping[str, Any], name: str) -> list[str]:
     """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
     keys = ("prompt",) if job[name]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
     return [job[name][key] for key in keys]
+
+
+def always_guided(job: Mapping[str, Any], name: str) -> bool:
+    """Whether a term is guided at all of its steps (or, at guidance scale 1, at none), so that there is one way."""
+    if job[name]["guidance_scale"] == 1:
+        return True
+    of_term, guided = job_settings.steps(job, name), job_settings.guided_steps(job, name)
+    return not of_term or (guided.start <= of_term.start and of_term.stop <= guided.stop)
 
 
 def _check_choices(job):

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -33,10 +35,14 @@ class Windows:
         count = -(-2 * (total - size) // size) + 1
         return cls(size, tuple(i * (total - size) // (count - 1) for i in range(count)), total)
 
-    def average(self, predict: Callable[[Array], Array], x: Array) -> Array:
+    def average(self, predict: Callable, x: Array, kept: Any = ()) -> tuple[Array, Any]:
         """Predictions on all windows of `[b h w c]`, averaged with weights that fade towards a window's ends.
 
         One window after the other, so that a long latent takes no more memory than a window.
+
+        Args:
+          predict: `(x [b h size c], kept) -> (noise [b h size c], kept)`.
+          kept: pytree of `[b windows ...]`, what `predict` keeps for each window.
         """
         columns = (np.array(self.starts)[:, None] + np.arange(self.size)) % self.total
         weights = np.sin(np.pi * (np.arange(self.size) + 0.5) / self.size) ** 2
@@ -44,8 +50,10 @@ class Windows:
         shares = jnp.asarray(weights / sums[columns], jnp.float32)  # [windows size], 1 in sum over windows
         columns = jnp.asarray(columns)
 
-        def add(i, total):
-            predicted = predict(jnp.take(x, columns[i], axis=2))
-            return total.at[:, :, columns[i]].add(shares[i][:, None] * predicted)
+        def add(i, state):
+            total, kept = state
+            predicted, new = predict(jnp.take(x, columns[i], axis=2), jax.tree.map(lambda a: a[:, i], kept))
+            kept = jax.tree.map(lambda a, of_window: a.at[:, i].set(of_window), kept, new)
+            return total.at[:, :, columns[i]].add(shares[i][:, None] * predicted), kept
 
-        return lax.fori_loop(0, len(self.starts), add, jnp.zeros_like(x))
+        return lax.fori_loop(0, len(self.starts), add, (jnp.zeros_like(x), kept))

@@ -244,7 +244,8 @@ def test_a_long_latent_is_seen_through_windows():
     (term, _), *_ = make_run()
     term = dataclasses.replace(term, view=VIEWS["rotate_90"], windows=Windows.cover(30, 6, wrap=False))
     x = d.initial_noise(np.arange(2, dtype=np.uint32), (4, 30, 4))
-    np.testing.assert_allclose(d.guided_noise(Partial(narrow, {}), x, jnp.int32(1), term), x * 0.5, atol=1e-6)
+    noise, _ = d.guided_noise(Partial(narrow, {}), x, jnp.int32(1), term)
+    np.testing.assert_allclose(noise, x * 0.5, atol=1e-6)
     assert set(widths) == {(6, 4)}
 
 
@@ -262,7 +263,7 @@ def test_view_shows_the_model_a_rearranged_latent():
     (term, _), *_ = make_run()
     term = d.Term(term.texts, term.guidance_scale, term.weights, view)
     x = jnp.ones((2, *SHAPE))
-    noise = d.guided_noise(Partial(uneven, {}), x, jnp.int32(1), term)
+    noise, _ = d.guided_noise(Partial(uneven, {}), x, jnp.int32(1), term)
     np.testing.assert_array_equal(noise[0, :, :, 0], np.arange(4)[:, None] + 4 * (np.arange(6) >= 3))
 
 
@@ -306,6 +307,82 @@ def test_a_term_without_negative_prompt_follows_the_positive_one():
     expected = sample(terms, *run).x
     terms[0] = dataclasses.replace(terms[0], texts=terms[0].texts[:, 1:], guidance_scale=np.full(2, np.nan))
     np.testing.assert_allclose(sample(terms, *run).x, expected, rtol=0, atol=1e-5)
+
+
+class Layered:
+    """A model of an inner and an outer part; `asked` counts evaluations of the inner one by the size of its batch."""
+
+    def __init__(self, weights):
+        self.weights, self.asked = weights, []
+
+    def __call__(self, x, t, text):
+        return self.keeping(x, t, text)[0]
+
+    def keeping(self, x, t, text):
+        jax.debug.callback(lambda: self.asked.append(len(x)))
+        inner = fake_eps(self.weights, x, t, text)
+        return self.reusing(x, t, text, inner), inner
+
+    def reusing(self, x, t, text, inner):
+        return inner + 0.1 * x
+
+
+def run_layered(ways, chosen, **kw):
+    """The latent, and what the inner part of each model was asked."""
+    terms, rows, active, state, last = make_run(num_steps=10, **kw)
+    terms = [dataclasses.replace(term, ways=ways) for term in terms]
+    models = [Layered(w) for w in WEIGHTS]
+    run = jax.jit(lambda *args: d.denoise.__wrapped__(models, *args))
+    state = state._replace(inner=d.no_inner(models, terms, state.x))
+    x = run(terms, rows, chosen(active), state, 0, last).x
+    jax.effects_barrier()
+    return np.array(x), [model.asked for model in models]
+
+
+def test_inner_layers_serve_several_steps():
+    whole, reused = d.Way(), d.Way(reused=True)
+
+    def every(n):
+        return lambda active: np.stack([d.chosen_ways(a, a, n, (whole, reused)) for a in active])
+
+    expected, asked = run_layered((whole,), every(1))
+    assert [len(of_model) for of_model in asked] == [8, 10]
+    x, asked = run_layered((whole, reused), every(1))
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-4)
+    x, asked = run_layered((whole, reused), every(3))
+    assert [len(of_model) for of_model in asked] == [3, 4]  # of steps 2, 5, 8; and of 0, 3, 6, 9
+    assert 1e-3 < relative_error(x, expected) < 1
+
+
+def test_without_guidance_the_positive_prompt_is_asked_alone():
+    guided, alone = d.Way(), d.Way(guided=False)
+    interval = np.isin(np.arange(1000), range(4, 7))
+
+    def chosen(active):
+        return np.stack([d.chosen_ways(a, interval, 1, (guided, alone)) for a in active])
+
+    x, asked = run_layered((guided, alone), chosen, guidance=(1, 1))
+    np.testing.assert_allclose(x, run_layered((guided,), lambda active: active, guidance=(1, 1))[0], atol=1e-5)
+    assert asked[1] == [2] * 4 + [4] * 3 + [2] * 3
+
+
+def test_reuse_waits_for_the_negative_prompt():
+    ways = tuple(d.Way(guided, reused) for guided in (True, False) for reused in (False, True))
+    active = np.arange(12) >= 1
+    guided = np.isin(np.arange(12), [4, 5, 6, 7])
+    chosen = [ways[i - 1] if i else None for i in d.chosen_ways(active, guided, 3, ways)]
+    inner = "".join("." if way is None else "gGaA"[2 * (not way.guided) + way.reused] for way in chosen)
+    assert inner == ".aAAgGGgAAaA"
+
+
+def test_a_scale_may_differ_from_step_to_step():
+    terms, *run = make_run(guidance=(3, 7.5))
+    expected = sample(terms, *run).x
+    tables = [np.repeat(term.guidance_scale[:, None], 1000, axis=1) for term in terms]
+    in_steps = [dataclasses.replace(term, guidance_scale=a) for term, a in zip(terms, tables, strict=True)]
+    np.testing.assert_array_equal(sample(in_steps, *run).x, expected)
+    tables[0][:, 5] = 1
+    assert relative_error(sample(in_steps, *run).x, expected) > 1e-4
 
 
 def test_a_run_in_pieces_has_the_bits_of_a_whole_one():

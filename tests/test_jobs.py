@@ -200,6 +200,7 @@ def test_every_setting_of_the_sample_is_in_its_id():
     other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75}
     changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
     changes += [{"image__start_step": 3}, {"image__stop_step": 20}, {"image__view": "rotate_180"}]
+    changes += [{"cache_interval": 2}, {"image__guidance_start_step": 3}, {"image__guidance_stop_step": 20}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
     assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]

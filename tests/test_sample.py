@@ -428,6 +428,25 @@ def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):
         one(near)
 
 
+FEWER = {"cache_interval": 2, "image.guidance_start_step": 2, "audio.guidance_stop_step": 3}
+
+
+@pytest.mark.parametrize("window", [0, 24])
+def test_inner_layers_and_guidance_at_some_steps_only(expand, window):
+    """Sample by sample as each alone has it, though one of a batch is guided where the other is not."""
+    todo = expand(FEWER, window=window, num_samples=2)
+    todo[1] = todo[1] | {"image": todo[1]["image"] | {"guidance_start_step": 3}}
+    one = Sampler(todo[0], pending=2, batch_size=2)
+    together, apart = one(todo), [one([job])[0] for job in todo]
+    for sample, alone in zip(together, apart, strict=True):
+        np.testing.assert_allclose(sample.latents, alone.latents, rtol=0, atol=0.3 * np.abs(alone.latents).max())
+    plain = expand(window=window, num_samples=1)
+    (whole,) = Sampler(plain[0], pending=1, batch_size=2)(plain)
+    assert 1e-3 < np.abs(apart[0].latents - whole.latents).max() < np.abs(whole.latents).max()
+    with pytest.raises(ValueError, match="must agree"):
+        one(plain)
+
+
 def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
     todo = expand(num_samples=8)
     full = sampler(todo)

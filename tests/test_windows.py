@@ -28,16 +28,21 @@ def test_windows_cover_all_columns_and_overlap_by_half(total, size, wrap):
         assert covered[size // 2 : -size // 2].min() >= 2
 
 
+def of_all(windows):
+    """`windows.average` of predictions for which nothing is kept."""
+    return lambda predict, x: windows.average(lambda x, kept: (predict(x), kept), x)[0]
+
+
 @pytest.mark.parametrize("wrap", [False, True])
 def test_what_depends_on_each_column_alone_is_unchanged(wrap):
-    average = Windows.cover(50, 16, wrap).average
+    average = of_all(Windows.cover(50, 16, wrap))
     np.testing.assert_allclose(average(jnp.sin, X), jnp.sin(X), atol=1e-6)
 
 
 def test_predictions_fade_into_each_other():
     """Windows that disagree, each by its own constant, leave no step anywhere."""
     windows = Windows.cover(50, 16, wrap=True)
-    ramp = windows.average(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
+    ramp = of_all(windows)(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
     steps = np.abs(np.diff(np.append(ramp, ramp[0])))
     assert np.ptp(ramp) > 5 and steps.max() < np.ptp(ramp) / 4
 
@@ -49,5 +54,18 @@ def test_a_loop_has_no_place_where_it_begins():
         return jnp.cumsum(x, axis=2)
 
     x = X[:, :, np.arange(64) % 50]
-    rolled = windows.average(predict, jnp.roll(x, shift, axis=2))
-    np.testing.assert_allclose(rolled, jnp.roll(windows.average(predict, x), shift, axis=2), atol=1e-5)
+    average = of_all(windows)
+    rolled = average(predict, jnp.roll(x, shift, axis=2))
+    np.testing.assert_allclose(rolled, jnp.roll(average(predict, x), shift, axis=2), atol=1e-5)
+
+
+def test_each_window_keeps_its_own():
+    windows = Windows.cover(50, 16, wrap=False)
+    count = len(windows.starts)
+
+    def predict(x, kept):
+        return x, kept + x[:, 0, :1, 0]
+
+    average, kept = windows.average(predict, X, jnp.zeros((len(X), count, 1)))
+    np.testing.assert_allclose(average, X, atol=1e-6)
+    np.testing.assert_allclose(kept[..., 0], X[:, 0, windows.starts, 0], rtol=1e-6)

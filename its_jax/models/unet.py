@@ -237,11 +237,20 @@ class UpBlock(nnx.Module):
 
     def __call__(self, x, skips, time, text, size):
         """Takes its skips off the end of the list; `size` is that of the next skip (None at the last)."""
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, skips.pop()], axis=-1), next(time))
-            if self.attentions is not None:
-                x = self.attentions[i](x, text)
+        x = self.last(self.all_but_last(x, skips, time, text), skips.pop(), time, text)
         return x if self.upsamplers is None else self.upsamplers[0](x, size)
+
+    def all_but_last(self, x, skips, time, text):
+        for i in range(len(self.resnets) - 1):
+            x = self._layer(i, x, skips.pop(), time, text)
+        return x
+
+    def last(self, x, skip, time, text):
+        return self._layer(len(self.resnets) - 1, x, skip, time, text)
+
+    def _layer(self, i, x, skip, time, text):
+        x = self.resnets[i](jnp.concatenate([x, skip], axis=-1), next(time))
+        return x if self.attentions is None else self.attentions[i](x, text)
 
 
 class UNet2DConditionModel(nnx.Module):
@@ -330,6 +339,11 @@ class UNet2DConditionModel(nnx.Module):
     def predict(self, x, time, text):
         """`__call__` with what `project_time` (of all samples, or `[1, channels]` of their common t) and
         `project_text` give, so that it need not be made at each step."""
+        return self.predict_keeping(x, time, text)[0]
+
+    def predict_keeping(self, x, time, text):
+        """`predict`, and what its last layer is given of the inner ones, `[b, h, w, channels]`: it changes little from
+        step to step (DeepCache, arXiv 2312.00858)."""
         time, text = iter(time), iter(text)
         x = self.conv_in(x.astype(self.dtype))
         skips = [x]
@@ -337,10 +351,19 @@ class UNet2DConditionModel(nnx.Module):
             x, more = block(x, time, text)
             skips += more
         x = self.mid_block(x, time, text)
-        for block in self.up_blocks:
-            next_skip = len(skips) - len(block.resnets) - 1
-            size = skips[next_skip].shape[1:3] if next_skip >= 0 else None
-            x = block(x, skips, time, text, size)
+        *inner_blocks, outer = self.up_blocks
+        for block in inner_blocks:
+            x = block(x, skips, time, text, skips[-len(block.resnets) - 1].shape[1:3])
+        inner = outer.all_but_last(x, skips, time, text)
+        return self._noise(outer.last(inner, skips.pop(), time, text)), inner
+
+    def predict_reusing(self, x, time, text, inner):
+        """`predict` by the first convolution and the last layer alone, with what the inner ones gave before."""
+        outer, skip = self.up_blocks[-1], self.conv_in(x.astype(self.dtype))
+        texts = len(outer.attentions[-1].transformer_blocks) if outer.attentions is not None else 0
+        return self._noise(outer.last(inner, skip, iter(time[-1:]), iter(text[len(text) - texts :])))
+
+    def _noise(self, x):
         return self.conv_out(nnx.silu(self.conv_norm_out(x)))
 
 
@@ -353,4 +376,14 @@ class Prepared:
     time: list[jax.Array]  # `project_time` of 0, 1, ..., `[timesteps, channels]` each
 
     def __call__(self, x, t, text):
-        return self.unet.predict(x, [table[t[:1]] for table in self.time], text)
+        return self.unet.predict(x, self._time(t), text)
+
+    def keeping(self, x, t, text):
+        """The noise, and what the inner layers give, for `reusing`."""
+        return self.unet.predict_keeping(x, self._time(t), text)
+
+    def reusing(self, x, t, text, inner):
+        return self.unet.predict_reusing(x, self._time(t), text, inner)
+
+    def _time(self, t):
+        return [table[t[:1]] for table in self.time]
