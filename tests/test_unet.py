@@ -4,6 +4,7 @@ import diffusers
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from twins import (
     assert_close,
     assert_equal,
@@ -98,6 +99,20 @@ def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precisio
     # Nothing of it is left in the program of a step.
     of_step = call.lower(prepared, x, t, texts).as_text()
     assert "stablehlo.sine" in call.lower(model, x, t, text).as_text() and "stablehlo.sine" not in of_step
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_last_layer_goes_on_from_what_the_inner_ones_gave(name, highest_precision):
+    _, config, (x, _, text), _ = torch_twin(name)
+    model = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+    prepared, texts = stages.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    t = np.array([21, 21])
+    eps, inner = jit(lambda model, *a: model.keeping(*a))(prepared, x, t, texts)
+    reuse = jit(lambda model, *a: model.reusing(*a))
+    np.testing.assert_array_equal(eps, call(prepared, x, t, texts))
+    np.testing.assert_allclose(reuse(prepared, x, t, texts, inner), eps, rtol=0, atol=1e-5)
+    other = call(prepared, 1.1 * x, t, texts)
+    np.testing.assert_array_less(1e-4, np.abs(reuse(prepared, 1.1 * x, t, texts, inner) - other).max())
 
 
 def test_unet_in_bfloat16():

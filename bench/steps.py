@@ -1,0 +1,121 @@
+"""How few steps do: solvers, step counts and cheaper steps by what the judges find in samples of the embedded models.
+
+    python -m bench.steps --workdir=work/steps --out=bench/results/steps.json
+
+Every variant makes the same pairs of subject and sound from the same seeds, at the settings of configs/default.py but
+for what its name says. `both` is the share in which picture and sound are right, with the 95 % interval of Wilson;
+`lost` and `won` count samples against DDIM at 100 steps, with the probability that chance alone makes as uneven a split
+(McNemar's exact test). `error` is the mean squared error with which the models denoise the finished sample, see
+`its_jax.tiny.scores`. `gflop` is the arithmetic of denoising one sample. Goes on where it was broken off.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+from scipy import stats
+
+from bench.parity_full_size import about
+from its_jax.benchmark import arithmetic
+from its_jax.jobs import expand
+from its_jax.media import write_json
+from its_jax.sampler import Sampler
+from its_jax.tiny import data, judges, pairs, scores
+
+CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
+BATCH = 12
+# Each subject with every other sound, each sound with every other subject.
+PAIRS = [(i, j, 0) for i, j in itertools.product(range(12), range(12)) if (i + j) % 2 == 0]
+REFERENCE = "ddim 100"
+
+
+def steps(solver, num_steps, **more):
+    """The image model starts after a tenth of the steps."""
+    return {"solver": solver, "num_steps": num_steps, "image.start_step": round(num_steps / 10), **more}
+
+
+def guided(num_steps, start, stop):
+    """Guidance from a share of the steps to another."""
+    keys = {"guidance_start_step": round(start * num_steps), "guidance_stop_step": round(stop * num_steps)}
+    return {f"{term}.{key}": value for term in ("image", "audio") for key, value in keys.items()}
+
+
+VARIANTS = {f"ddim {n}": steps("ddim", n) for n in (100, 50, 25, 15)}
+VARIANTS |= {f"dpmpp_2m {n}": steps("dpmpp_2m", n) for n in (25, 20, 15, 12, 10, 8)}
+VARIANTS |= {f"dpmpp_2m 20, cache_interval {n}": steps("dpmpp_2m", 20, cache_interval=n) for n in (2, 3, 5)}
+VARIANTS |= {
+    f"dpmpp_2m 20, guidance {a:.0%} to {b:.0%}": steps("dpmpp_2m", 20, **guided(20, a, b))
+    for a, b in ((0, 0.8), (0, 0.6), (0.2, 1), (0.2, 0.8))
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "), help="with commas between")
+    args = parser.parse_args()
+    names = [name.replace("; ", ", ") for name in args.variants.split(",")]
+    results = {name: result(settings_of(VARIANTS[name]), args.workdir) for name in names}
+    rows = {name: row(result, results.get(REFERENCE, result)) for name, result in results.items()}
+    for name, of_variant in rows.items():
+        print(f"{name:40} {json.dumps(of_variant)}")
+    if args.out:
+        write_json(args.out, {**about(), "samples": len(PAIRS), "variants": rows})
+
+
+def settings_of(changes):
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config.update_from_flattened_dict(changes)
+    return config.to_dict()
+
+
+def result(settings, workdir):
+    """What the judges find in each sample; and the arithmetic of one."""
+    job = expand(settings, 1)[0]
+    sampler = Sampler(job, pending=BATCH, batch_size=BATCH)
+    samples = pairs.Store(workdir, sampler, settings).samples("fused", PAIRS)
+    spectrogram = samples["spectrogram"] / np.float32(255)
+    heard = np.concatenate([data.to_spectrogram(block) for block in np.split(samples["waveform"], len(PAIRS) // BATCH)])
+    picture, sound = judge()
+    return {
+        "picture": judges.classify(picture, spectrogram) == samples["subject"],
+        "sound": judges.classify(sound, heard) == samples["sound"],
+        "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
+        "gflop": arithmetic(sampler, job)["denoise"] / 1e9,
+    }
+
+
+TERMS = ("image", "audio")
+
+
+@functools.cache
+def judge():
+    return judges.load("picture"), judges.load("sound")
+
+
+def row(result, reference):
+    both, before = (of["picture"] & of["sound"] for of in (result, reference))
+    lost, won = int((before & ~both).sum()), int((both & ~before).sum())
+    interval = stats.binomtest(int(both.sum()), len(both)).proportion_ci(method="wilson")
+    return {
+        "both": round(float(both.mean()), 3),
+        "interval": [round(float(end), 3) for end in interval],
+        "picture": round(float(result["picture"].mean()), 3),
+        "sound": round(float(result["sound"].mean()), 3),
+        "lost": lost,
+        "won": won,
+        "chance": round(float(stats.binomtest(lost, lost + won).pvalue), 3) if lost + won else 1.0,
+        "error": round(float(result["error"].mean()), 4),
+        "gflop": round(result["gflop"]),
+    }
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "its_jax" / "programs"))
+    main()
