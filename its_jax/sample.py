@@ -172,7 +172,7 @@ def _record(job, sample, sampler, video):
     """All that it takes to make the sample again."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: model.identity for term, model in sampler.models.items()}
-    run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
+    run = {"batch_size": sample.batch_size, "position": sample.position, "video": video}
     return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
 
 

@@ -46,7 +46,7 @@ class Sample:
       pictures: term -> float32 `[H, W, 3]` in [0, 1] as its view lays it out, of those that `jobs.pictures` names.
       spectrogram: `[H, W]` in [0, 1], what was vocoded, in 256 levels.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
-      position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
+      position: its place in the batch, of batch_size samples. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
     """
 
@@ -55,6 +55,7 @@ class Sample:
     waveform: np.ndarray
     latents: np.ndarray
     position: int
+    batch_size: int
     failed_at: int
     seconds: Mapping[str, float]
 
@@ -182,6 +183,7 @@ class Sampler:
                 dict(zip(self._pictures, (picture[i] for picture in pictures), strict=True)),
                 *(array[i] for array in arrays),
                 position=i,
+                batch_size=self.batch_size,
                 failed_at=int(failed_at[i]),
                 seconds=seconds,
             )
