@@ -94,21 +94,34 @@ def _files(job, video):
 
 def _make(todo, sampler, position, write):
     """Samples batch by batch, while threads write the batch before; returns the faults of what was not written."""
-    faults, writing, size = [], [], sampler.batch_size - position
+    faults, writing, done = [], [], 0
     steps = todo[0]["num_steps"] - jobs.first_step(todo[0])
     bar = tqdm(total=len(todo) * steps, unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
-        for batch in (todo[i : i + size] for i in range(0, len(todo), size)):
-            samples = sampler(batch, bar.update, position=position)
+        while done < len(todo):
+            samples = _next_batch(sampler, todo[done:], position, bar)
             _finish(writing, faults)  # so that no more than two batches are in memory
-            for job, sample in zip(batch, samples, strict=True):
+            for job, sample in zip(todo[done:], samples, strict=False):
                 if sample.fault:
                     faults.append(f"{jobs.job_id(job)}: {sample.fault}")
                 else:
                     writing.append(writers.submit(write, job, sample))
+            done += len(samples)
         with timed("write", {}):
             _finish(writing, faults)
     return faults
+
+
+def _next_batch(sampler, todo, position, bar):
+    """Samples of as many of the first jobs as a batch holds, which is made smaller if the memory does not suffice."""
+    start = bar.n
+    while True:
+        try:
+            return sampler(todo[: sampler.batch_size - position], bar.update, position=position)
+        except jax.errors.JaxRuntimeError as error:
+            sampler.check_can_shrink(error)
+        sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
+        bar.n = start
 
 
 def _finish(writing, faults):
@@ -159,7 +172,7 @@ def _record(job, sample, sampler, video):
     """All that it takes to make the sample again."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: model.identity for term, model in sampler.models.items()}
-    run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
+    run = {"batch_size": sample.batch_size, "position": sample.position, "video": video}
     return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
 
 

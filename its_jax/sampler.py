@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from its_jax import denoise, fields, load, origin, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
-from its_jax.models import cpu
+from its_jax.models import forms
 from its_jax.noise import torch_noise
 from its_jax.views import VIEWS
 from its_jax.windows import Windows
@@ -32,6 +32,8 @@ CPU_BYTES_PER_PIXEL = 64
 CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 MEMORY_SHARE = 0.9
+# What XLA's errors say where memory does not suffice.
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 _PARTS, _SOUND_PARTS = ("text_encoder", "unet", "vae"), ("vocoder",)
 # A batch is denoised in so many calls, between which progress is shown; the bits do not depend on it.
 PROGRESS_CALLS = 20
@@ -45,7 +47,7 @@ class Sample:
       pictures: term -> float32 `[H, W, 3]` in [0, 1] as its view lays it out, of those that `jobs.pictures` names.
       spectrogram: `[H, W]` in [0, 1], what was vocoded, in 256 levels.
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
-      position: its place in the batch. failed_at: first step with a non-finite latent, or -1.
+      position: its place in the batch, of batch_size samples. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
     """
 
@@ -54,6 +56,7 @@ class Sample:
     waveform: np.ndarray
     latents: np.ndarray
     position: int
+    batch_size: int
     failed_at: int
     seconds: Mapping[str, float]
 
@@ -89,14 +92,16 @@ class Sampler:
       mel: the vocoder's front end. seconds: duration of 'load' and 'compile'.
 
     Raises:
-      UserError: for settings that do not fit the models, or models that do not fit each other.
+      UserError: for settings that do not fit the models, models that do not fit each other, or a batch that is beyond
+        the memory.
     """
 
     def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0):
         _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
-        mesh = load.mesh()
+        mesh = self._mesh()
+        self._device = mesh.devices.flat[0]  # all are of one kind
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._sharded = NamedSharding(mesh, PartitionSpec("data"))
         with timed("load", self.seconds):
@@ -104,9 +109,13 @@ class Sampler:
         self._static, self._pictures = _static(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
-        self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
+        self._job, self._devices, self._chosen = job, mesh.size, not batch_size
         with timed("compile", self.seconds):
-            self._compile(job)
+            self._compile_texts()
+            self._choose(pending, batch_size)
+
+    def _mesh(self):
+        return load.mesh()
 
     def _load(self, job):
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
@@ -123,12 +132,11 @@ class Sampler:
         filled = {}
         for source, outline in outlines.items():
             filled[source] = load.fill(outline, sharding=self._replicated, share=list(filled.values()))
-        if jax.default_backend() == "cpu":
-            for model in filled.values():
-                cpu.fit(model.unet, prepare=True)
-                for part in (model.text_encoder, model.vae, model.vocoder):
-                    if part is not None:
-                        cpu.fit(part)
+        for model in filled.values():
+            forms.fit(model.unet, self._device, prepare=True)
+            for part in (model.text_encoder, model.vae, model.vocoder):
+                if part is not None:
+                    forms.fit(part, self._device)
         return {term: filled[outline.source] for term, outline in of_term.items()}, mel
 
     @property
@@ -176,6 +184,7 @@ class Sampler:
                 dict(zip(self._pictures, (picture[i] for picture in pictures), strict=True)),
                 *(array[i] for array in arrays),
                 position=i,
+                batch_size=self.batch_size,
                 failed_at=int(failed_at[i]),
                 seconds=seconds,
             )
@@ -190,20 +199,25 @@ class Sampler:
             prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(prompts_of(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
-    def _compile(self, job):
-        """Ahead of time, from shapes alone: `_encode`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
-        b, (h, w, c) = self.batch_size, self.latent_shape(job)
-        encode, self._join, terms = {}, {}, []
+    def _compile_texts(self):
+        """`_encode`, and the shapes that it gives."""
+        encode = {}
         for model in {model.source: model for model in self.models.values()}.values():
             ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._replicated)
             encode[model.source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
         self._encode = {source: lowered.compile() for source, lowered in encode.items()}
+        self._text = {
+            source: jax.tree.map(lambda a: self._abstract(a.shape, a.dtype, self._replicated), lowered.out_info)
+            for source, lowered in encode.items()
+        }
+
+    def _compile(self):
+        """Ahead of time, from shapes alone: `_join`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
+        job, b = self._job, self.batch_size
+        (h, w, c), self._join, terms = self.latent_shape(job), {}, []
         for name, model in self.models.items():
-            text = jax.tree.map(
-                lambda a: self._abstract(a.shape, a.dtype, self._replicated), encode[model.source].out_info
-            )
             join = jax.jit(functools.partial(_joined, b), out_shardings=self._sharded)
-            join = join.lower([text] * (b * len(prompts_of(job, name))))
+            join = join.lower([self._text[model.source]] * (b * len(prompts_of(job, name))))
             self._join[name] = join.compile()
             terms.append(
                 denoise.Term(
@@ -310,18 +324,19 @@ class Sampler:
 
     def _terms(self, jobs):
         """The terms without what `_tables` gives."""
-        terms, known, self._texts = [], self._texts, {}
-        for name, model in self.models.items():
-            prompts = [prompts_of(job, name) for job in jobs]
-            for prompt in itertools.chain(*prompts):
-                # Each is encoded once; those of the last batch serve this one too.
-                if (model.source, prompt) not in self._texts:
-                    text = known.get((model.source, prompt)) or self._prepare_text(model, prompt)
-                    self._texts[model.source, prompt] = text
-            texts = [self._texts[model.source, prompt] for prompt in itertools.chain(*prompts)]
+        models = self.models.items()
+        prompts = {name: [prompt for job in jobs for prompt in prompts_of(job, name)] for name, _ in models}
+        wanted = {(model.source, prompt): model for name, model in models for prompt in prompts[name]}
+        # Each is encoded once; those of the last batch serve this one too, or are let go before more are made.
+        self._texts = {key: text for key, text in self._texts.items() if key in wanted}
+        for (source, prompt), model in wanted.items():
+            if (source, prompt) not in self._texts:
+                self._texts[source, prompt] = self._prepare_text(model, prompt)
+        terms = []
+        for name, model in models:
             terms.append(
                 denoise.Term(
-                    texts=self._join[name](texts),
+                    texts=self._join[name]([self._texts[model.source, prompt] for prompt in prompts[name]]),
                     guidance_scale=None,
                     weights=None,
                     **self.sight(jobs[0], name),
@@ -387,26 +402,77 @@ class Sampler:
                 on_steps(bounds[i + 1] - bounds[i])
             return (state.x if known is None else self._settle(state.x, known)), state.failed_at
 
-    def _batch_size(self, job, pending, asked, devices):
-        """The batch size, rounded up to a multiple of the devices."""
+    def _choose(self, pending, asked):
+        """The batch size, a multiple of the devices, and the programs for it."""
+        devices = self._devices
         if asked:
-            return -(-asked // devices) * devices
+            self._compile_for(-(-asked // devices) * devices)
+            return
         wanted = -(-min(pending, MAX_BATCH_PER_DEVICE * devices) // devices) * devices
-        if jax.default_backend() == "cpu":
-            memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            channels = self.image.vae.config.block_out_channels[0]
-            fitting = int(memory / (CPU_BYTES_PER_PIXEL * channels * job["height"] * job["width"]))
-            return -(-max(1, min(wanted, CPU_BATCH, fitting)) // devices) * devices
-        self.batch_size = devices
-        with timed("compile", self.seconds):
-            self._compile(job)
-        per_sample = max(program.memory_analysis().temp_size_in_bytes for program in self.programs.values())
-        memory = jax.local_devices()[0].memory_stats()
+        if self._device.platform == "cpu":
+            fitting = max(1, min(wanted, CPU_BATCH, self._fitting_on_cpu()))
+            self._compile_for(-(-fitting // devices) * devices)
+            return
+        free = self._free()
+        self._compile_for(devices)
+        fitting = max(1, int(free / self._needed()))
+        wanted = min(wanted, 2 ** int(np.log2(fitting)) * devices)
+        if wanted > devices:
+            self._compile_for(wanted)
+            while self._needed() > free and self.batch_size > devices:  # it may grow faster than the batch
+                self._compile_for(self._half())
+
+    def _fitting_on_cpu(self):
+        memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        channels = self.image.vae.config.block_out_channels[0]
+        return int(memory / (CPU_BYTES_PER_PIXEL * channels * self._job["height"] * self._job["width"]))
+
+    def _free(self):
+        """Bytes of a device for what a batch needs."""
+        memory = self._device.memory_stats()
         if memory is None:
             raise UserError("batch_size=0: this device does not tell its memory; give a number of samples at once")
-        free = MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"]
-        fitting = max(1, int(free / max(per_sample, 1)))
-        return min(wanted, 2 ** int(np.log2(fitting)) * devices)
+        return MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"]
+
+    def _needed(self):
+        """Bytes of a device for a batch, padding included, if no two of its prompts are the same."""
+        texts = [join.memory_analysis() for join in self._join.values()]
+        held = sum(text.argument_size_in_bytes + text.output_size_in_bytes for text in texts)
+        programs = [program.memory_analysis() for program in self.programs.values()]
+        return held + max(of.temp_size_in_bytes + of.output_size_in_bytes for of in programs)
+
+    def _compile_for(self, batch_size):
+        """Compiles for so many samples at once; for fewer, if the compiler finds that beyond the memory."""
+        self.batch_size = batch_size
+        try:
+            return self._compile()
+        except jax.errors.JaxRuntimeError as error:
+            self.check_can_shrink(error)
+        self._compile_for(self._half())
+
+    def shrink(self) -> None:
+        """Halves the batch size."""
+        with timed("compile", self.seconds):
+            self._compile_for(self._half())
+
+    def check_can_shrink(self, error: jax.errors.JaxRuntimeError) -> None:
+        """Logs that a batch failed for want of memory, where a smaller one may do.
+
+        Raises:
+          UserError: the batch size was asked for, or cannot be smaller. JaxRuntimeError: `error` has another cause.
+        """
+        if OUT_OF_MEMORY not in str(error):
+            raise error
+        if self.batch_size == self._devices:
+            hint = "set a dtype of fewer bits, or a smaller width or window"
+            raise UserError(f"one sample on each device is beyond the memory; {hint}") from error
+        if not self._chosen:
+            hint = f"set it to {self._half()} or less, or to 0, which chooses"
+            raise UserError(f"batch_size={self.batch_size} is beyond the memory; {hint}") from error
+        logging.warning("%d samples at once are beyond the memory; going on with %d", self.batch_size, self._half())
+
+    def _half(self):
+        return max(1, self.batch_size // self._devices // 2) * self._devices
 
 
 def _static(job):

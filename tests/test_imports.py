@@ -71,9 +71,12 @@ def third_parties(name):
 
 
 def test_1_models_know_jax_flax_and_their_layers_only():
+    """And the forms of layers for a device, which are picked in one place."""
     models = [name for name in modules("its_jax") if name.startswith("its_jax.models.")]
     assert models
-    assert_none({name: foreign(name) - imports_of(name, ["its_jax.models.layers"]) for name in models})
+    layers = {name: ["its_jax.models.layers"] for name in models}
+    layers["its_jax.models.forms"] = ["its_jax.models.layers", "its_jax.models.cpu"]
+    assert_none({name: foreign(name) - imports_of(name, layers[name]) for name in models})
     assert_none({name: third_parties(name) - {"jax", "flax"} for name in models})
 
 

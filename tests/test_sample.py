@@ -1,6 +1,7 @@
 """The main job with small random models: what is written, what is made again, what is refused and in which words."""
 
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import imageio_ffmpeg
 import jax
@@ -22,9 +24,11 @@ from absl import app
 from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
 from model_folder import edit, edit_json
+from tqdm import tqdm
 
 import convert
 from its_jax import cli, fields, jobs, load, media, sample, stages
+from its_jax import sampler as sampler_module
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 
@@ -546,6 +550,142 @@ def test_batches_follow_one_another(expand, shared, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "write", lambda job, sample, *rest: sizes.append(sample.position))
     sample.make(todo, tmp_path, batch_size=0, video=False)
     assert sorted(sizes) == sorted([*range(8), *range(8), *range(3)])
+
+
+# How many at once
+
+
+class Weightless(Sampler):
+    """Chooses a batch size, with figures in place of programs.
+
+    Args:
+      free: bytes of each device. of_batch: samples on a device -> what a program takes for them. compiles: how many the
+        compiler can place there.
+    """
+
+    def __init__(self, *, pending, asked=0, free, of_batch, compiles=64, devices=1):
+        in_use = 1000
+        memory = {"bytes_limit": (free + in_use) / sampler_module.MEMORY_SHARE, "bytes_in_use": in_use}
+        self._device = types.SimpleNamespace(platform="tpu", memory_stats=lambda: memory)
+        self._devices, self._chosen, self._job = devices, not asked, None
+        self._of_batch, self._compiles, self.tried = of_batch, compiles, []
+        self._choose(pending, asked)
+
+    def _compile(self):
+        on_device = self.batch_size // self._devices
+        self.tried.append(self.batch_size)
+        if on_device > self._compiles:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm.")
+        temporaries, texts = self._of_batch(on_device), {"image": 3 * on_device, "audio": 2 * on_device}
+        self._join = {name: program(arguments=size, outputs=size) for name, size in texts.items()}
+        self._denoise, self._decode = program(temporaries=temporaries), program(outputs=5 * on_device)
+        self._vocode = program(arguments=10**9)  # weights and the like, which are in use before
+
+
+def program(arguments=0, temporaries=0, outputs=0):
+    sizes = {"argument_size_in_bytes": arguments, "temp_size_in_bytes": temporaries, "output_size_in_bytes": outputs}
+    return types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(**sizes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tried"),
+    [
+        # A sample takes 10 for its texts, twice, and 90: the program that takes most counts.
+        (dict(pending=64, free=1000, of_batch=lambda n: 90 * n), [1, 8]),
+        (dict(pending=64, free=1600, of_batch=lambda n: 90 * n), [1, 16]),
+        (dict(pending=64, free=1599, of_batch=lambda n: 90 * n), [1, 8]),
+        (dict(pending=64, free=1600, of_batch=lambda n: 90 * n, devices=4), [4, 64]),
+        (dict(pending=3, free=1600, of_batch=lambda n: 90 * n), [1, 3]),
+        (dict(pending=5, free=1600, of_batch=lambda n: 90 * n, devices=4), [4, 8]),
+        (dict(pending=1, free=1600, of_batch=lambda n: 90 * n), [1]),
+        (dict(pending=900, free=10**6, of_batch=lambda n: 90 * n), [1, 64]),
+        # Growth beyond proportion shows in the program of that size, which is then halved.
+        (dict(pending=64, free=1600, of_batch=lambda n: 90 * n**1.1), [1, 16, 8]),
+        # So it is if the compiler refuses.
+        (dict(pending=64, free=1600, of_batch=lambda n: 90 * n, compiles=7), [1, 16, 8, 4]),
+        (dict(pending=6, free=1600, of_batch=lambda n: 90 * n, compiles=5), [1, 6, 3]),
+        # Without figures that fit, one is tried.
+        (dict(pending=64, free=10, of_batch=lambda n: 90 * n), [1]),
+        (dict(pending=64, asked=5, free=10, of_batch=lambda n: 90 * n, devices=4), [8]),
+    ],
+)
+def test_the_largest_batch_that_fits_is_chosen(settings, tried):
+    sampler = Weightless(**settings)
+    assert sampler.tried == tried and sampler.batch_size == tried[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(asked=6), "batch_size=6 is beyond the memory; set it to 3 or less, or to 0, which chooses"),
+        (dict(asked=1, compiles=0), "one sample on each device is beyond the memory; set a dtype of fewer bits"),
+        (dict(compiles=0), "one sample on each device is beyond the memory; set a dtype of fewer bits"),
+    ],
+)
+def test_what_can_be_set_is_said_if_memory_does_not_suffice(settings, words):
+    with pytest.raises(UserError, match=f"^{words}"):
+        Weightless(pending=64, free=1600, of_batch=lambda n: 90 * n, **{"compiles": 4} | settings)
+
+
+def test_a_device_that_does_not_tell_its_memory_needs_a_batch_size(monkeypatch):
+    monkeypatch.setattr(Weightless, "_compile", lambda self: None)
+    chooser = Weightless(pending=1, asked=1, free=0, of_batch=int)
+    chooser._device.memory_stats = lambda: None
+    with pytest.raises(UserError, match="does not tell its memory; give a number"):
+        chooser._choose(1, 0)
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """Devices on which a batch of more than two fails at its third call of the loop, for want of memory."""
+    devices = jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
+    compile_, sizes = Sampler._compile, []
+
+    def compiled(self):
+        compile_(self)
+        denoise, calls = self._denoise, itertools.count()
+
+        def run(*args):
+            if self.batch_size > 2 and next(calls) == 2:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")
+            return denoise(*args)
+
+        self._denoise = run
+        sizes.append(self.batch_size)
+
+    monkeypatch.setattr(Sampler, "_compile", compiled)
+    return sizes
+
+
+def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand, scarce, tmp_path, monkeypatch, caplog):
+    bars = []
+    monkeypatch.setattr(sample, "tqdm", lambda **kw: bars.append(tqdm(**kw)) or bars[-1])
+    todo = expand(num_samples=5)
+    sample.make(todo, tmp_path, batch_size=0, video=False)
+    assert scarce == [4, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
+    records = [fields.read_json(tmp_path / jobs.job_id(job) / "sample.json") for job in todo]
+    assert [record["run"]["batch_size"] for record in records] == [2] * 5
+    assert [record["run"]["position"] for record in records] == [0, 1, 0, 1, 0]
+    assert bars[0].n == bars[0].total
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["4 samples at once are beyond the memory; going on with 2"]
+
+
+def test_a_batch_size_that_was_asked_for_is_not_halved(expand, scarce, tmp_path):
+    with pytest.raises(UserError, match="batch_size=3 is beyond the memory; set it to 1 or less, or to 0"):
+        sample.make(expand(num_samples=5), tmp_path, batch_size=3, video=False)
+    assert scarce == [3]
+
+
+def test_other_errors_of_a_batch_are_not_taken_for_want_of_memory(expand, shared, tmp_path, monkeypatch):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: broken")
+
+    monkeypatch.setattr(shared, "_denoise", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: broken"):
+        sample.make(expand(), tmp_path, batch_size=0, video=False)
 
 
 # What goes wrong on the way

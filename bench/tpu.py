@@ -1,0 +1,213 @@
+"""The sampler's own programs at full size compiled for TPU v5e chips, on a machine without any: memory, padding, work.
+
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --out=bench/results/tpu_v5e.json
+
+It takes `pip install -e ".[tpu]"`, and an hour on 2 busy cores. The weights are shapes alone. Sizes are bytes of one
+chip, as the compiler lays arrays out: in tiles, to which the last two axes are filled up. Nothing is timed this way.
+"""
+
+import argparse
+import collections
+import datetime
+import functools
+import importlib.metadata
+import json
+import math
+import re
+import time
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from configs import sd15_auffusion
+from its_jax import denoise, jobs, load, parts, sampler, stages
+from its_jax.flops import flops
+from its_jax.models import forms
+from its_jax.models.layers import attend
+
+CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "configs"
+# Where auffusion's files are those of Stable Diffusion 1.5, there is one file for both.
+FILES = {
+    term: {"text_encoder": "sd15.text_encoder", "unet": unet, "vae": "sd15.vae"}
+    for term, unet in (("image", "sd15.unet"), ("audio", "auffusion.unet"))
+}
+FILES["audio"]["vocoder"] = "auffusion.vocoder"
+TOKENS = 77
+CHIPS = {1: ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}), 4: ("v5e:2x2", {})}
+HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
+COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", default="1,2,4,8,16,32", help="samples on a chip, several with commas between")
+    parser.add_argument("--sharded", type=int, default=1, help="samples on each of 4 chips; 0: none")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    args = parser.parse_args()
+    job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
+    one, results = None, {}
+    sizes = [(1, int(b)) for b in args.batch.split(",")] + [(4, 4 * args.sharded)] * bool(args.sharded)
+    for chips, b in sizes:
+        name, start = f"{chips} chip{'s' * (chips > 1)}, batch {b}", time.perf_counter()
+        try:
+            if chips == 1 and one:
+                one._compile_for(b)
+            else:
+                one = Outlined(job, chips, b)
+            results[name] = figures(one)
+        except sampler.UserError as error:
+            results[name] = {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
+        results[name]["compile_seconds"] = round(time.perf_counter() - start)
+        print(f"{name}: {json.dumps(results[name])}", flush=True)
+        if args.out:  # after each: a long run may be cut off
+            versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+            record = {"what": __doc__.partition("\n")[0], "settings": job, "hbm": HBM, "programs": results}
+            record |= {"versions": versions, "date": datetime.date.today().isoformat()}
+            args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+class Outlined(sampler.Sampler):
+    """A sampler on chips that are not there, with shapes in place of weights: it compiles, and cannot run."""
+
+    def __init__(self, job, chips, batch_size):
+        topology, more = CHIPS[chips]
+        self._topology = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
+        super().__init__(job, pending=batch_size, batch_size=batch_size)
+
+    def _mesh(self):
+        axis_types = (jax.sharding.AxisType.Auto,)
+        return jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types)
+
+    def _load(self, job):
+        models = {term: self._outlined(term) for term in FILES}
+        return models, stages.mel_config(models["audio"].vocoder.config, job["height"])
+
+    def _outlined(self, term):
+        modules = {}
+        for part, file in FILES[term].items():
+            modules[part] = self._put(parts.abstract_module(part, read(file), self._dtype, name=file))
+            forms.fit(modules[part], self._device)
+        tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
+        schedule = denoise.Schedule.from_dict(read("sd15.scheduler"))
+        about = dict(folder=CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule)
+        return load.Model(source=term, **about, **modules)
+
+    def _prepared(self):
+        def prepared(model):
+            prepare = functools.partial(stages.prepare_unet, timesteps=model.schedule.num_train_timesteps)
+            return self._put(jax.eval_shape(prepare, model.unet))
+
+        return tuple(map(prepared, self.models.values()))
+
+    def _put(self, tree, sharded=False):
+        sharding = self._sharded if sharded else self._replicated
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+
+
+def read(file):
+    return json.loads((CONFIGS / f"{file}.json").read_text())
+
+
+def figures(of: Outlined) -> dict:
+    """What the compiled programs say."""
+    programs = of.programs | {f"encode_{name}": program for name, program in of._encode.items()}
+    results = {name: figures_of(program) for name, program in programs.items()}
+    on_a_chip = of.batch_size // of._devices
+    results["denoise"]["of_a_step"] = work(of, on_a_chip, of._denoise)
+    texts = sum(join.memory_analysis().output_size_in_bytes for join in of._join.values())
+    # Weights that two programs take count twice: it is a little more than is held.
+    weights = sum(result["arguments"] for result in results.values()) - texts
+    total = weights + of._needed()
+    return {
+        "weights": weights,
+        "batch": of._needed(),
+        "texts": texts,
+        "total": total,
+        "of_hbm": round(total / HBM, 3),
+        "chosen_by_batch_size_0": total <= sampler.MEMORY_SHARE * HBM,
+        "programs": results,
+    }
+
+
+def figures_of(program):
+    memory, text = program.memory_analysis(), program.as_text()
+    written = buffers(text)
+    logical, padded = (sum(buffer[key] for buffer in written) for key in ("logical", "padded"))
+    waste = collections.Counter()
+    for buffer in written:
+        waste[buffer["shape"]] += buffer["padded"] - buffer["logical"]
+    return {
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "collectives": sorted(set(re.findall(COLLECTIVES, text))),
+        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "dense_scores": sorted({buffer["shape"] for buffer in written if buffer["dense"]}),
+        "padded_to_logical": round(padded / max(logical, 1), 3),
+        "most_padded_mb": {shape: round(bytes_ / 1e6, 1) for shape, bytes_ in waste.most_common(4) if bytes_ > 1e6},
+    }
+
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+ARRAY = re.compile(r" = (\w+)\[([\d,]+)\]\{([\d,]+):T\((\d+),(\d+)\)")
+
+
+def buffers(text):
+    """The arrays that instructions outside fusions write: logical and padded bytes."""
+    fused, found = False, []
+    for line in text.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            fused = line.startswith("%fused") or "fused_computation" in line.split("(")[0]
+        match = None if fused else ARRAY.search(line)
+        if match and match[1] in BYTES and not re.search(r"\} (parameter|get-tuple-element|bitcast)\(", line):
+            dims, order = ([int(i) for i in match[i].split(",")] for i in (2, 3))
+            tiles = [int(match[5]), int(match[4])]  # of the minor axis and of the one beside it
+            laid = [dims[axis] for axis in order]
+            padded = [-(-size // tile) * tile for size, tile in zip(laid, tiles, strict=False)] + laid[2:]
+            size = BYTES[match[1]]
+            found.append(
+                {
+                    "shape": f"{match[1]}[{match[2]}]",
+                    "logical": math.prod(dims) * size,
+                    "padded": math.prod(padded) * size,
+                    "dense": sum(dim >= 4096 for dim in dims) > 1,
+                }
+            )
+    return found
+
+
+def work(of, b, program):
+    """GFLOP of one step of all terms: products as counted, and what the compiler counts outside of kernels."""
+    counted = {"all": 0, "outside_kernels": 0}
+    h, w, c = of.latent_shape(of._job)
+    for term in of.models:
+        plain = parts.abstract_module("unet", read(FILES[term]["unet"]), of._dtype, name=term)
+        time = jax.eval_shape(lambda unet, t: unet.project_time(t), plain, jax.ShapeDtypeStruct((1,), jnp.int32))
+        text = jax.ShapeDtypeStruct((2 * b, TOKENS, plain.config.cross_attention_dim), of._dtype)
+        text = jax.eval_shape(lambda unet, text: unet.project_text(text), plain, text)
+        x = jax.ShapeDtypeStruct((2 * b, h, w, c), jnp.float32)
+        for what, form in (("all", attend), ("outside_kernels", without_kernels)):
+            for _, layer in forms.nnx.iter_graph(plain):
+                if isinstance(layer, forms.Attention):
+                    layer.attend = form
+            counted[what] += flops(lambda unet, *inputs: unet.predict(*inputs), plain, x, time, text)
+    compiled = program.cost_analysis()["flops"]
+    return {
+        "gflop_counted": round(counted["all"] / 1e9, 1),
+        "gflop_counted_outside_kernels": round(counted["outside_kernels"] / 1e9, 1),
+        "gflop_compiled_outside_kernels": round(compiled / 1e9, 1),
+        "compiled_to_counted": round(compiled / counted["outside_kernels"], 3),
+    }
+
+
+def without_kernels(q, k, v):
+    return q if min(q.shape[1], k.shape[1]) >= forms.SPLASH_TOKENS else attend(q, k, v)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The forms that devices get, and those for accelerators against the plain ones."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo
+from twins import jit, normal
+
+from its_jax.models import cpu, forms
+from its_jax.models.layers import Attention, attend, conv3x3
+
+AMPERE, HOPPER, BLACKWELL = "8.0", "9.0", "12.0"
+
+
+def device(platform, capability=None):
+    more = {} if capability is None else {"compute_capability": capability}
+    return types.SimpleNamespace(platform=platform, **more)
+
+
+@pytest.mark.parametrize(("heads", "features"), [(3, 40), (2, 80), (2, 160), (1, 512)])
+def test_splash_attention_is_the_plain_one(features, heads, monkeypatch):
+    monkeypatch.setattr(forms, "SPLASH_BLOCK", 128)
+    monkeypatch.setattr(forms, "SPLASH_TOKENS", 256)
+    q, k, v = (normal((2, n, heads, features), seed) for seed, n in enumerate((384, 256, 256)))
+    kernel = functools.partial(forms.splash, interpret=True)
+    assert "pallas_call" in str(jax.make_jaxpr(kernel)(q, k, v))
+    kernel = jit(kernel)
+    expected = attend(3 * q, k, v)  # sharper than uniform, so that a wrong scale shows
+    np.testing.assert_allclose(kernel(3 * q, k, v), expected, rtol=0, atol=2e-5)
+    rounded = kernel(*(jnp.asarray(a, jnp.bfloat16) for a in (3 * q, k, v)))
+    assert rounded.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded.astype(jnp.float32), expected, rtol=0, atol=4e-2)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [(forms.SPLASH_TOKENS, 77), (forms.SPLASH_TOKENS - 512, 1024), (forms.SPLASH_TOKENS + 8, forms.SPLASH_TOKENS)],
+)
+def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
+    q, k, v = (normal((1, n, 2, 8), seed) for seed, n in enumerate((queries, keys, keys)))
+    assert "pallas_call" not in str(jax.make_jaxpr(forms.splash)(q, k, v))
+    np.testing.assert_array_equal(forms.splash(q, k, v), attend(q, k, v))
+
+
+@pytest.mark.parametrize(
+    ("where", "dtype", "head", "form"),
+    [
+        (device("tpu"), "bfloat16", 40, forms.splash),
+        (device("tpu"), "float32", 512, forms.splash),
+        (device("gpu", AMPERE), "bfloat16", 40, forms.cudnn),
+        (device("gpu", AMPERE), "float16", 128, forms.cudnn),
+        (device("gpu", AMPERE), "bfloat16", 136, attend),
+        (device("gpu", AMPERE), "bfloat16", 160, attend),
+        (device("gpu", "8.9"), "bfloat16", 160, attend),
+        (device("gpu", HOPPER), "bfloat16", 160, forms.cudnn),
+        (device("gpu", HOPPER), "bfloat16", 256, forms.cudnn),
+        (device("gpu", HOPPER), "bfloat16", 512, attend),
+        (device("gpu", BLACKWELL), "bfloat16", 160, forms.cudnn),
+        (device("gpu", HOPPER), "float32", 40, attend),
+        (device("gpu", HOPPER), "bfloat16", 20, attend),
+        (device("gpu", "7.5"), "float16", 40, attend),
+        (device("gpu", "gfx942"), "bfloat16", 40, attend),
+        (device("gpu"), "bfloat16", 40, attend),
+        (device("metal"), "bfloat16", 40, attend),
+    ],
+)
+def test_attention_is_chosen_by_device_dtype_and_head(where, dtype, head, form):
+    layer = Attention(2 * head, 2, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
+    layers = nnx.Dict(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    convolve = layers.conv.conv_general_dilated
+    forms.fit(layers, where, prepare=True)
+    assert layer.attend is form
+    assert type(layers.conv) is nnx.Conv and layers.conv.conv_general_dilated is convolve
+
+
+def test_a_cpu_has_its_own_forms():
+    layers = nnx.Dict(one=Attention(512, 2, rngs=nnx.Rngs(0)), conv=conv3x3(256, 256, rngs=nnx.Rngs(0)))
+    forms.fit(layers, prepare=True)
+    assert layers.one.attend is cpu.attend and isinstance(layers.conv, cpu.PreparedConv)
+
+
+@pytest.mark.parametrize("where", [device("tpu"), device("gpu", HOPPER)])
+def test_modules_of_one_form_share_a_compiled_program(where):
+    traced = []
+
+    @jax.jit
+    def features(layer):
+        traced.append(layer.to_q.kernel.shape)
+        return layer.to_q.kernel[...]
+
+    for seed in range(2):
+        layer = Attention(16, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(seed))
+        forms.fit(layer, where)
+        features(layer)
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize(("features", "keys"), [(40, 4096), (40, 77), (80, 1024)])
+def test_cudnn_attention_lowers_for_cuda(features, keys, monkeypatch):
+    """There is no GPU here to run it: what JAX asks of one is answered for it."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    q, k = (jax.ShapeDtypeStruct((2, n, 8, features), jnp.bfloat16) for n in (4096, keys))
+    lowered = jax.jit(forms.cudnn).trace(q, k, k).lower(lowering_platforms=("cuda",))
+    assert "__cudnn$fmhaSoftmax" in lowered.as_text()
+    assert lowered.out_info.shape == q.shape and lowered.out_info.dtype == jnp.bfloat16
