@@ -31,9 +31,9 @@ FILES = {
     "text_encoder": "model.safetensors",
 }
 PROGRAMS = {
-    "baseline": "import jax, convert, its_jax.load; jax.devices()",
-    "baseline with torch": "import jax, convert, its_jax.load, torch; jax.devices()",
-    "convert": "import sys, convert; convert.convert(sys.argv[1], sys.argv[2])",
+    "baseline": "import jax, its_jax.load; jax.devices()",
+    "baseline with torch": "import jax, its_jax.load, torch; jax.devices()",
+    "convert": "import sys; from convert import conversion; conversion.convert(sys.argv[1], sys.argv[2])",
     "load": (
         "import sys; from its_jax import load\n"
         "model = load.load(sys.argv[1], parts=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
-import convert
+from convert import cache, conversion
 from its_jax import fields, weights
 from its_jax import parts as model_parts
 from its_jax.denoise import Schedule
@@ -88,7 +88,7 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
       UserError: no such source, no model folder, or a part or file is missing, damaged or misfit.
     """
     check_parts(source, parts)
-    folder = convert.converted(_place(source))
+    folder = cache.converted(_place(source))
     metadata = _checked_metadata(folder, source)
     model = Model(
         source=source,
@@ -126,7 +126,7 @@ def fill(model: Model, *, sharding: jax.sharding.Sharding | None = None, share: 
 
 def check_parts(source: str, parts: Sequence[str]) -> None:
     """Raises `UserError` if a model or one of these parts of it is not there; one on the hub is downloaded."""
-    there = convert.parts_of(_place(source))
+    there = cache.parts_of(_place(source))
     for part in parts:
         if part not in there:
             raise UserError(f"{source}: has no {part}; the parts of this model are {', '.join(there)}")
@@ -145,13 +145,13 @@ def _place(source):
 
 def _checked_metadata(folder, source):
     """What the conversion says about itself, once its files are known to be all there, at their full size."""
-    metadata = fields.read_json(folder / convert.METADATA)
-    if metadata.get("format") != convert.FORMAT:
+    metadata = fields.read_json(folder / conversion.METADATA)
+    if metadata.get("format") != conversion.FORMAT:
         raise UserError(
-            f"{source}: converted in format {metadata.get('format')}, not {convert.FORMAT}; convert it again"
+            f"{source}: converted in format {metadata.get('format')}, not {conversion.FORMAT}; convert it again"
         )
     if not all(isinstance(metadata.get(key), dict) for key in ("files", "parts")):
-        raise UserError(f"{folder / convert.METADATA}: damaged; delete {folder} and convert again")
+        raise UserError(f"{folder / conversion.METADATA}: damaged; delete {folder} and convert again")
     for name, size in metadata["files"].items():
         file = folder / name
         found = file.stat().st_size if file.is_file() else None
@@ -177,7 +177,7 @@ def _shared(part, module, digest, share):
 
 def _restored(model, part, module, sharding):
     """Fills an abstract module from its checkpoints, one after the other: little of it is ever held twice."""
-    pieces = _pieces(model.folder / part / convert.WEIGHTS)
+    pieces = _pieces(model.folder / part / conversion.WEIGHTS)
     leaves = model_parts.parameters(module)
     shapes = {name: tuple(weights.array_of(leaf).shape) for name, (_, leaf) in leaves.items()}
     # Orbax reads a replicated array once for each device: read it for one, and copy it from device to device.

@@ -23,7 +23,7 @@ from absl.testing import flagsaver
 from jax.experimental.compilation_cache import compilation_cache
 from model_folder import edit, edit_json
 
-import convert
+from convert import conversion
 from its_jax import cli, fields, jobs, load, media, sample, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
@@ -75,7 +75,7 @@ def sources(tmp_path_factory):
 def models(sources, tmp_path_factory):
     """The same, converted."""
     folder = tmp_path_factory.mktemp("models")
-    return {f"{term}.model": str(convert.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
+    return {f"{term}.model": str(conversion.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
 
 
 @pytest.fixture(scope="module")
