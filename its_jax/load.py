@@ -1,5 +1,6 @@
 """A model folder -> modules on the mesh, in the compute dtype."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
@@ -27,6 +28,8 @@ from its_jax.models.vocoder import Generator
 
 # Models that come with the package, by the name that configs give them.
 _EMBEDDED = ("tiny/image", "tiny/audio")
+# Checkpoints that are read at once: while the disk gives one, another is put in its place.
+_READERS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _shared(part, module, digest, share):
 
 
 def _restored(model, part, module, sharding):
-    """Fills an abstract module from its checkpoints, one after the other: little of it is ever held twice."""
+    """Fills an abstract module from its checkpoints, a few at a time: little of it is ever held twice."""
     pieces = _pieces(model.folder / part / conversion.WEIGHTS)
     leaves = model_parts.parameters(module)
     shapes = {name: tuple(weights.array_of(leaf).shape) for name, (_, leaf) in leaves.items()}
@@ -188,14 +191,17 @@ def _restored(model, part, module, sharding):
     }
     stored = {name: shape for piece in pieces.values() for name, shape in piece.items()}
     _check_shapes(shapes, stored, f"{model.source}: {part}")
-    state = []
-    for path, names in pieces.items():
+
+    def read(path):
         with _reading_checkpoint(path.parent):
-            arrays = ocp.load(path, {name: wanted[name] for name in names})
-        for name in names:
-            position, leaf = leaves[name]
-            state.append((position, leaf.replace(jax.device_put(arrays.pop(name), sharding))))
+            arrays = ocp.load(path, {name: wanted[name] for name in pieces[path]})
+        placed = {name: jax.device_put(arrays.pop(name), sharding) for name in pieces[path]}
         _release_memory()
+        return placed
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
+        filled = {name: array for piece in readers.map(read, pieces) for name, array in piece.items()}
+    state = [(position, leaf.replace(filled[name])) for name, (position, leaf) in leaves.items()]
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
 
 
