@@ -285,7 +285,7 @@ SPOILT = {
     ),
     "other format": (
         lambda f: edit_json(f / conversion.METADATA, format=99),
-        "converted in format 99, not 2; convert it again",
+        f"converted in format 99, not {conversion.FORMAT}; convert it again",
     ),
     "no metadata": (lambda f: (f / conversion.METADATA).write_text(""), "its_jax.json: cannot be read as JSON"),
     "no part": (
