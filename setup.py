@@ -32,6 +32,7 @@ setup(
         "safetensors",
         "scipy",
         "soundfile",
+        "tensorstore",
         "tqdm",
         "transformers>=5.0",
     ],

@@ -1,6 +1,6 @@
 """Peak host memory of converting and loading a model of Stable Diffusion 1.5's size, run by hand.
 
-    python bench/memory.py --scratch=FOLDER
+    python -m bench.memory --scratch=FOLDER
 
 It takes about 10 minutes and 12 GB of disk in FOLDER, which is emptied at the end, and writes
 `bench/results/memory.json`. The model is random; its tensors have the names and shapes of the published files, as
@@ -10,18 +10,17 @@ it needs them. `baseline` is a process that does nothing but import what the oth
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
 import time
 
 import numpy as np
+
+from bench.about import about
 
 ROOT = pathlib.Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -31,9 +30,9 @@ FILES = {
     "text_encoder": "model.safetensors",
 }
 PROGRAMS = {
-    "baseline": "import jax, convert, its_jax.load; jax.devices()",
-    "baseline with torch": "import jax, convert, its_jax.load, torch; jax.devices()",
-    "convert": "import sys, convert; convert.convert(sys.argv[1], sys.argv[2])",
+    "baseline": "import jax, its_jax.load; jax.devices()",
+    "baseline with torch": "import jax, its_jax.load, torch; jax.devices()",
+    "convert": "import sys; from convert import conversion; conversion.convert(sys.argv[1], sys.argv[2])",
     "load": (
         "import sys; from its_jax import load\n"
         "model = load.load(sys.argv[1], parts=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"
@@ -159,16 +158,6 @@ def memory(pid):
         return {}
     fields = (line.split() for line in lines)
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if words[-1] == "kB"}
-
-
-def about():
-    cpu = next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), ":").partition(":")[2]
-    packages = ("jax", "flax", "orbax-checkpoint", "safetensors", "torch")
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {"cpu": cpu.strip(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-    }
 
 
 if __name__ == "__main__":

@@ -9,11 +9,7 @@ cores busy, PyTorch needs OMP_NUM_THREADS=1, or its threads wait for each other 
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +23,7 @@ import torch
 import transformers
 
 from bench import torch_reference
+from bench.about import about
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax import denoise, parts, stages
@@ -34,7 +31,6 @@ from its_jax.weights import load_state_dict
 
 BOUND = 1e-4
 CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "configs"
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "diffusers", "transformers")
 HEIGHT, WIDTH = 256, 1024
 STEPS, GUIDANCE, AUDIO_WEIGHT, SEED = 3, 10.0, 0.5, 1234
 # CLIP's token ids of the negative and positive prompts "", "a castle with bell towers, grayscale, lithograph style",
@@ -76,22 +72,6 @@ def record(results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         **about(),
     }
-
-
-def about() -> dict[str, Any]:
-    """Machine, versions and date of a measurement."""
-    cpu = next(iter(_cpu_names()), platform.processor())
-    return {
-        "machine": {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def _cpu_names():
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 @torch.no_grad()

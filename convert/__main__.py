@@ -1,10 +1,9 @@
-"""`python -m convert --source=MODEL --out=FOLDER`: see `convert.convert`."""
+"""`python -m convert --source=MODEL --out=FOLDER`: see `convert.conversion.convert`."""
 
 import logging
 
 from absl import flags
 
-from convert import convert
 from its_jax import cli
 
 _SOURCE = flags.DEFINE_string(
@@ -24,10 +23,12 @@ _CHECK = flags.DEFINE_bool("check", False, "Compare each part's results with PyT
 
 
 def main():
+    from convert import conversion
+
     if _CHECK.value:
         from convert import check  # needs PyTorch, as conversion of safetensors does not: told before the work
     more = {"loras": _LORA.value, "config_from": _CONFIG_FROM.value}
-    out = convert(_SOURCE.value, _OUT.value, **more)
+    out = conversion.convert(_SOURCE.value, _OUT.value, **more)
     logging.info("converted %s into %s", _SOURCE.value, out)
     if _CHECK.value:
         check.check(_SOURCE.value, out, **more)

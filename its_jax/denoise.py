@@ -167,6 +167,9 @@ class Way(NamedTuple):
     reused: bool = False  # the outermost layers only, on what the inner ones gave before (arXiv 2312.00858)
 
 
+GUIDED = Way()
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -178,7 +181,7 @@ class Term:
     weights: Array  # [b steps] w_i at each step, see `term_weights`
     view: View = dataclasses.field(default=VIEWS["identity"], metadata={"static": True})
     windows: Windows | None = dataclasses.field(default=None, metadata={"static": True})  # None: all of it at once
-    ways: tuple[Way, ...] = dataclasses.field(default=(Way(),), metadata={"static": True})  # see `chosen_ways`
+    ways: tuple[Way, ...] = dataclasses.field(default=(GUIDED,), metadata={"static": True})  # see `chosen_ways`
 
     @property
     def reuses(self) -> bool:
@@ -241,7 +244,7 @@ def chosen_ways(active: np.ndarray, guided: np.ndarray, cache_interval: int, way
 
 
 def guided_noise(
-    model: Callable, x: Array, t: Array, term: Term, way: Way = Way(), k: Array | int = 0, inner: Any = ()
+    model: Callable, x: Array, t: Array, term: Term, way: Way = GUIDED, k: Array | int = 0, inner: Any = ()
 ) -> tuple[Array, Any]:
     """eps(negative) + s (eps(positive) - eps(negative)) of one model at timestep `t` `[]` of step `k`.
 
@@ -394,6 +397,7 @@ def denoise(
         x0 = (x - row.sigma * eps) / row.alpha
         x = row.cx * x + row.ce * eps + row.cp * x0_prev
         fails = ~jnp.isfinite(x).all(axis=(1, 2, 3))
-        return State(x, x0, jnp.where(fails & (failed_at < 0), k, failed_at), inner if state.inner is not None else None)
+        failed_at = jnp.where(fails & (failed_at < 0), k, failed_at)
+        return State(x, x0, failed_at, None if state.inner is None else inner)
 
     return lax.fori_loop(first, last, step, state)

@@ -13,7 +13,7 @@ import torch
 from test_layouts import old_state
 
 import convert
-from convert import check
+from convert import check, conversion
 from its_jax.errors import UserError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
@@ -27,7 +27,7 @@ def original(tmp_path_factory):
 
 def test_all_parts_are_compared(original, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    out = convert.convert(str(original[0]), tmp_path / "out")
+    out = conversion.convert(str(original[0]), tmp_path / "out")
     caplog.clear()
     check.check(str(original[0]), out)
     told = [record.getMessage() for record in caplog.records if "differs from PyTorch's" in record.getMessage()]
@@ -39,7 +39,7 @@ def test_all_parts_are_compared(original, tmp_path, caplog):
 def test_what_differs_is_named(original, tmp_path):
     vae = tmp_path / "model" / "vae"
     original[1]["vae"].save_pretrained(vae)
-    out = convert.convert(str(vae.parent), tmp_path / "out")
+    out = conversion.convert(str(vae.parent), tmp_path / "out")
     file = vae / "diffusion_pytorch_model.safetensors"
     model_folder.edit(file, lambda state: state["decoder.conv_out.weight"].mul_(1.001))
     with pytest.raises(UserError, match="out: vae, decoding: results differ from PyTorch's by more than 0.0001"):

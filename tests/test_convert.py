@@ -18,7 +18,6 @@ from model_folder import edit, edit_json
 from orbax.checkpoint import v1 as ocp
 from twins import normal
 
-import convert
 from convert import conversion, sources
 from convert.names import canonical
 from convert.tensors import Tensor, open_tensors
@@ -50,7 +49,7 @@ def vae_only(source):
 
 
 def metadata(folder):
-    return json.loads((folder / convert.METADATA).read_text())
+    return json.loads((folder / conversion.METADATA).read_text())
 
 
 def lazy(**arrays):
@@ -59,16 +58,16 @@ def lazy(**arrays):
 
 def test_a_conversion_holds_the_flax_layout_in_the_dtype_of_the_source(source, tmp_path):
     edit(source / VAE, lambda state: state.update({k: v.half() for k, v in state.items()}))
-    out = convert.convert(str(source), tmp_path / "out")
+    out = conversion.convert(str(source), tmp_path / "out")
     unet = safetensors.torch.load_file(source / UNET)
-    found = ocp.load(out / "unet" / convert.WEIGHTS / "000")
+    found = ocp.load(out / "unet" / conversion.WEIGHTS / "000")
     assert len(found) == len(unet)
     kernel = unet["down_blocks.0.resnets.0.conv1.weight"].permute(2, 3, 1, 0).numpy()
     np.testing.assert_array_equal(found["down_blocks.0.resnets.0.conv1.kernel"], kernel)
     assert {part: about["dtype"] for part, about in metadata(out)["parts"].items()} == {
         "text_encoder": "float32", "unet": "float32", "vae": "float16", "vocoder": "float32",
     }  # fmt: skip
-    assert ocp.metadata(out / "vae" / convert.WEIGHTS / "000").metadata["decoder.conv_in.bias"].dtype == jnp.float16
+    assert ocp.metadata(out / "vae" / conversion.WEIGHTS / "000").metadata["decoder.conv_in.bias"].dtype == jnp.float16
     for name in (
         "unet/config.json",
         "tokenizer/merges.txt",
@@ -80,12 +79,12 @@ def test_a_conversion_holds_the_flax_layout_in_the_dtype_of_the_source(source, t
 
 
 def test_what_identifies_a_model_is_its_content_not_its_file_format(original, tmp_path):
-    first = metadata(convert.convert(str(original), tmp_path / "a"))
+    first = metadata(conversion.convert(str(original), tmp_path / "a"))
     model_folder.build(tmp_path / "bin", safe=False)
-    same = metadata(convert.convert(str(tmp_path / "bin"), tmp_path / "b"))
+    same = metadata(conversion.convert(str(tmp_path / "bin"), tmp_path / "b"))
     assert (same["identity"], same["parts"]) == (first["identity"], first["parts"])
     model_folder.build(tmp_path / "other", seed=1, vocoder=False)
-    other = metadata(convert.convert(str(tmp_path / "other"), tmp_path / "c"))
+    other = metadata(conversion.convert(str(tmp_path / "other"), tmp_path / "c"))
     assert other["identity"] != first["identity"] and "vocoder" not in other["parts"]
 
 
@@ -101,7 +100,7 @@ def test_bfloat16_tensors_are_read_from_both_formats(tmp_path):
 
 
 def test_legacy_vae_attention_is_todays(vae_only, tmp_path):
-    expected = metadata(convert.convert(str(vae_only), tmp_path / "a"))["parts"]
+    expected = metadata(conversion.convert(str(vae_only), tmp_path / "a"))["parts"]
     legacy = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def age(state):
@@ -113,7 +112,7 @@ def test_legacy_vae_attention_is_todays(vae_only, tmp_path):
 
     edit(vae_only / VAE, age)
     assert "encoder.mid_block.attentions.0.query.weight" in open_tensors(vae_only / VAE)
-    assert metadata(convert.convert(str(vae_only), tmp_path / "b"))["parts"] == expected
+    assert metadata(conversion.convert(str(vae_only), tmp_path / "b"))["parts"] == expected
 
 
 def test_prefix_and_positions_of_older_text_encoders_are_dropped():
@@ -165,7 +164,7 @@ def test_of_a_hub_model_only_the_chosen_files_are_downloaded(vae_only, tmp_path,
     remote = [*sources.file_names(vae_only), "vae/diffusion_pytorch_model.bin", "v1-5-pruned.ckpt"]
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repository: remote)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    out = convert.convert("someone/model", tmp_path / "out")
+    out = conversion.convert("someone/model", tmp_path / "out")
     assert sorted(asked) == sources.file_names(vae_only)
     assert metadata(out)["source"] == "someone/model"
 
@@ -192,14 +191,14 @@ def test_a_killed_conversion_leaves_nothing_that_passes_for_whole(vae_only, tmp_
     script = (
         "import os, sys, convert\nfrom convert import conversion\n"
         "conversion._identity = lambda *_: os._exit(9)\n"  # when all checkpoints are written
-        "convert.convert(*sys.argv[1:])"
+        "conversion.convert(*sys.argv[1:])"
     )
     out = tmp_path / "out"
     ended = subprocess.run([sys.executable, "-c", script, str(vae_only), str(out)], cwd=ROOT, capture_output=True)
     assert ended.returncode == 9, ended.stderr.decode()
     partial = tmp_path / ".out.partial"
-    assert not out.exists() and (partial / "new" / "vae" / convert.WEIGHTS).exists()
-    convert.convert(str(vae_only), out)
+    assert not out.exists() and (partial / "new" / "vae" / conversion.WEIGHTS).exists()
+    conversion.convert(str(vae_only), out)
     assert metadata(out)["parts"].keys() == {"vae"} and not partial.exists()
 
 
@@ -209,26 +208,26 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(vae_only, tmp_path, monkeypa
 
     monkeypatch.setattr(conversion.ocp, "save", full)
     with pytest.raises(UserError, match="cannot be written .*No space left.*ITS_JAX_CACHE"):
-        convert.convert(str(vae_only), tmp_path / "out")
+        conversion.convert(str(vae_only), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_conversion_leaves_the_one_before(vae_only, tmp_path, monkeypatch):
-    out = convert.convert(str(vae_only), tmp_path / "out")
+    out = conversion.convert(str(vae_only), tmp_path / "out")
     before = metadata(out)
     edit(vae_only / VAE, lambda state: state["decoder.conv_in.bias"].fill_(torch.nan))
     with pytest.raises(UserError, match="vae: tensor 'decoder.conv_in.bias' holds values that are not finite"):
-        convert.convert(str(vae_only), out)
+        conversion.convert(str(vae_only), out)
     assert metadata(out) == before and not (tmp_path / ".out.partial").exists()
     edit(vae_only / VAE, lambda state: state["decoder.conv_in.bias"].fill_(1))
-    assert metadata(convert.convert(str(vae_only), out)) != before
+    assert metadata(conversion.convert(str(vae_only), out)) != before
 
 
 def test_a_folder_of_something_else_is_not_overwritten(vae_only, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="out: exists and is not a conversion"):
-        convert.convert(str(vae_only), tmp_path / "out")
+        conversion.convert(str(vae_only), tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
@@ -296,7 +295,7 @@ def test_bad_input_is_named_in_one_line_and_nothing_is_written(kind, vae_only, t
     spoil, message = SPOILT[kind]
     spoil(vae_only)
     with pytest.raises(UserError, match=message) as error:
-        convert.convert(str(vae_only), tmp_path / "out")
+        conversion.convert(str(vae_only), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not [path for path in tmp_path.iterdir() if path != vae_only and path.is_dir()]
 

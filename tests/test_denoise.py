@@ -267,11 +267,13 @@ def test_view_shows_the_model_a_rearranged_latent():
     np.testing.assert_array_equal(noise[0, :, :, 0], np.arange(4)[:, None] + 4 * (np.arange(6) >= 3))
 
 
-def test_models_at_rest_are_not_evaluated():
-    evaluations = {"image": 0, "audio": 0}
+def evaluations(**settings):
+    """How often a run evaluates the image and the audio model, and with how many latents at once."""
+    count, latents = {"image": 0, "audio": 0}, {}
 
     def counted(name, weights, x, t, text):
-        jax.debug.callback(lambda: evaluations.update({name: evaluations[name] + 1}))
+        latents[name] = len(x)
+        jax.debug.callback(lambda: count.update({name: count[name] + 1}))
         return fake_eps(weights, x, t, text)
 
     models = [
@@ -280,9 +282,29 @@ def test_models_at_rest_are_not_evaluated():
             (lambda *a: counted("image", *a), lambda *a: counted("audio", *a)), WEIGHTS, strict=True
         )
     ]
-    sample(*make_run(num_steps=100, starts=(10, 0)), models=models)
+    terms, *run = make_run(**settings)
+    # As the sampler has it: at guidance scale 1 there is no negative prompt.
+    terms = [
+        dataclasses.replace(term, texts=term.texts[:, 1:]) if (term.guidance_scale == 1).all() else term
+        for term in terms
+    ]
+    sample(terms, *run, models=models)
     jax.effects_barrier()
-    assert evaluations == {"image": 90, "audio": 100}
+    return count, latents
+
+
+def test_models_at_rest_are_not_evaluated():
+    assert evaluations(num_steps=100, starts=(10, 0))[0] == {"image": 90, "audio": 100}
+
+
+def test_a_model_without_weight_is_not_evaluated():
+    assert evaluations(weights=(0, 1))[0] == {"image": 0, "audio": 20}
+    # One sample that needs it is enough.
+    assert evaluations(weights=[[0, 0.5], [1, 1]], starts=(0, 0))[0] == {"image": 20, "audio": 20}
+
+
+def test_guidance_scale_1_skips_the_negative_half():
+    assert evaluations(guidance=(1, 3), num_steps=2, starts=(0, 0))[1] == {"image": 2, "audio": 4}
 
 
 def test_one_compilation_serves_all_settings():

@@ -2,8 +2,12 @@
 
 import ast
 import functools
+import os
 import pathlib
+import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "evaluate", "colorize", "benchmark")}
@@ -11,6 +15,8 @@ ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate"}
 # What entry points share: it parses the flags for them.
 COMMAND_LINE = "its_jax.cli"
 FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
+# What takes a second to import, or more: nobody who asks for --help, or misspells a flag, should wait for it.
+SLOW = ("jax", "flax", "orbax", "optax", "numpy", "scipy", "PIL", "soundfile", "transformers", "torch", "diffusers")
 TORCH = {"torch", "torchaudio", "torchvision", "diffusers"}
 
 
@@ -146,6 +152,43 @@ def test_6_arrays_leave_the_device_in_one_place():
 
 def test_7_nobody_imports_an_entry_point():
     assert_none({name: imports_of(name, ENTRY_POINTS) for name in modules("its_jax", "convert", "configs", "bench")})
+
+
+COMMANDS = ["convert", *(f"its_jax.{name}" for name in ("sample", "benchmark", "tiny.train", "tiny.evaluate"))]
+
+
+def answer(command, *arguments):
+    """Exit status and stderr of a command, and which slow modules it imported until it ended."""
+    program = (
+        "import atexit, runpy, sys\n"
+        f"atexit.register(lambda: print('imported', *sorted(sys.modules.keys() & {set(SLOW)})))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, command, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return done.returncode, done.stderr, done.stdout.rpartition("imported")[2].split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_8_commands_answer_at_once(command):
+    status, _, imported = answer(command, "--help")
+    assert status == 1 and not imported  # absl's status
+    status, said, imported = answer(command, "--wrokdir=out")
+    assert status == 2 and len(said.splitlines()) == 1 and "wrokdir" in said and not imported
+
+
+def test_8_a_misspelt_setting_is_told_at_once():
+    for command in ("its_jax.sample", "its_jax.benchmark", "its_jax.tiny.evaluate"):
+        workdir = [] if command == "its_jax.benchmark" else ["--workdir=out"]
+        status, said, imported = answer(command, "--config=configs/default.py", *workdir, "--config.num_step=3")
+        assert status == 2 and 'Did you mean "num_steps"' in said and not imported
+    for change, told in (("--config.num_steps=0", "num_steps=0"), ("--config.dtype=int8", "choose one of float32")):
+        status, said, imported = answer("its_jax.sample", "--config=configs/default.py", "--workdir=out", change)
+        assert status == 2 and told in said and not imported
+    status, _, imported = answer("its_jax.sample", "--from=/nowhere.png", "--workdir=out")
+    assert status == 2 and {"jax", "flax"} <= set(imported)  # they are seen
 
 
 def test_entry_points_are_where_these_rules_look():

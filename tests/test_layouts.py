@@ -13,8 +13,8 @@ import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from twins import read
 
-import convert
-from convert import single_file, sources
+from convert import cache as conversions
+from convert import conversion, single_file, sources
 from its_jax.errors import UserError
 from its_jax.load import load
 
@@ -30,7 +30,7 @@ def original(tmp_path_factory):
     """A model folder, its PyTorch modules and the hashes of its converted parts."""
     folder = tmp_path_factory.mktemp("original")
     twins = model_folder.build(folder / "model", vocoder=False)
-    return folder / "model", twins, hashes(convert.convert(str(folder / "model"), folder / "converted"))
+    return folder / "model", twins, hashes(conversion.convert(str(folder / "model"), folder / "converted"))
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def hashes(folder):
-    parts = json.loads((folder / convert.METADATA).read_text())["parts"]
+    parts = json.loads((folder / conversion.METADATA).read_text())["parts"]
     return {part: about["sha256"] for part, about in parts.items()}
 
 
@@ -60,7 +60,7 @@ INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
 
 
 def test_shards_are_the_whole(original, sharded, tmp_path):
-    assert hashes(convert.convert(str(sharded), tmp_path / "out")) == original[2]
+    assert hashes(conversion.convert(str(sharded), tmp_path / "out")) == original[2]
 
 
 def test_sharded_bin_files_and_text_encoders(original, tmp_path):
@@ -71,7 +71,7 @@ def test_sharded_bin_files_and_text_encoders(original, tmp_path):
     original[1]["text_encoder"].save_pretrained(folder / "text_encoder", max_shard_size="5KB")
     assert (folder / "vae/diffusion_pytorch_model.bin.index.json").exists()
     assert (folder / "text_encoder/model.safetensors.index.json").exists()
-    assert hashes(convert.convert(str(folder), tmp_path / "out")) == original[2]
+    assert hashes(conversion.convert(str(folder), tmp_path / "out")) == original[2]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_full_precision_shards_come_before_a_whole_of_half():
 
 
 def test_a_changed_shard_is_another_model(sharded):
-    first = convert.converted(str(sharded))
+    first = conversions.converted(str(sharded))
     shard = next((sharded / "unet").glob("*-00002-of-*"))
     model_folder.edit(shard, lambda state: next(iter(state.values())).add_(1))
-    assert convert.converted(str(sharded)) != first
+    assert conversions.converted(str(sharded)) != first
 
 
 def edit_index(folder, change):
@@ -139,7 +139,7 @@ def test_spoilt_shards_are_named_in_one_line(kind, sharded, tmp_path):
     spoil, message = SPOILT_SHARDS[kind]
     spoil(sharded)
     with pytest.raises(UserError, match=message) as error:
-        convert.convert(str(sharded), tmp_path / "out")
+        conversion.convert(str(sharded), tmp_path / "out")
     assert "\n" not in str(error.value)
 
 
@@ -198,7 +198,7 @@ def test_a_single_file_is_the_model_in_a_folder(kind, original, single, tmp_path
     if kind == "ckpt":
         source = tmp_path / "tuned.ckpt"
         torch.save({"epoch": 3, "global_step": 7, "state_dict": safetensors.torch.load_file(single)}, source)
-    out = convert.convert(str(source), tmp_path / "out", config_from=str(original[0]))
+    out = conversion.convert(str(source), tmp_path / "out", config_from=str(original[0]))
     assert hashes(out) == original[2]
     assert (out / "tokenizer/merges.txt").read_bytes() == (original[0] / "tokenizer/merges.txt").read_bytes()
 
@@ -207,8 +207,8 @@ def test_a_single_file_of_half_precision_without_vae(original, tmp_path):
     twins = {part: twin for part, twin in original[1].items() if part != "vae"}
     state = {key: value.half() if value.is_floating_point() else value for key, value in old_state(twins).items()}
     safetensors.torch.save_file(state, tmp_path / "pruned.safetensors")
-    out = convert.convert(str(tmp_path / "pruned.safetensors"), tmp_path / "out", config_from=str(original[0]))
-    parts = json.loads((out / convert.METADATA).read_text())["parts"]
+    out = conversion.convert(str(tmp_path / "pruned.safetensors"), tmp_path / "out", config_from=str(original[0]))
+    parts = json.loads((out / conversion.METADATA).read_text())["parts"]
     assert {part: about["dtype"] for part, about in parts.items()} == {"text_encoder": "float16", "unet": "float16"}
 
 
@@ -230,7 +230,7 @@ def test_a_single_file_is_loaded_with_configs_from_the_hub(original, single, mon
 
 def test_without_network_a_single_file_asks_for_configs(single):
     with pytest.raises(UserError, match="tuned.safetensors: a single file has no configs .*--config_from=FOLDER"):
-        convert.converted(str(single))
+        conversions.converted(str(single))
 
 
 def add(name, shape=(2,)):
@@ -265,7 +265,7 @@ def test_a_spoilt_single_file_is_named_in_one_line(kind, original, single, tmp_p
     spoil, message = SPOILT_SINGLE[kind]
     model_folder.edit(single, spoil)
     with pytest.raises(UserError, match=message) as error:
-        convert.convert(str(single), tmp_path / "out", config_from=str(original[0]))
+        conversion.convert(str(single), tmp_path / "out", config_from=str(original[0]))
     assert "\n" not in str(error.value)
 
 
@@ -277,15 +277,15 @@ class Hostile:
 def test_a_hostile_checkpoint_is_refused_and_does_not_run(original, tmp_path, capsys):
     torch.save({"state_dict": {"model.diffusion_model.x": torch.ones(1)}, "callbacks": Hostile()}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="x.ckpt: refused, for it is a program"):
-        convert.convert(str(tmp_path / "x.ckpt"), tmp_path / "out", config_from=str(original[0]))
+        conversion.convert(str(tmp_path / "x.ckpt"), tmp_path / "out", config_from=str(original[0]))
     assert "executed" not in capsys.readouterr().out
 
 
 def test_configs_are_for_single_files_and_must_be_there(original, single, tmp_path):
     with pytest.raises(UserError, match="model: a folder, which has configs of its own; config_from is for single"):
-        convert.convert(str(original[0]), tmp_path / "out", config_from=str(original[0]))
+        conversion.convert(str(original[0]), tmp_path / "out", config_from=str(original[0]))
     with pytest.raises(UserError, match="nowhere at all: no such folder"):
-        convert.convert(str(single), tmp_path / "out", config_from="nowhere at all")
+        conversion.convert(str(single), tmp_path / "out", config_from="nowhere at all")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: text_encoder/config.json is missing"):
-        convert.convert(str(single), tmp_path / "out", config_from=str(tmp_path / "empty"))
+        conversion.convert(str(single), tmp_path / "out", config_from=str(tmp_path / "empty"))

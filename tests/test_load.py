@@ -19,7 +19,8 @@ from flax import nnx
 from model_folder import edit, edit_json
 from twins import assert_close, assert_equal, assert_rounded, jit, normal, torch_result
 
-import convert
+from convert import cache as conversions
+from convert import conversion
 from its_jax import load as loading
 from its_jax.errors import UserError
 from its_jax.load import load, mesh
@@ -36,7 +37,7 @@ def original(tmp_path_factory):
     """A model folder, its PyTorch modules and its conversion."""
     folder = tmp_path_factory.mktemp("original")
     twins = model_folder.build(folder / "model")
-    return folder / "model", twins, convert.convert(str(folder / "model"), folder / "converted")
+    return folder / "model", twins, conversion.convert(str(folder / "model"), folder / "converted")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +131,7 @@ def test_a_folder_is_converted_once(vae_only, cache, caplog):
     elsewhere = load(str(moved), parts=("vae",), dtype=jnp.float32)
     assert not [record for record in caplog.records if "converting" in record.getMessage()]
     assert first.identity == again.identity == elsewhere.identity
-    direct = load(str(convert.convert(str(moved), cache.parent / "out")), parts=("vae",), dtype=jnp.float32)
+    direct = load(str(conversion.convert(str(moved), cache.parent / "out")), parts=("vae",), dtype=jnp.float32)
     assert direct.identity == first.identity
 
 
@@ -138,24 +139,24 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(source, monkeypatch):
     hashed = []
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: hashed.append(f.name) or digest(f, name))
-    monkeypatch.setattr(convert.cache, "write", lambda *_, **__: None)
-    key = convert.converted(str(source))
+    monkeypatch.setattr(conversions, "write", lambda *_, **__: None)
+    key = conversions.converted(str(source))
     assert len(hashed) > 8 and str(source / "vae/config.json") in hashed
     hashed.clear()
-    assert convert.converted(str(source)) == key and not hashed
+    assert conversions.converted(str(source)) == key and not hashed
     os.utime(source / "vae/config.json", ns=(1, 1))
-    assert convert.converted(str(source)) == key and hashed == [str(source / "vae/config.json")]
+    assert conversions.converted(str(source)) == key and hashed == [str(source / "vae/config.json")]
     (source / "README.md").write_text("does not matter")
-    assert convert.converted(str(source)) == key
+    assert conversions.converted(str(source)) == key
 
 
 def test_a_copy_that_keeps_its_time_of_change_is_hashed_again(source, monkeypatch):
-    monkeypatch.setattr(convert.cache, "write", lambda *_, **__: None)
-    key, file = convert.converted(str(source)), source / "vae/config.json"
+    monkeypatch.setattr(conversions, "write", lambda *_, **__: None)
+    key, file = conversions.converted(str(source)), source / "vae/config.json"
     before = file.stat()
     file.write_text(file.read_text().replace("8", "9"))  # no byte more or less
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert file.stat().st_size == before.st_size and convert.converted(str(source)) != key
+    assert file.stat().st_size == before.st_size and conversions.converted(str(source)) != key
 
 
 def test_a_file_that_cannot_be_read_is_named(source, monkeypatch):
@@ -182,7 +183,7 @@ def test_an_interrupted_conversion_is_made_anew(vae_only, cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(convert.conversion, "_identity", interrupt)
+        patched.setattr(conversion, "_identity", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load(str(vae_only), parts=("vae",), dtype=jnp.float32)
     assert not [path for path in cache.iterdir() if path.is_dir()]
@@ -201,9 +202,9 @@ def test_an_equal_vae_is_held_once(vae_only, original):
 
 
 def test_an_equal_vae_is_stored_once_and_outlives_the_other(vae_only, tmp_path):
-    first = convert.convert(str(vae_only), tmp_path / "first")
+    first = conversion.convert(str(vae_only), tmp_path / "first")
     edit_json(vae_only / "vae/config.json", sample_size=999)
-    second = convert.convert(str(vae_only), tmp_path / "second")
+    second = conversion.convert(str(vae_only), tmp_path / "second")
     stored = sorted(path for path in (first / WEIGHTS).rglob("*") if path.is_file())
     assert stored and all(path.samefile(second / path.relative_to(first)) for path in stored)
     shutil.rmtree(first)
@@ -212,7 +213,7 @@ def test_an_equal_vae_is_stored_once_and_outlives_the_other(vae_only, tmp_path):
 
 @pytest.mark.parametrize("reason", ["another VAE", "damaged", "no links"])
 def test_what_cannot_be_shared_is_stored_again(reason, vae_only, tmp_path, monkeypatch):
-    first = convert.convert(str(vae_only), tmp_path / "first")
+    first = conversion.convert(str(vae_only), tmp_path / "first")
     before = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
     if reason == "another VAE":
         path = vae_only / "vae/diffusion_pytorch_model.safetensors"
@@ -221,7 +222,7 @@ def test_what_cannot_be_shared_is_stored_again(reason, vae_only, tmp_path, monke
         truncate(largest(first / WEIGHTS))
     else:
         monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EXDEV, "other device")))
-    second = convert.convert(str(vae_only), tmp_path / "second")
+    second = conversion.convert(str(vae_only), tmp_path / "second")
     assert load(str(second), parts=("vae",), dtype=jnp.float32).vae
     assert all(path.stat().st_nlink == 1 for path in second.rglob("*") if path.is_file())
     if reason != "damaged":
@@ -230,14 +231,14 @@ def test_what_cannot_be_shared_is_stored_again(reason, vae_only, tmp_path, monke
 
 def test_a_part_is_written_and_read_in_pieces(original, vae_only, tmp_path, monkeypatch):
     sizes = []
-    save = convert.conversion.ocp.save
-    monkeypatch.setattr(convert.conversion, "_PIECE", 5000)
+    save = conversion.ocp.save
+    monkeypatch.setattr(conversion, "_PIECE", 5000)
     monkeypatch.setattr(
-        convert.conversion.ocp,
+        conversion.ocp,
         "save",
         lambda path, piece: sizes.append([v.nbytes for v in piece.values()]) or save(path, piece),
     )
-    out = convert.convert(str(vae_only), tmp_path / "pieces" / "out")
+    out = conversion.convert(str(vae_only), tmp_path / "pieces" / "out")
     assert len(sizes) > 5 and all(sum(piece) <= 5000 or len(piece) == 1 for piece in sizes)
     model = load(str(out), parts=("vae",), dtype=jnp.float32)
     assert model.hashes["vae"] == load(str(original[2]), parts=("vae",), dtype=jnp.float32).hashes["vae"]
@@ -279,16 +280,16 @@ SPOILT = {
         "vae/weights: damaged; delete .*converted and convert again",
     ),
     "no list of files": (
-        lambda f: edit_json(f / convert.METADATA, files=None),
+        lambda f: edit_json(f / conversion.METADATA, files=None),
         "its_jax.json: damaged; delete .*converted and convert again",
     ),
     "other format": (
-        lambda f: edit_json(f / convert.METADATA, format=99),
-        "converted in format 99, not 2; convert it again",
+        lambda f: edit_json(f / conversion.METADATA, format=99),
+        f"converted in format 99, not {conversion.FORMAT}; convert it again",
     ),
-    "no metadata": (lambda f: (f / convert.METADATA).write_text(""), "its_jax.json: cannot be read as JSON"),
+    "no metadata": (lambda f: (f / conversion.METADATA).write_text(""), "its_jax.json: cannot be read as JSON"),
     "no part": (
-        lambda f: edit_json(f / convert.METADATA, parts={"unet": {"sha256": ""}}),
+        lambda f: edit_json(f / conversion.METADATA, parts={"unet": {"sha256": ""}}),
         "has no vae; the parts of this model are unet",
     ),
     "config of another size": (
@@ -321,9 +322,9 @@ def truncate(path):
 def spoil_config(folder, part="vae", **change):
     """A config that was edited after conversion, its size in the metadata as well."""
     edit_json(folder / part / "config.json", **change)
-    files = json.loads((folder / convert.METADATA).read_text())["files"]
+    files = json.loads((folder / conversion.METADATA).read_text())["files"]
     files[f"{part}/config.json"] = (folder / part / "config.json").stat().st_size
-    edit_json(folder / convert.METADATA, files=files)
+    edit_json(folder / conversion.METADATA, files=files)
 
 
 @pytest.mark.parametrize("kind", SPOILT)

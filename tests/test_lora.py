@@ -8,7 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-import convert
+from convert import cache as conversions
+from convert import conversion
 from convert.lora import Lora, merged
 from convert.tensors import Tensor
 from its_jax.errors import UserError
@@ -227,7 +228,7 @@ def test_a_lora_that_does_not_fit_is_named_in_one_line(kind, unet, tmp_path):
     unet.save_pretrained(tmp_path / "model/unet")
     path = saved(tmp_path / "lora.safetensors", {key: torch.ones(shape) for key, shape in shapes.items()})
     with pytest.raises(UserError, match=message) as error:
-        convert.convert(str(tmp_path / "model"), tmp_path / "out", loras=[str(path)])
+        conversion.convert(str(tmp_path / "model"), tmp_path / "out", loras=[str(path)])
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -263,18 +264,18 @@ def test_a_model_string_names_its_loras(original, tmp_path):
     state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
     path = saved(tmp_path / "a+b@1.safetensors", state)
     path = path.rename(tmp_path / "style.safetensors")
-    plain, half, whole = (convert.converted(f"{original}{end}") for end in ("", f"+{path}@0.5", f"+{path}"))
-    metadata = [json.loads((folder / convert.METADATA).read_text()) for folder in (plain, half, whole)]
+    plain, half, whole = (conversions.converted(f"{original}{end}") for end in ("", f"+{path}@0.5", f"+{path}"))
+    metadata = [json.loads((folder / conversion.METADATA).read_text()) for folder in (plain, half, whole)]
     assert len({about["identity"] for about in metadata}) == 3
     assert len({about["parts"]["vae"]["sha256"] for about in metadata}) == 1
     (lora,) = metadata[1]["loras"]
     assert lora["file"] == str(path) and lora["scale"] == 0.5 and len(lora["sha256"]) == 64
     assert metadata[0]["loras"] == [] and metadata[2]["loras"][0]["scale"] == 1
-    assert convert.parts_of(f"{original}+{path}") == convert.parts_of(str(original))
-    direct = convert.convert(str(original), tmp_path / "out", loras=[f"{path}@0.5"])
-    assert json.loads((direct / convert.METADATA).read_text())["identity"] == metadata[1]["identity"]
+    assert conversions.parts_of(f"{original}+{path}") == conversions.parts_of(str(original))
+    direct = conversion.convert(str(original), tmp_path / "out", loras=[f"{path}@0.5"])
+    assert json.loads((direct / conversion.METADATA).read_text())["identity"] == metadata[1]["identity"]
     with pytest.raises(UserError, match="is converted already; a LoRA is merged when the original is converted"):
-        convert.converted(f"{plain}+{path}")
+        conversions.converted(f"{plain}+{path}")
 
 
 def test_paths_may_have_a_plus_or_an_at(tmp_path):
@@ -282,9 +283,9 @@ def test_paths_may_have_a_plus_or_an_at(tmp_path):
     assert Lora.parse(str(path)) == Lora(path, 1) and Lora.parse(f"{path}@2") == Lora(path, 2)
     folder = tmp_path / "one+two"
     model_folder.small_unet().save_pretrained(folder / "unet")
-    assert convert.parts_of(str(folder)) == ["unet"]
+    assert conversions.parts_of(str(folder)) == ["unet"]
     with pytest.raises(UserError, match="'x' is none of a LoRA"):
-        convert.parts_of(f"{folder}+{path}")
+        conversions.parts_of(f"{folder}+{path}")
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from model_folder import edit, edit_json
 from tqdm import tqdm
 
-import convert
-from its_jax import cli, fields, jobs, load, media, sample, stages
+from convert import conversion
+from its_jax import cli, fields, jobs, load, media, production, sample, stages
 from its_jax import sampler as sampler_module
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
@@ -79,7 +79,7 @@ def sources(tmp_path_factory):
 def models(sources, tmp_path_factory):
     """The same, converted."""
     folder = tmp_path_factory.mktemp("models")
-    return {f"{term}.model": str(convert.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
+    return {f"{term}.model": str(conversion.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def sampler(expand):
 @pytest.fixture
 def shared(monkeypatch, sampler):
     """Runs take the one sampler in place of their own."""
-    monkeypatch.setattr(sample, "Sampler", lambda job, **kw: sampler)
+    monkeypatch.setattr(production, "Sampler", lambda job, **kw: sampler)
     return sampler
 
 
@@ -118,7 +118,7 @@ def made(small, sampler, tmp_path_factory):
     """A folder with three samples, the last with its video too."""
     workdir = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "Sampler", lambda job, **kw: sampler)
+        patch.setattr(production, "Sampler", lambda job, **kw: sampler)
         sample.run(small(), workdir)
         for seed in (0, 1):
             (folder_of(seed, workdir) / "video.mp4").touch()  # so that the last is the only one without
@@ -274,7 +274,7 @@ def test_a_second_run_makes_only_what_is_missing(made, small, shared, tmp_path, 
 
 
 def test_a_finished_run_loads_nothing(made, small, monkeypatch):
-    monkeypatch.setattr(sample, "Sampler", None)
+    monkeypatch.setattr(production, "Sampler", None)
     sample.run(small(), made)
 
 
@@ -330,7 +330,7 @@ def test_a_sample_of_another_machine_is_not_made_in_its_batch(made, small, sampl
     record["run"] |= {"platform": "tpu", "devices": 64, "batch_size": 4096, "position": 4000}
     media.write_json(tmp_path / "sample.json", record)
     asked = []
-    monkeypatch.setattr(sample, "Sampler", lambda job, *, pending, batch_size: asked.append(batch_size) or sampler)
+    monkeypatch.setattr(production, "Sampler", lambda job, *, pending, batch_size: asked.append(batch_size) or sampler)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
     assert asked == [0]
     again = fields.read_json(folder_of(1, tmp_path / "again") / "sample.json")
@@ -442,8 +442,8 @@ def test_inner_layers_and_guidance_at_some_steps_only(expand, window):
     todo[1] = todo[1] | {"image": todo[1]["image"] | {"guidance_start_step": 3}}
     one = Sampler(todo[0], pending=2, batch_size=2)
     together, apart = one(todo), [one([job])[0] for job in todo]
-    for sample, alone in zip(together, apart, strict=True):
-        np.testing.assert_allclose(sample.latents, alone.latents, rtol=0, atol=0.3 * np.abs(alone.latents).max())
+    for one_of, alone in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one_of.latents, alone.latents, rtol=0, atol=0.3 * np.abs(alone.latents).max())
     plain = expand(window=window, num_samples=1)
     (whole,) = Sampler(plain[0], pending=1, batch_size=2)(plain)
     assert 1e-3 < np.abs(apart[0].latents - whole.latents).max() < np.abs(whole.latents).max()
@@ -538,17 +538,17 @@ def test_files_are_written_while_the_next_batch_is_made(expand, shared, tmp_path
                 second_began.set()
             return shared(jobs, *args, **kw)
 
-    monkeypatch.setattr(sample, "Sampler", lambda job, **kw: Watched())
-    monkeypatch.setattr(sample, "write", write)
-    sample.make(expand(num_samples=16), tmp_path, batch_size=0, video=False)
+    monkeypatch.setattr(production, "Sampler", lambda job, **kw: Watched())
+    monkeypatch.setattr(production, "write", write)
+    production.make(expand(num_samples=16), tmp_path, batch_size=0, video=False)
     assert sorted(written) == list(range(16))
 
 
 def test_batches_follow_one_another(expand, shared, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "batch_size", 8)
     todo, sizes = expand(num_samples=19), []
-    monkeypatch.setattr(sample, "write", lambda job, sample, *rest: sizes.append(sample.position))
-    sample.make(todo, tmp_path, batch_size=0, video=False)
+    monkeypatch.setattr(production, "write", lambda job, sample, *rest: sizes.append(sample.position))
+    production.make(todo, tmp_path, batch_size=0, video=False)
     assert sorted(sizes) == sorted([*range(8), *range(8), *range(3)])
 
 
@@ -662,7 +662,7 @@ def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand,
     bars = []
     monkeypatch.setattr(sample, "tqdm", lambda **kw: bars.append(tqdm(**kw)) or bars[-1])
     todo = expand(num_samples=5)
-    sample.make(todo, tmp_path, batch_size=0, video=False)
+    production.make(todo, tmp_path, batch_size=0, video=False)
     assert scarce == [4, 2]
     assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
     records = [fields.read_json(tmp_path / jobs.job_id(job) / "sample.json") for job in todo]
@@ -675,7 +675,7 @@ def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand,
 
 def test_a_batch_size_that_was_asked_for_is_not_halved(expand, scarce, tmp_path):
     with pytest.raises(UserError, match="batch_size=3 is beyond the memory; set it to 1 or less, or to 0"):
-        sample.make(expand(num_samples=5), tmp_path, batch_size=3, video=False)
+        production.make(expand(num_samples=5), tmp_path, batch_size=3, video=False)
     assert scarce == [3]
 
 
@@ -685,7 +685,7 @@ def test_other_errors_of_a_batch_are_not_taken_for_want_of_memory(expand, shared
 
     monkeypatch.setattr(shared, "_denoise", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: broken"):
-        sample.make(expand(), tmp_path, batch_size=0, video=False)
+        production.make(expand(), tmp_path, batch_size=0, video=False)
 
 
 # What goes wrong on the way
@@ -695,7 +695,7 @@ def test_samples_that_are_not_finite_are_named_and_the_others_written(expand, sh
     todo = expand()
     todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}  # it takes part from step 1 on
     with pytest.raises(UserError) as caught:
-        sample.make(todo, tmp_path, batch_size=0, video=False)
+        production.make(todo, tmp_path, batch_size=0, video=False)
     words = f"not written: {jobs.job_id(todo[1])}: the latents are not finite from step [12] on"
     assert re.fullmatch(words, str(caught.value))
     assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(todo[0]), jobs.job_id(todo[2])}
@@ -709,9 +709,9 @@ def test_samples_that_are_not_finite_are_named_when_the_disk_is_full_too(expand,
 
     todo = expand()
     todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}
-    monkeypatch.setattr(sample, "write", full)
+    monkeypatch.setattr(production, "write", full)
     with pytest.raises(UserError, match=f"No space left on device; {jobs.job_id(todo[1])}: the latents are not"):
-        sample.make(todo, tmp_path, batch_size=0, video=False)
+        production.make(todo, tmp_path, batch_size=0, video=False)
 
 
 def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, shared, made, tmp_path, monkeypatch):
@@ -740,7 +740,7 @@ def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, sha
 
 def test_prompts_of_any_kind_are_safe(expand, shared, tmp_path):
     todo = [expand({"image.prompt": p, "audio.prompt": p[::-1]}, num_samples=1)[0] for p in ALL_PROMPTS]
-    sample.make(todo, tmp_path, batch_size=0, video=False)
+    production.make(todo, tmp_path, batch_size=0, video=False)
     assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
     for job in todo:
         folder = tmp_path / jobs.job_id(job)
@@ -750,7 +750,7 @@ def test_prompts_of_any_kind_are_safe(expand, shared, tmp_path):
 
 def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
     todo = expand({"audio.prompt": "cat " * 75 + "dog"}, num_samples=9)  # two batches
-    sample.make(todo, tmp_path, batch_size=0, video=False)
+    production.make(todo, tmp_path, batch_size=0, video=False)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1 and warnings[0].endswith("is longer than 75 tokens: 'dog' is cut off")
 
@@ -835,7 +835,7 @@ def test_a_process_says_no_in_one_line_too(tmp_path):
 
 def test_a_workdir_that_cannot_be_written_is_refused(small, sampler, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(sample, "Sampler", None)  # nothing is loaded before
+    monkeypatch.setattr(production, "Sampler", None)  # nothing is loaded before
     for workdir in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=rf"workdir {workdir}: cannot be written"):
             sample.run(small(), workdir)

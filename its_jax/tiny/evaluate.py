@@ -6,21 +6,13 @@ the vocoder's waveform, is. Since judges accept plain blends too, the error with
 sample is given beside: it tells how likely the sample is under the model. Writes evaluation.json; resumable.
 """
 
-import itertools
-import logging
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from its_jax import cli
 from its_jax.errors import UserError
-from its_jax.jobs import TERMS, expand
-from its_jax.media import contact_sheet, write_json, write_png
-from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, pairs, pictures, scores, sounds
-from its_jax.tiny.export import machine
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
@@ -28,52 +20,14 @@ _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.", lower_b
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.", lower_bound=1)
 
-_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
-_SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
-
 
 def main():
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, say configs/default.py")
-    run(_CONFIG.value, Path(_WORKDIR.value), seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)
+    from its_jax.tiny import evaluation  # slow, as JAX is: what is wrong with the flags is said before
 
-
-def run(config, workdir, *, seeds, singles, batch):
-    """Writes WORKDIR/evaluation.json, and WORKDIR/contact_sheet.png: each subject once, each sound once."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    settings = config.to_dict()
-    sampler = Sampler(expand(settings, 1)[0], pending=batch, batch_size=batch)
-    wanted = list(itertools.product(range(len(_SUBJECTS)), range(len(_SOUNDS)), range(seeds)))
-    alone_pairs = [(i, i, s) for i in range(len(_SUBJECTS)) for s in range(singles)]
-    store = pairs.Store(workdir, sampler, settings)
-    alone = {kind: store.samples(kind, alone_pairs) for kind in TERMS}
-    fused = store.samples("fused", wanted)
-    judge = {kind: judges.load(kind) for kind in ("picture", "sound")}
-    results = {kind: scores.judged(sampler, judge, alone[kind]) for kind in TERMS}
-    results["fused"] = scores.judged(sampler, judge, fused)
-    for name, blend in (("pixel_average", lambda a, b: (a + b) / 2), ("pixel_maximum", np.maximum)):
-        results[name] = scores.judged(sampler, judge, pairs.blended(sampler, alone, wanted[::seeds], singles, blend))
-    report = {name: scores.figures(result) for name, result in results.items()}
-    report["machine"] = machine()
-    report["models"] = {term: getattr(sampler, term).identity for term in TERMS}
-    report["settings"] = {key: value for key, value in settings.items() if key not in _RUN_SETTINGS}
-    report["counts"] = {name: len(result["subject"]) for name, result in results.items()}
-    write_json(workdir / "evaluation.json", report)
-    _write_contact_sheet(workdir / "contact_sheet.png", fused, results["fused"])
-    for name in results:
-        figures = {key: value for key, value in report[name].items() if not isinstance(value, dict)}
-        logging.info("%-14s %s", name, figures)
-
-
-def _write_contact_sheet(path, fused, result):
-    """The diagonal of the table of pairs: of each pair the first sample that the judges accept, else the first."""
-    pictures_, titles = [], []
-    for i in range(len(_SUBJECTS)):
-        of_pair = np.flatnonzero((fused["subject"] == i) & (fused["sound"] == i))
-        right = result["picture_right"][of_pair] & result["sound_right"][of_pair]
-        pictures_.append(fused["spectrogram"][of_pair[np.argmax(right)]] / np.float32(255))
-        titles.append(f"{pictures.SUBJECTS[_SUBJECTS[i]][0]}\n{sounds.SOUNDS[_SOUNDS[i]][0]}")
-    write_png(path, contact_sheet(pictures_, titles, 2), {})
+    settings, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value)
+    evaluation.run(settings, workdir, seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)
 
 
 if __name__ == "__main__":
