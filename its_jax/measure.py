@@ -1,0 +1,138 @@
+"""How long the sampler's stages take, how much arithmetic that is, and how much memory they had."""
+
+import datetime
+import functools
+import importlib.metadata
+import statistics
+
+import jax
+import jax.numpy as jnp
+
+from its_jax import jobs, stages
+from its_jax.flops import flops
+from its_jax.machine import matrix_rate, peak_memory
+from its_jax.sampler import Sampler, prompts_of
+from its_jax.tiny.export import machine
+from its_jax.weights import abstract
+
+STAGES = ("encode", "denoise", "decode", "vocode")
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy")
+
+
+def about(job):
+    """What was measured, and on what; `batches` is still empty."""
+    return {
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "settings": job,
+        "batches": [],
+    }
+
+
+def sweep(settings, batches, repeats=3):
+    """Figures of one size of batch after the other, or of the config's own if there are none; see `of_batch`.
+
+    Where memory ends, so does it: the last figures are then the `batch_size` and a `fault`.
+
+    Args:
+      batches: rising, for the peak of memory is that of the process so far.
+    """
+    for b in batches or [settings["batch_size"]]:
+        try:
+            yield of_batch(settings | {"batch_size": b}, repeats)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            yield {"batch_size": b, "fault": "more than the memory holds"}
+            return
+
+
+def of_batch(settings, repeats=3):
+    """Figures of one size of batch as plain values; those of a stage are medians over `repeats` batches.
+
+    Args:
+      settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
+    """
+    todo, how = jobs.read(settings)
+    sampler = Sampler(todo[0], pending=how["batch_size"] or len(todo), batch_size=how["batch_size"])
+    job, b = todo[0], sampler.batch_size
+    sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
+    runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
+    peak, work = peak_memory(), arithmetic(sampler, job)
+    spent = {name: round(sampler.seconds[name], 2) for name in ("load", "compile")}
+    temporaries = {name: program.memory_analysis().temp_size_in_bytes for name, program in sampler.programs.items()}
+    del sampler  # so that the matrices take no more memory than the models did
+    limit = matrix_rate(job["dtype"])
+    seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
+    seconds["all"] = [sum(of_run) for of_run in zip(*seconds.values(), strict=True)]
+    work["all"] = sum(work.values())
+    return {
+        "batch_size": b,
+        "load_seconds": spent["load"],
+        "compile_seconds": spent["compile"],
+        "matrix_product_gflops": round(limit / 1e9, 1),
+        "peak_memory_mb": round(peak / 1e6),
+        "temporaries_mb": {name: round(size / 1e6) for name, size in temporaries.items()},
+        "stages": {stage: _stage(seconds[stage], work[stage], b, limit) for stage in seconds},
+    }
+
+
+def _batch(settings, b, number):
+    """Jobs whose prompts no other sample has, so that all of them are encoded."""
+
+    def job(i):
+        new = {key: f" {number} {i}" for key in ("prompt", "negative_prompt")}
+        terms = {
+            term: settings[term] | {key: settings[term][key] + new[key] for key in new} for term in jobs.terms(settings)
+        }
+        return jobs.expand({**settings, **terms}, 1)[0]
+
+    return [job(i) for i in range(b)]
+
+
+def _stage(seconds, work, b, limit):
+    median = statistics.median(seconds)
+    rate = work * b / median
+    return {
+        "batch_seconds": [round(value, 4) for value in seconds],
+        "sample_seconds": round(median / b, 4),
+        "samples_per_second": round(b / median, 4),
+        "sample_gflop": round(work / 1e9, 3),
+        "gflops": round(rate / 1e9, 2),
+        "of_matrix_product": round(rate / limit, 4),
+    }
+
+
+def arithmetic(sampler, job):
+    """Stage -> floating-point operations for one sample in products, see `its_jax.flops`, as the plain method has them.
+
+    Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
+    """
+    h, w, c = sampler.latent_shape(job)
+    latents, decoders, work = _shape(1, h, w, c), tuple(map(_plain, sampler.decoders)), dict.fromkeys(STAGES, 0)
+    for name, model in sampler.models.items():
+        texts, windows = len(prompts_of(job, name)), sampler.sight(job, name)["windows"]
+        ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
+        text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
+        work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)
+        columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)
+        features = jax.eval_shape(stages.prepare_texts, text_encoder, unet, ids)
+        time = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, _shape(1, dtype=jnp.int32))
+        step = flops(lambda unet, *inputs: unet.predict(*inputs), unet, _shape(texts, h, columns, c), time, features)
+        work["denoise"] += step * count * len(jobs.steps(job, name))
+    decode = functools.partial(stages.decode, frames=sampler.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"])
+    work["decode"] = flops(decode, latents, decoders)
+    spectrogram, _ = jax.eval_shape(decode, latents, decoders)
+    vocode = functools.partial(stages.vocode, config=sampler.mel, method=job["vocoder"], wrap=job["wrap"])
+    work["vocode"] = flops(vocode, _plain(sampler.audio.vocoder), spectrogram)
+    return work
+
+
+def _plain(module):
+    """The shapes of a module, without the forms that it has on a CPU."""
+    return abstract(type(module), module.config)
+
+
+def _shape(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
