@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from scipy import stats
 
-from bench.parity_full_size import about
-from its_jax.benchmark import arithmetic
+from bench.about import about
+from its_jax.measure import arithmetic
 from its_jax.jobs import expand
 from its_jax.media import write_json
 from its_jax.sampler import Sampler

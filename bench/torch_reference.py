@@ -110,7 +110,7 @@ def initial_noise(seed: int, height: int, width: int, vae: diffusers.Autoencoder
 
 
 def denoise(
-    scheduler: diffusers.DDIMScheduler,
+    scheduler: diffusers.SchedulerMixin,
     unets: Sequence[diffusers.UNet2DConditionModel],
     texts: Sequence[Tensor],
     x: Tensor,
@@ -119,7 +119,12 @@ def denoise(
     start_steps: Sequence[int],
     audio_weight: float,
 ) -> Tensor:
-    """The latent that the image and the audio model (all pairs are in this order) find together.
+    """The latents that the image and the audio model (all pairs are in this order) find together.
+
+    Args:
+      scheduler: after `set_timesteps`, of DDIM or another whose `step` returns `prev_sample`.
+      texts: of each model `[2b n d]`, the negative ones first, in its dtype.
+      x: noise `[b 4 h w]`, in the dtype that the solver computes in.
 
     Raises:
       ValueError: a step at which neither takes part.
@@ -130,13 +135,15 @@ def denoise(
         eps = [guided_noise(unet, x, t, text, s) if k >= start else None for unet, text, s, start in terms]
         if eps == [None, None]:
             raise ValueError(f"no model takes part at step {k}: one must start by then")
-        x = scheduler.step(fused_noise(*eps, audio_weight), t, x, eta=0.0).prev_sample
+        x = scheduler.step(fused_noise(*eps, audio_weight), t, x).prev_sample
     return x
 
 
 def guided_noise(unet: diffusers.UNet2DConditionModel, x: Tensor, t: Tensor, text: Tensor, s: float) -> Tensor:
     """eps(negative) + s (eps(positive) - eps(negative))."""
-    negative, positive = unet(torch.cat([x, x]), t, text).sample.chunk(2)
+    pair = torch.cat([x, x]).to(text.dtype)
+    # The scheduler indexes its tables, which are on the host, without waiting for the device: t stays there for it.
+    negative, positive = unet(pair, t.to(x.device), text, return_dict=False)[0].to(x.dtype).chunk(2)
     return negative + s * (positive - negative)
 
 
@@ -157,10 +164,18 @@ def vocode(folder: str | Path, spectrogram: Tensor) -> Tensor:
 
     The spectrogram is vocoded as it comes. Ours is rounded to 256 levels before, so that its PNG holds what is heard.
     """
+    return open_generator(folder)(log_mel(spectrogram, *log_range(folder)))[:, 0]
+
+
+def log_range(folder: str | Path) -> tuple[float, float]:
+    """The log-mel values of black and white, as the vocoder in a folder has them."""
     raw = json.loads((Path(folder) / "config.json").read_text())
-    low, high = raw.get("log_min", LOG_MIN), raw.get("log_max", LOG_MAX)
-    log_mel = spectrogram.flip(dims=[1]) * (high - low) + low
-    return open_generator(folder)(log_mel)[:, 0]
+    return raw.get("log_min", LOG_MIN), raw.get("log_max", LOG_MAX)
+
+
+def log_mel(spectrogram: Tensor, low: float, high: float) -> Tensor:
+    """Grey pictures `[b H W]` in [0, 1] -> log-mel spectrograms, whose row 0 is the lowest mel."""
+    return spectrogram.flip(dims=[1]) * (high - low) + low
 
 
 def open_generator(folder: str | Path) -> TorchGenerator:

@@ -1,28 +1,56 @@
-"""Seconds, arithmetic and memory of the stages that `its_jax.sample` runs."""
+"""How long the sampler's stages take, how much arithmetic that is, and how much memory they had."""
 
+import datetime
 import functools
 import importlib.metadata
-import resource
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 
 from its_jax import jobs, stages
 from its_jax.flops import flops
+from its_jax.machine import matrix_rate, peak_memory
 from its_jax.sampler import Sampler, prompts_of
 from its_jax.tiny.export import machine
 from its_jax.weights import abstract
 
 STAGES = ("encode", "denoise", "decode", "vocode")
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
-# Rows of the matrices whose product shows what the machine gives: on an accelerator, and on a CPU.
-PRODUCT = 8192, 2048
 
 
-def benchmark(settings, repeats=3):
-    """Figures of one shape of batch as plain values; those of a stage are medians over `repeats` batches.
+def about(job):
+    """What was measured, and on what; `batches` is still empty."""
+    return {
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "settings": job,
+        "batches": [],
+    }
+
+
+def sweep(settings, batches, repeats=3):
+    """Figures of one size of batch after the other, or of the config's own if there are none; see `of_batch`.
+
+    Where memory ends, so does it: the last figures are then the `batch_size` and a `fault`.
+
+    Args:
+      batches: rising, for the peak of memory is that of the process so far.
+    """
+    devices = jax.local_device_count()
+    for b in sorted({-(-b // devices) * devices for b in batches}) or [settings["batch_size"]]:
+        try:
+            yield of_batch(settings | {"batch_size": b}, repeats)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            yield {"batch_size": b, "fault": "more than the memory holds"}
+            return
+
+
+def of_batch(settings, repeats=3):
+    """Figures of one size of batch as plain values; those of a stage are medians over `repeats` batches.
 
     Args:
       settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
@@ -32,24 +60,21 @@ def benchmark(settings, repeats=3):
     job, b = todo[0], sampler.batch_size
     sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
     runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
+    peak, work = peak_memory(), arithmetic(sampler, job)
+    spent = {name: round(sampler.seconds[name], 2) for name in ("load", "compile")}
+    temporaries = {name: program.memory_analysis().temp_size_in_bytes for name, program in sampler.programs.items()}
+    del sampler  # so that the matrices take no more memory than the models did
+    limit = matrix_rate(job["dtype"])
     seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
-    work = arithmetic(sampler, job)
     seconds["all"] = [sum(of_run) for of_run in zip(*seconds.values(), strict=True)]
     work["all"] = sum(work.values())
-    limit = matrix_rate(job["dtype"])
     return {
-        "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "settings": job,
         "batch_size": b,
-        "load_seconds": round(sampler.seconds["load"], 2),
-        "compile_seconds": round(sampler.seconds["compile"], 2),
+        "load_seconds": spent["load"],
+        "compile_seconds": spent["compile"],
         "matrix_product_gflops": round(limit / 1e9, 1),
-        "peak_memory_mb": round(peak_memory() / 1e6),
-        "temporaries_mb": {
-            name: round(program.memory_analysis().temp_size_in_bytes / 1e6)
-            for name, program in sampler.programs.items()
-        },
+        "peak_memory_mb": round(peak / 1e6),
+        "temporaries_mb": {name: round(size / 1e6) for name, size in temporaries.items()},
         "stages": {stage: _stage(seconds[stage], work[stage], b, limit) for stage in seconds},
     }
 
@@ -86,8 +111,7 @@ def arithmetic(sampler, job):
     Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
     """
     h, w, c = sampler.latent_shape(job)
-    latents, spectrogram = _shape(1, h, w, c), _shape(1, job["height"], job["width"])
-    work = dict.fromkeys(STAGES, 0)
+    latents, decoders, work = _shape(1, h, w, c), tuple(map(_plain, sampler.decoders)), dict.fromkeys(STAGES, 0)
     for name, model in sampler.models.items():
         texts, windows = len(prompts_of(job, name)), sampler.sight(job, name)["windows"]
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
@@ -99,7 +123,8 @@ def arithmetic(sampler, job):
         step = flops(lambda unet, *inputs: unet.predict(*inputs), unet, _shape(texts, h, columns, c), time, features)
         work["denoise"] += step * count * len(jobs.steps(job, name))
     decode = functools.partial(stages.decode, frames=sampler.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"])
-    work["decode"] = flops(decode, latents, tuple(map(_plain, sampler.decoders)))
+    work["decode"] = flops(decode, latents, decoders)
+    spectrogram, _ = jax.eval_shape(decode, latents, decoders)
     vocode = functools.partial(stages.vocode, config=sampler.mel, method=job["vocoder"], wrap=job["wrap"])
     work["vocode"] = flops(vocode, _plain(sampler.audio.vocoder), spectrogram)
     return work
@@ -112,38 +137,3 @@ def _plain(module):
 
 def _shape(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def matrix_rate(dtype, repeats=5):
-    """Floating-point operations per second of a square matrix product on all devices: what there is to be had."""
-    devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
-    n = PRODUCT[on_cpu]
-    a = [jax.device_put(jnp.full((n, n), 1 / n, dtype), device) for device in devices]
-    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32).astype(dtype))
-    jax.block_until_ready([product(x) for x in a])
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready([product(x) for x in a])
-        seconds.append(time.perf_counter() - start)
-    return 2 * n**3 * len(devices) / min(seconds)
-
-
-def peak_memory():
-    """Bytes: the most that the first device held, or on a CPU this process."""
-    memory = jax.local_devices()[0].memory_stats()
-    return memory["peak_bytes_in_use"] if memory else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def lines(figures):
-    """What `benchmark` found, as a table to print."""
-    yield f"{figures['machine']}, {figures['settings']['dtype']}, batches of {figures['batch_size']}"
-    load, compile_, peak = (figures[key] for key in ("load_seconds", "compile_seconds", "peak_memory_mb"))
-    yield f"load {load} s, compile {compile_} s, peak memory {peak} MB"
-    yield f"a matrix product runs at {figures['matrix_product_gflops']} GFLOP/s"
-    yield f"{'':8} {'s a sample':>12} {'samples/s':>10} {'GFLOP':>10} {'GFLOP/s':>10} {'of product':>10}"
-    for stage, of in figures["stages"].items():
-        numbers = (of[key] for key in ("sample_seconds", "samples_per_second", "sample_gflop", "gflops"))
-        yield (
-            f"{stage:8} " + "{:12.4g} {:10.4g} {:10.1f} {:10.1f}".format(*numbers) + f" {of['of_matrix_product']:10.0%}"
-        )

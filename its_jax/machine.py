@@ -1,0 +1,38 @@
+"""What a machine gives, and what a process took of it: the measures that timings are held against."""
+
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+# Rows of the matrices whose product shows what the machine gives: on an accelerator, and on a CPU.
+PRODUCT = 8192, 2048
+
+
+def matrix_rate(dtype, repeats: int = 5) -> float:
+    """Floating-point operations per second of a square matrix product on all devices: what there is to be had."""
+    devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
+    n = PRODUCT[on_cpu]
+    a = [jax.device_put(jnp.full((n, n), 1 / n, dtype), device) for device in devices]
+    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32).astype(dtype))
+    jax.block_until_ready([product(x) for x in a])
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready([product(x) for x in a])
+        seconds.append(time.perf_counter() - start)
+    return 2 * n**3 * len(devices) / min(seconds)
+
+
+def peak_memory() -> int:
+    """Bytes: the most that the first device held so far, or on a CPU this process."""
+    memory = jax.local_devices()[0].memory_stats()
+    return memory["peak_bytes_in_use"] if memory else process_peak()
+
+
+def process_peak() -> int:
+    """Bytes: the most memory that this process had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, Linux in KiB

@@ -1,0 +1,101 @@
+"""The figures of a benchmark: every stage of every size of batch, and where memory ends."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import model_folder
+import pytest
+from jax.sharding import AxisType
+
+from its_jax import jobs, load, machine, measure, stages
+from its_jax.sampler import Sampler
+
+CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory):
+    """One device, programs compiled without effort, and products of small matrices."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
+        patch.setattr(machine, "PRODUCT", (64, 64))
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    model_folder.build(folder / "image", vocoder=False)
+    model_folder.build(folder / "audio", seed=1)
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config.update_from_flattened_dict(
+        {"num_steps": 2, "solver": "ddim", "height": 12, "width": 48, "image.start_step": 1}
+        | {f"{term}.model": str(folder / term) for term in jobs.TERMS}
+    )
+    return config.to_dict()
+
+
+@pytest.fixture(scope="module")
+def sampler(settings):
+    """Of batches of two."""
+    (job, *_), _ = jobs.read(settings)
+    return Sampler(job, pending=2, batch_size=2)
+
+
+def test_every_stage_is_timed(settings, sampler, monkeypatch):
+    monkeypatch.setattr(measure, "Sampler", lambda job, **how: sampler)  # it has been compiled already
+    figures = measure.of_batch(settings | {"batch_size": 2}, repeats=2)
+    assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
+    assert list(figures["stages"]) == [*measure.STAGES, "all"]
+    for of_stage in figures["stages"].values():
+        first, second = of_stage["batch_seconds"]
+        assert of_stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
+        assert of_stage["samples_per_second"] > 0 and of_stage["gflops"] > 0 and of_stage["of_matrix_product"] > 0
+    assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
+
+
+def test_arithmetic_follows_steps_and_guidance(settings, sampler):
+    (job, *_), _ = jobs.read(settings)
+    work = measure.arithmetic(sampler, job)  # the image model has one of the two steps
+    assert work.keys() == set(measure.STAGES)
+    both = measure.arithmetic(sampler, job | {"image": job["image"] | {"start_step": 0}})
+    assert both["denoise"] == pytest.approx(work["denoise"] * 4 / 3)
+    unguided = measure.arithmetic(sampler, job | {term: job[term] | {"guidance_scale": 1.0} for term in jobs.TERMS})
+    assert unguided["denoise"] == work["denoise"] / 2 and unguided["encode"] == work["encode"] / 2
+    for stage in ("decode", "vocode"):
+        assert work[stage] == both[stage] == unguided[stage] > 0
+
+
+def test_columns_that_are_cut_off_are_not_counted(settings, sampler):
+    """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
+    (job, *_), _ = jobs.read(settings)
+    whole, cut = (measure.arithmetic(sampler, job | {"cutoff_latent": value}) for value in (False, True))
+    assert cut["denoise"] == whole["denoise"]
+    assert cut["vocode"] == pytest.approx(whole["vocode"] * (1 - stages.CROPPED_LATENTS / 24))
+    assert cut["decode"] < whole["decode"]
+
+
+def test_a_sweep_ends_where_memory_does(settings, monkeypatch):
+    def of_batch(settings, repeats):
+        if settings["batch_size"] > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+        return {"batch_size": settings["batch_size"]}
+
+    monkeypatch.setattr(measure, "of_batch", of_batch)
+    one, two, end = measure.sweep(settings, [1, 2, 4, 8])
+    assert (one, two) == ({"batch_size": 1}, {"batch_size": 2})
+    assert end["batch_size"] == 4 and "memory" in end["fault"]
+
+
+def test_another_fault_is_not_taken_for_the_end_of_memory(settings, monkeypatch):
+    def of_batch(settings, repeats):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(measure, "of_batch", of_batch)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        list(measure.sweep(settings, [1]))
