@@ -21,8 +21,8 @@ import numpy as np
 from scipy import stats
 
 from bench.about import about
-from its_jax.measure import arithmetic
 from its_jax.jobs import expand
+from its_jax.measure import arithmetic
 from its_jax.media import write_json
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pairs, scores

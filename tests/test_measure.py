@@ -76,7 +76,8 @@ def test_columns_that_are_cut_off_are_not_counted(settings, sampler):
     (job, *_), _ = jobs.read(settings)
     whole, cut = (measure.arithmetic(sampler, job | {"cutoff_latent": value}) for value in (False, True))
     assert cut["denoise"] == whole["denoise"]
-    assert cut["vocode"] == pytest.approx(whole["vocode"] * (1 - stages.CROPPED_LATENTS / 24))
+    # Convolutions that upsample are counted with their edges.
+    assert cut["vocode"] == pytest.approx(whole["vocode"] * (1 - stages.CROPPED_LATENTS / 24), rel=2e-3)
     assert cut["decode"] < whole["decode"]
 
 
