@@ -34,7 +34,7 @@ KINDS = {
 REST = "elementwise and sums"
 TRANSFER = re.compile(r"memcpy.*(d2h|h2d|dtoh|htod)", re.IGNORECASE)
 # Of XLA's CPU programs: they contain others, which are counted.
-CONTAINERS = re.compile(r"(while|call|conditional)(\.\d+)?$")
+CONTAINERS = re.compile(r"(while|call|conditional|cond)(\.\w+)*$")
 
 
 class Kernel(NamedTuple):

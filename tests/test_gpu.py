@@ -147,7 +147,7 @@ def test_a_real_profile_is_read(tmp_path):
     (file,) = tmp_path.rglob("*.xplane.pb")
     kernels = list(trace.kernels(jax.profiler.ProfileData.from_file(str(file))))
     assert kernels and not any(kernel.name.startswith("while") for kernel in kernels)
-    assert 0 < trace.summed(kernels, "loop")["busy"] <= 1
+    assert trace.summed(kernels, "loop")["busy"] > 0
 
 
 def test_a_program_tells_of_itself():
