@@ -52,7 +52,8 @@ def benchmark(settings, repeats=3):
       settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
     """
     todo, how = jobs.read(settings)
-    sampler = Sampler(todo[0], pending=how["batch_size"] or len(todo), batch_size=how["batch_size"])
+    size, devices = how["batch_size"], how["devices_per_sample"]
+    sampler = Sampler(todo[0], pending=size or len(todo), batch_size=size, devices_per_sample=devices)
     job, b = todo[0], sampler.batch_size
     sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
     runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]

@@ -360,7 +360,7 @@ def settled(x: Array, known: Known) -> Array:
     return jnp.where(known.mask, known.z, x)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="fuse")
 def denoise(
     models: Sequence[Callable],
     terms: Sequence[Term],
@@ -370,6 +370,7 @@ def denoise(
     first: Array,
     last: Array,
     known: Known | None = None,
+    fuse: Callable = fused_noise,
 ) -> State:
     """Runs steps first, ..., last - 1; the latent is `.x` once `last` has reached the number of steps.
 
@@ -384,16 +385,19 @@ def denoise(
       chosen: `[terms steps]`, from `chosen_ways`; or `active` of `term_weights`, where terms have one way.
       first, last: `[]` int32.
       known: the part of the result that is given, if any.
+      fuse: makes the noise of a step; with another one than `fused_noise`, `models` and `terms` are what it takes.
     """
 
     def step(k, state):
         x, x0_prev, failed_at, inner = state
         row = jax.tree.map(lambda column: column[k], rows)
-        eps, inner = fused_noise(models, x, row.t, terms, k, chosen[:, k], inner)
+        eps, inner = fuse(models, x, row.t, terms, k, chosen[:, k], inner)
         eps = eps if known is None else jnp.where(known.mask, known.eps, eps)
         x0 = (x - row.sigma * eps) / row.alpha
         x = row.cx * x + row.ce * eps + row.cp * x0_prev
         fails = ~jnp.isfinite(x).all(axis=(1, 2, 3))
-        return State(x, x0, jnp.where(fails & (failed_at < 0), k, failed_at), inner if state.inner is not None else None)
+        return State(
+            x, x0, jnp.where(fails & (failed_at < 0), k, failed_at), inner if state.inner is not None else None
+        )
 
     return lax.fori_loop(first, last, step, state)

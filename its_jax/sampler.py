@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from its_jax import denoise, fields, load, origin, stages
+from its_jax import denoise, fields, load, origin, spread, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
 from its_jax.models import cpu
@@ -83,30 +83,48 @@ class Sampler:
 
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
+      devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.spread`.
 
     Attributes:
-      models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of the device count.
+      models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of how many samples the
+        devices take at once.
       mel: the vocoder's front end. seconds: duration of 'load' and 'compile'.
 
     Raises:
       UserError: for settings that do not fit the models, or models that do not fit each other.
     """
 
-    def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0):
+    def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0, devices_per_sample: int = 1):
         _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
-        mesh = load.mesh()
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._sharded = NamedSharding(mesh, PartitionSpec("data"))
+        self.devices_per_sample, terms = devices_per_sample, job_settings.terms(job)
+        self._mesh = load.mesh() if devices_per_sample == 1 else spread.mesh(len(terms), devices_per_sample)
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._sharded = NamedSharding(self._mesh, PartitionSpec("data"))
+        self._place(job)
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
         self._static, self._pictures = _static(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
-        self.batch_size = self._batch_size(job, pending, batch_size, mesh.size)
+        self.batch_size = self._batch_size(job, pending, batch_size, self._mesh.shape["data"])
         with timed("compile", self.seconds):
             self._compile(job)
+
+    def _place(self, job):
+        """Source -> where its text encoder and UNet lie; term -> where its texts do, each whole and in a batch."""
+        sources = {term: job[term]["model"] for term in job_settings.terms(job)}
+        if self.devices_per_sample == 1:
+            self._own = dict.fromkeys(sources.values(), self._replicated)
+            self._places = dict.fromkeys(sources, (self._replicated, self._sharded))
+            return
+        of_source = {of: [i for i, source in enumerate(sources.values()) if source == of] for of in sources.values()}
+        self._own = {source: spread.own(self._mesh, terms) for source, terms in of_source.items()}
+        self._places = {
+            term: (spread.own(self._mesh, [i]), spread.own(self._mesh, [i], spread.TEXTS))
+            for i, term in enumerate(sources)
+        }
 
     def _load(self, job):
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
@@ -119,10 +137,14 @@ class Sampler:
         outlines = {source: load.outline(source, parts=wanted, dtype=self._dtype) for source, wanted in parts.items()}
         of_term = {term: outlines[job[term]["model"]] for term in job_settings.terms(job)}
         _check_fit(of_term, job)
+        if self.devices_per_sample > 1:
+            spread.check_models(of_term)
         mel = stages.mel_config(of_term["audio"].vocoder.config, job["height"])
         filled = {}
         for source, outline in outlines.items():
-            filled[source] = load.fill(outline, sharding=self._replicated, share=list(filled.values()))
+            places = dict.fromkeys(("text_encoder", "unet"), self._own[source])
+            places |= dict.fromkeys(("vae", "vocoder"), self._replicated)
+            filled[source] = load.fill(outline, sharding=places, share=list(filled.values()))
         if jax.default_backend() == "cpu":
             for model in filled.values():
                 cpu.fit(model.unet, prepare=True)
@@ -195,25 +217,28 @@ class Sampler:
         b, (h, w, c) = self.batch_size, self.latent_shape(job)
         encode, self._join, terms = {}, {}, []
         for model in {model.source: model for model in self.models.values()}.values():
-            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._replicated)
+            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._own[model.source])
             encode[model.source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
         self._encode = {source: lowered.compile() for source, lowered in encode.items()}
         for name, model in self.models.items():
+            whole, split = self._places[name]
             text = jax.tree.map(
-                lambda a: self._abstract(a.shape, a.dtype, self._replicated), encode[model.source].out_info
+                lambda a, whole=whole: self._abstract(a.shape, a.dtype, whole), encode[model.source].out_info
             )
-            join = jax.jit(functools.partial(_joined, b), out_shardings=self._sharded)
-            join = join.lower([text] * (b * len(prompts_of(job, name))))
+            join = functools.partial(_joined, b)
+            join = join if self.devices_per_sample == 1 else spread.undivided(join, whole)
+            join = jax.jit(join, out_shardings=split)
+            join = join.lower([text] * (b * len(self._prompts_of(job, name))))
             self._join[name] = join.compile()
             terms.append(
                 denoise.Term(
-                    texts=jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), join.out_info),
+                    texts=jax.tree.map(lambda a, split=split: self._abstract(a.shape, a.dtype, split), join.out_info),
                     guidance_scale=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     **self.sight(job, name),
                 )
             )
-        terms = tuple(terms)
+        terms = self._together(terms)
         rows, *_, chosen = self._tables([job] * b)
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._sharded)
@@ -222,14 +247,21 @@ class Sampler:
         known = None if self._known is None else denoise.Known(*self._known, latents)
         origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
         self._start = start.lower(latents, *origin).compile()
-        inner = jax.jit(denoise.no_inner, out_shardings=self._sharded).lower(self._unets, terms, latents)
+        if self.devices_per_sample == 1:
+            inner = jax.jit(denoise.no_inner, out_shardings=self._sharded)
+        else:
+            inner = spread.no_inner(self._mesh, terms)
+        inner = inner.lower(self._unets, terms, latents)
         self._no_inner = inner.compile()
-        inner = jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), inner.out_info)
+        inner = jax.tree.map(
+            lambda a, place: self._abstract(a.shape, a.dtype, place), inner.out_info, self._no_inner.output_shardings
+        )
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32), inner)
         whole, split = PartitionSpec(), PartitionSpec("data")
         in_specs = (whole, split, whole, whole, split, whole, whole, denoise.Known(whole, whole, split))
         run = self._each(denoise.denoise, in_specs if known else (*in_specs[:-1], whole))
-        self._denoise = run.lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
+        lower = run.lower if self.devices_per_sample == 1 else functools.partial(spread.lower, self._mesh)
+        self._denoise = lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
         decode = functools.partial(
@@ -265,7 +297,8 @@ class Sampler:
             id(model.unet): stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
             for model in self.models.values()
         }
-        return tuple(prepared[id(model.unet)] for model in self.models.values())
+        of_terms = tuple(prepared[id(model.unet)] for model in self.models.values())
+        return of_terms if self.devices_per_sample == 1 else spread.joined(of_terms, self._mesh, spread.MODELS)
 
     @property
     def decoders(self) -> tuple[Any, ...]:
@@ -312,13 +345,14 @@ class Sampler:
         """The terms without what `_tables` gives."""
         terms, known, self._texts = [], self._texts, {}
         for name, model in self.models.items():
-            prompts = [prompts_of(job, name) for job in jobs]
+            prompts = [self._prompts_of(job, name) for job in jobs]
             for prompt in itertools.chain(*prompts):
                 # Each is encoded once; those of the last batch serve this one too.
                 if (model.source, prompt) not in self._texts:
                     text = known.get((model.source, prompt)) or self._prepare_text(model, prompt)
                     self._texts[model.source, prompt] = text
             texts = [self._texts[model.source, prompt] for prompt in itertools.chain(*prompts)]
+            texts = jax.device_put(texts, self._places[name][0])  # of other terms' devices too, where they share it
             terms.append(
                 denoise.Term(
                     texts=self._join[name](texts),
@@ -329,9 +363,18 @@ class Sampler:
             )
         return terms
 
+    def _prompts_of(self, job, name):
+        """Those that are encoded: terms that are joined have as many texts each."""
+        prompts = prompts_of(job, name)
+        return prompts if self.devices_per_sample == 1 else [prompts[0], prompts[-1]]
+
+    def _together(self, terms):
+        """The terms as `_denoise` takes them."""
+        return tuple(terms) if self.devices_per_sample == 1 else spread.Terms.of(tuple(terms), self._mesh)
+
     def _prepare_text(self, model, prompt):
         """What a model's UNet takes from a prompt, leaves `[1, ...]`."""
-        ids = self._put(stages.tokenize(model.tokenizer, [prompt]))
+        ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._own[model.source])
         return self._encode[model.source](model.text_encoder, model.unet, ids)
 
     def _tables(self, jobs):
@@ -367,7 +410,7 @@ class Sampler:
     def _denoise_batch(self, jobs, terms, on_steps):
         steps, first = jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows, weights, scales, chosen = self._tables(jobs)
-        terms = tuple(
+        terms = self._together(
             dataclasses.replace(term, weights=w, guidance_scale=scale)
             for term, w, scale in zip(terms, weights, scales, strict=True)
         )

@@ -28,7 +28,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.", lower_b
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.", lower_bound=1)
 
-_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
+_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "devices_per_sample", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
 
 
