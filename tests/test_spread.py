@@ -5,6 +5,7 @@ import itertools
 import pathlib
 import re
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -345,3 +346,13 @@ def test_unets_that_differ_cannot_be_joined(settings, models, tmp_path):
     todo, _ = jobs.read(settings(image=settings()["image"] | {"model": other}))
     with pytest.raises(UserError, match="the UNets of image and audio differ in their configs.*set it to 1"):
         Sampler(todo[0], pending=1, devices_per_sample=2)
+
+
+def test_texts_of_different_lengths_cannot_be_joined():
+    def model(tokens):
+        tokenizer = types.SimpleNamespace(model_max_length=tokens)
+        return types.SimpleNamespace(unet=types.SimpleNamespace(config=None), tokenizer=tokenizer)
+
+    spread.check_models({"image": model(77), "audio": model(77)})
+    with pytest.raises(UserError, match="image takes texts of 77 tokens and audio of 40, .*set it to 1"):
+        spread.check_models({"image": model(77), "audio": model(40)})
