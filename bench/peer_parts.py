@@ -28,7 +28,7 @@ from bench.parity_full_size import config, ours_of
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax import stages
-from its_jax.models import cpu
+from its_jax.models import forms
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
 DEFAULT = peer_sample.ROOT / "configs" / "default.py"
@@ -63,8 +63,7 @@ def module(part, name, dtype):
 
 def ours(part, name, dtype):
     model = ours_of(part, config(name), module(part, name, dtype), jnp.dtype(dtype))
-    if DEVICE == "cpu":  # as its_jax.sampler does
-        cpu.fit(model, prepare=part == "unet")
+    forms.fit(model, prepare=part == "unet")  # as its_jax.sampler does
     return model
 
 

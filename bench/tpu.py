@@ -79,7 +79,7 @@ class Outlined(sampler.Sampler):
         self._topology = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
         super().__init__(job, pending=batch_size, batch_size=batch_size)
 
-    def _mesh(self):
+    def _make_mesh(self, job):
         axis_types = (jax.sharding.AxisType.Auto,)
         return jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types)
 

@@ -15,6 +15,7 @@ def get_config():
     config.seed = 0  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = 4
     config.batch_size = 0  # samples at once; 0: chosen from the memory
+    config.devices_per_sample = 1  # or one for each model, or two: quicker where few samples have many devices
     config.noise = "jax"  # or "torch": as PyTorch on a CPU draws it in float16
     config.num_steps = 25
     config.solver = "dpmpp_2m"  # or "ddim" or "euler"

@@ -43,6 +43,7 @@ def get_config(example="bell"):
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
     config.batch_size = 0  # samples at once; 0: chosen from the memory
+    config.devices_per_sample = 1  # or one for each model, or two: quicker where few samples have many devices
     config.noise = "torch"  # the authors' noise: that of PyTorch on a CPU, in float16; or "jax"
     config.num_steps = 100
     config.solver = "ddim"  # or "dpmpp_2m" or "euler"

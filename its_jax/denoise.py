@@ -363,7 +363,7 @@ def settled(x: Array, known: Known) -> Array:
     return jnp.where(known.mask, known.z, x)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="fuse")
 def denoise(
     models: Sequence[Callable],
     terms: Sequence[Term],
@@ -373,6 +373,7 @@ def denoise(
     first: Array,
     last: Array,
     known: Known | None = None,
+    fuse: Callable = fused_noise,
 ) -> State:
     """Runs steps first, ..., last - 1; the latent is `.x` once `last` has reached the number of steps.
 
@@ -387,12 +388,13 @@ def denoise(
       chosen: `[terms steps]`, from `chosen_ways`; or `active` of `term_weights`, where terms have one way.
       first, last: `[]` int32.
       known: the part of the result that is given, if any.
+      fuse: makes the noise of a step; with another one than `fused_noise`, `models` and `terms` are what it takes.
     """
 
     def step(k, state):
         x, x0_prev, failed_at, inner = state
         row = jax.tree.map(lambda column: column[k], rows)
-        eps, inner = fused_noise(models, x, row.t, terms, k, chosen[:, k], inner)
+        eps, inner = fuse(models, x, row.t, terms, k, chosen[:, k], inner)
         eps = eps if known is None else jnp.where(known.mask, known.eps, eps)
         x0 = (x - row.sigma * eps) / row.alpha
         x = row.cx * x + row.ce * eps + row.cp * x0_prev

@@ -32,8 +32,10 @@ _JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_inter
 _JOB |= {"height": int, "width": int, "dtype": str}
 _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
-_RUN = {"num_samples": int, "batch_size": int, "video": bool}
-_MADE = {"batch_size": int, "position": int, "video": bool}  # what a record tells of the run
+_RUN = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video": bool}
+# What a record tells of the run, and what older ones leave out.
+_MADE = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
+_MADE_BEFORE = {"devices_per_sample": 1}
 _GROUPS = ("run", "models", "versions", "seconds")  # of a record, beside the terms
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
@@ -285,7 +287,7 @@ def unfinished(
 
 
 def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job in a sample's record, and the `batch_size`, `position` and `video` of its run.
+    """The job in a sample's record, and what it tells of its run: `batch_size`, `position` and others.
 
     Raises:
       UserError: it is not the record of a sample of ours.
@@ -295,7 +297,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
         (job,) = expand({name: value for name, value in record.items() if name not in _GROUPS}, 1)
-        made = _typed(record["run"], _MADE, "run.")
+        made = _typed(_MADE_BEFORE | record["run"], _MADE, "run.")
     except _Gone as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:

@@ -109,21 +109,27 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
     return model
 
 
-def fill(model: Model, *, sharding: jax.sharding.Sharding | None = None, share: Sequence[Model] = ()) -> Model:
+def fill(
+    model: Model,
+    *,
+    sharding: jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
+    share: Sequence[Model] = (),
+) -> Model:
     """The weights of an `outline`.
 
     Args:
-      sharding: of every weight, replicated on the mesh as a rule; None is the first local device.
-      share: models loaded before with the same dtype and sharding: a part that equals one of theirs, tensors
-        and config, is that very module, so that it is held once.
+      sharding: of every weight, replicated on the mesh as a rule, or part -> sharding; None is the first local device.
+      share: models loaded before with the same dtype: a part that equals one of theirs, tensors, config and
+        sharding, is that very module, so that it is held once.
 
     Raises:
       UserError: a tensor is missing, damaged or misfit.
     """
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {part: getattr(model, part) for part in model_parts.PARTS if getattr(model, part) is not None}
+    places = sharding if isinstance(sharding, Mapping) else dict.fromkeys(wanted, sharding)
     filled = {
-        part: _shared(part, module, model.hashes[part], share) or _restored(model, part, module, sharding)
+        part: _shared(model, part, module, places[part], share) or _restored(model, part, module, places[part])
         for part, module in wanted.items()
     }
     return dataclasses.replace(model, **filled)
@@ -171,12 +177,13 @@ def _abstract(folder, part, dtype, source):
     return model_parts.abstract_module(part, raw, jnp.dtype(dtype), name=f"{source}: {part}")
 
 
-def _shared(part, module, digest, share):
+def _shared(model, part, module, sharding, share):
     """The module of a model loaded before that equals this one, or None."""
     for other in share:
         loaded = getattr(other, part)
-        if loaded is not None and other.hashes[part] == digest and loaded.config == module.config:
-            return loaded
+        if loaded is not None and other.hashes[part] == model.hashes[part] and loaded.config == module.config:
+            if jax.tree.leaves(nnx.state(loaded, nnx.Param))[0].sharding == sharding:
+                return loaded
     return None
 
 

@@ -56,7 +56,8 @@ def of_batch(settings, repeats=3):
       settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
     """
     todo, how = jobs.read(settings)
-    sampler = Sampler(todo[0], pending=how["batch_size"] or len(todo), batch_size=how["batch_size"])
+    size, devices = how["batch_size"], how["devices_per_sample"]
+    sampler = Sampler(todo[0], pending=size or len(todo), batch_size=size, devices_per_sample=devices)
     job, b = todo[0], sampler.batch_size
     sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
     runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
@@ -106,28 +107,45 @@ def _stage(seconds, work, b, limit):
 
 
 def arithmetic(sampler, job):
-    """Stage -> floating-point operations for one sample in products, see `its_jax.flops`, as the plain method has them.
+    """Stage -> floating-point operations for one sample in products, see `its_jax.flops`, as the plain layers have them.
 
     Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
     """
     h, w, c = sampler.latent_shape(job)
     latents, decoders, work = _shape(1, h, w, c), tuple(map(_plain, sampler.decoders)), dict.fromkeys(STAGES, 0)
-    for name, model in sampler.models.items():
-        texts, windows = len(prompts_of(job, name)), sampler.sight(job, name)["windows"]
+    *_, chosen = sampler.tables([job])
+    for (name, model), of_term in zip(sampler.models.items(), chosen, strict=True):
+        texts, sight = len(prompts_of(job, name)), sampler.sight(job, name)
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
         text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
         work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)
-        columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)
         features = jax.eval_shape(stages.prepare_texts, text_encoder, unet, ids)
-        time = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, _shape(1, dtype=jnp.int32))
-        step = flops(lambda unet, *inputs: unet.predict(*inputs), unet, _shape(texts, h, columns, c), time, features)
-        work["denoise"] += step * count * len(jobs.steps(job, name))
+        windows = sight["windows"]
+        columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)
+        for place, way in enumerate(sight["ways"], start=1):
+            evaluations = count * int((of_term == place).sum())
+            work["denoise"] += evaluations * of_evaluation(unet, way, _shape(texts, h, columns, c), features)
     decode = functools.partial(stages.decode, frames=sampler.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"])
     work["decode"] = flops(decode, latents, decoders)
     spectrogram, _ = jax.eval_shape(decode, latents, decoders)
     vocode = functools.partial(stages.vocode, config=sampler.mel, method=job["vocoder"], wrap=job["wrap"])
     work["vocode"] = flops(vocode, _plain(sampler.audio.vocoder), spectrogram)
     return work
+
+
+def of_evaluation(unet, way, x, texts):
+    """Floating-point operations of one evaluation of a UNet in a `denoise.Way`, with what it has prepared beforehand.
+
+    Args:
+      unet, x, texts: shapes; `x` and `texts` of negative and positive prompt, or of the positive one alone.
+    """
+    if not way.guided:
+        x, texts = jax.tree.map(lambda a: _shape(1, *a.shape[1:], dtype=a.dtype), (x, texts))
+    time = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, _shape(1, dtype=jnp.int32))
+    if not way.reused:
+        return flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time, texts)
+    _, inner = jax.eval_shape(lambda unet, *inputs: unet.predict_keeping(*inputs), unet, x, time, texts)
+    return flops(lambda unet, *inputs: unet.predict_reusing(*inputs), unet, x, time, texts, inner)
 
 
 def _plain(module):

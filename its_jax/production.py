@@ -25,12 +25,13 @@ def make_again(file, workdir):
     record = media.read_settings(file)
     job, how = jobs.from_record(record)
     if any(record["run"].get(key, here) != here for key, here in _machine().items()):
-        how |= {"batch_size": 0, "position": 0}  # the bits are beyond reach, and that batch may be beyond this memory
+        # The bits are beyond reach, and that batch may be beyond this memory.
+        how |= {"batch_size": 0, "position": 0, "devices_per_sample": 1}
     make([job], workdir, **how)
     _tell_differences(record, fields.read_json(workdir / jobs.job_id(job) / jobs.RECORD))
 
 
-def make(todo, workdir, *, batch_size, video, position=0):
+def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
     """Makes and writes jobs that agree in all but seed, prompts and numbers.
 
     Args:
@@ -48,7 +49,8 @@ def make(todo, workdir, *, batch_size, video, position=0):
         return
     if not jax.config.jax_compilation_cache_dir:  # a second run of the same shapes need not compile
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
-    sampler = Sampler(todo[0], pending=len(todo), batch_size=batch_size)
+    how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
+    sampler = Sampler(todo[0], pending=len(todo), **how)
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
@@ -144,6 +146,7 @@ def _record(job, sample, sampler, video):
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: model.identity for term, model in sampler.models.items()}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
+    run["devices_per_sample"] = sampler.devices_per_sample
     return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
 
 

@@ -34,7 +34,7 @@ def run(config, workdir):
     todo, how = jobs.read(config.to_dict())
     from its_jax import production  # slow, as JAX is: what is wrong with flags and settings is said before
 
-    production.make(todo, workdir, batch_size=how["batch_size"], video=how["video"])
+    production.make(todo, workdir, **{name: how[name] for name in ("batch_size", "devices_per_sample", "video")})
 
 
 def run_again(file, workdir):

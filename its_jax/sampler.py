@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from its_jax import denoise, fields, load, origin, stages
+from its_jax import denoise, fields, load, origin, spread, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
 from its_jax.models import forms
@@ -86,9 +86,11 @@ class Sampler:
 
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
+      devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.spread`.
 
     Attributes:
-      models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of the device count.
+      models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of how many samples the
+        devices take at once.
       mel: the vocoder's front end. seconds: duration of 'load' and 'compile'.
 
     Raises:
@@ -96,26 +98,43 @@ class Sampler:
         the memory.
     """
 
-    def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0):
+    def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0, devices_per_sample: int = 1):
         _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
-        mesh = self._mesh()
-        self._device = mesh.devices.flat[0]  # all are of one kind
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._sharded = NamedSharding(mesh, PartitionSpec("data"))
+        self.devices_per_sample = devices_per_sample
+        self._mesh = self._make_mesh(job)
+        self._device = self._mesh.devices.flat[0]  # all are of one kind
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        self._sharded = NamedSharding(self._mesh, PartitionSpec("data"))
+        self._place(job)
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
         self._static, self._pictures = _static(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
-        self._job, self._devices, self._chosen = job, mesh.size, not batch_size
+        self._job, self._devices, self._chosen = job, self._mesh.shape["data"], not batch_size
         with timed("compile", self.seconds):
             self._compile_texts()
             self._choose(pending, batch_size)
 
-    def _mesh(self):
-        return load.mesh()
+    def _make_mesh(self, job):
+        terms = len(job_settings.terms(job))
+        return load.mesh() if self.devices_per_sample == 1 else spread.mesh(terms, self.devices_per_sample)
+
+    def _place(self, job):
+        """Source -> where its text encoder and UNet lie; term -> where its texts do, each whole and in a batch."""
+        sources = {term: job[term]["model"] for term in job_settings.terms(job)}
+        if self.devices_per_sample == 1:
+            self._own = dict.fromkeys(sources.values(), self._replicated)
+            self._places = dict.fromkeys(sources, (self._replicated, self._sharded))
+            return
+        of_source = {of: [i for i, source in enumerate(sources.values()) if source == of] for of in sources.values()}
+        self._own = {source: spread.own(self._mesh, terms) for source, terms in of_source.items()}
+        self._places = {
+            term: (spread.own(self._mesh, [i]), spread.own(self._mesh, [i], spread.TEXTS))
+            for i, term in enumerate(sources)
+        }
 
     def _load(self, job):
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
@@ -128,10 +147,14 @@ class Sampler:
         outlines = {source: load.outline(source, parts=wanted, dtype=self._dtype) for source, wanted in parts.items()}
         of_term = {term: outlines[job[term]["model"]] for term in job_settings.terms(job)}
         _check_fit(of_term, job)
+        if self.devices_per_sample > 1:
+            spread.check_models(of_term)
         mel = stages.mel_config(of_term["audio"].vocoder.config, job["height"])
         filled = {}
         for source, outline in outlines.items():
-            filled[source] = load.fill(outline, sharding=self._replicated, share=list(filled.values()))
+            places = dict.fromkeys(("text_encoder", "unet"), self._own[source])
+            places |= dict.fromkeys(("vae", "vocoder"), self._replicated)
+            filled[source] = load.fill(outline, sharding=places, share=list(filled.values()))
         for model in filled.values():
             forms.fit(model.unet, self._device, prepare=True)
             for part in (model.text_encoder, model.vae, model.vocoder):
@@ -203,11 +226,11 @@ class Sampler:
         """`_encode`, and the shapes that it gives."""
         encode = {}
         for model in {model.source: model for model in self.models.values()}.values():
-            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._replicated)
+            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._own[model.source])
             encode[model.source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
         self._encode = {source: lowered.compile() for source, lowered in encode.items()}
         self._text = {
-            source: jax.tree.map(lambda a: self._abstract(a.shape, a.dtype, self._replicated), lowered.out_info)
+            source: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), lowered.out_info)
             for source, lowered in encode.items()
         }
 
@@ -216,19 +239,25 @@ class Sampler:
         job, b = self._job, self.batch_size
         (h, w, c), self._join, terms = self.latent_shape(job), {}, []
         for name, model in self.models.items():
-            join = jax.jit(functools.partial(_joined, b), out_shardings=self._sharded)
-            join = join.lower([self._text[model.source]] * (b * len(prompts_of(job, name))))
+            whole, split = self._places[name]
+            text = jax.tree.map(
+                lambda a, whole=whole: self._abstract(a.shape, a.dtype, whole), self._text[model.source]
+            )
+            join = functools.partial(_joined, b)
+            join = join if self.devices_per_sample == 1 else spread.undivided(join, whole)
+            join = jax.jit(join, out_shardings=split)
+            join = join.lower([text] * (b * len(self._prompts_of(job, name))))
             self._join[name] = join.compile()
             terms.append(
                 denoise.Term(
-                    texts=jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), join.out_info),
+                    texts=jax.tree.map(lambda a, split=split: self._abstract(a.shape, a.dtype, split), join.out_info),
                     guidance_scale=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     **self.sight(job, name),
                 )
             )
-        terms = tuple(terms)
-        rows, *_, chosen = self._tables([job] * b)
+        terms = self._together(terms)
+        rows, *_, chosen = self._put(self.tables([job] * b))
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
         draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._sharded)
         self._draw = draw.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
@@ -236,14 +265,21 @@ class Sampler:
         known = None if self._known is None else denoise.Known(*self._known, latents)
         origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
         self._start = start.lower(latents, *origin).compile()
-        inner = jax.jit(denoise.no_inner, out_shardings=self._sharded).lower(self._unets, terms, latents)
+        if self.devices_per_sample == 1:
+            inner = jax.jit(denoise.no_inner, out_shardings=self._sharded)
+        else:
+            inner = spread.no_inner(self._mesh, terms)
+        inner = inner.lower(self._unets, terms, latents)
         self._no_inner = inner.compile()
-        inner = jax.tree.map(lambda a: self._abstract(a.shape, a.dtype), inner.out_info)
+        inner = jax.tree.map(
+            lambda a, place: self._abstract(a.shape, a.dtype, place), inner.out_info, self._no_inner.output_shardings
+        )
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32), inner)
         whole, split = PartitionSpec(), PartitionSpec("data")
         in_specs = (whole, split, whole, whole, split, whole, whole, denoise.Known(whole, whole, split))
         run = self._each(denoise.denoise, in_specs if known else (*in_specs[:-1], whole))
-        self._denoise = run.lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
+        lower = run.lower if self.devices_per_sample == 1 else functools.partial(spread.lower, self._mesh)
+        self._denoise = lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
         decode = functools.partial(
@@ -279,7 +315,8 @@ class Sampler:
             id(model.unet): stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
             for model in self.models.values()
         }
-        return tuple(prepared[id(model.unet)] for model in self.models.values())
+        of_terms = tuple(prepared[id(model.unet)] for model in self.models.values())
+        return of_terms if self.devices_per_sample == 1 else spread.joined(of_terms, self._mesh, spread.MODELS)
 
     @property
     def decoders(self) -> tuple[Any, ...]:
@@ -323,9 +360,9 @@ class Sampler:
         return jax.device_put(tree, self._sharded if sharded else self._replicated)
 
     def _terms(self, jobs):
-        """The terms without what `_tables` gives."""
+        """The terms without what `tables` gives."""
         models = self.models.items()
-        prompts = {name: [prompt for job in jobs for prompt in prompts_of(job, name)] for name, _ in models}
+        prompts = {name: [prompt for job in jobs for prompt in self._prompts_of(job, name)] for name, _ in models}
         wanted = {(model.source, prompt): model for name, model in models for prompt in prompts[name]}
         # Each is encoded once; those of the last batch serve this one too, or are let go before more are made.
         self._texts = {key: text for key, text in self._texts.items() if key in wanted}
@@ -334,9 +371,11 @@ class Sampler:
                 self._texts[source, prompt] = self._prepare_text(model, prompt)
         terms = []
         for name, model in models:
+            texts = [self._texts[model.source, prompt] for prompt in prompts[name]]
+            texts = jax.device_put(texts, self._places[name][0])  # of other terms' devices too, where they share it
             terms.append(
                 denoise.Term(
-                    texts=self._join[name]([self._texts[model.source, prompt] for prompt in prompts[name]]),
+                    texts=self._join[name](texts),
                     guidance_scale=None,
                     weights=None,
                     **self.sight(jobs[0], name),
@@ -344,13 +383,23 @@ class Sampler:
             )
         return terms
 
+    def _prompts_of(self, job, name):
+        """Those that are encoded: terms that are joined have as many texts each."""
+        prompts = prompts_of(job, name)
+        return prompts if self.devices_per_sample == 1 else [prompts[0], prompts[-1]]
+
+    def _together(self, terms):
+        """The terms as `_denoise` takes them."""
+        return tuple(terms) if self.devices_per_sample == 1 else spread.Terms.of(tuple(terms), self._mesh)
+
     def _prepare_text(self, model, prompt):
         """What a model's UNet takes from a prompt, leaves `[1, ...]`."""
-        ids = self._put(stages.tokenize(model.tokenizer, [prompt]))
+        ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._own[model.source])
         return self._encode[model.source](model.text_encoder, model.unet, ids)
 
-    def _tables(self, jobs):
-        """Rows of the solver, weights and guidance scales of each term, and how it is evaluated at each step."""
+    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> tuple[denoise.SolverRows, Any, Any, np.ndarray]:
+        """Rows of the solver; weights and guidance scales of each term, `[b steps]` each; and how each is evaluated,
+        `[terms steps]`, see `denoise.chosen_ways`."""
         schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
         spans = [[job_settings.steps(job, name) for job in jobs] for name in self.models]
@@ -370,8 +419,7 @@ class Sampler:
             guided, ways = (scale != 1).any(axis=0), self.sight(jobs[0], name)["ways"]
             chosen.append(denoise.chosen_ways(of_term, guided, jobs[0]["cache_interval"], ways))
             scales.append(scale)
-        weights, scales = ([self._put(table, sharded=True) for table in tables] for tables in (weights, scales))
-        return self._put(rows), weights, scales, self._put(np.stack(chosen))
+        return rows, list(weights), scales, np.stack(chosen)
 
     def _noise(self, jobs):
         if jobs[0]["noise"] == "torch":
@@ -381,8 +429,10 @@ class Sampler:
 
     def _denoise_batch(self, jobs, terms, on_steps):
         steps, first = jobs[0]["num_steps"], job_settings.first_step(jobs[0])
-        rows, weights, scales, chosen = self._tables(jobs)
-        terms = tuple(
+        rows, weights, scales, chosen = self.tables(jobs)
+        rows, chosen = self._put((rows, chosen))
+        weights, scales = self._put((weights, scales), sharded=True)
+        terms = self._together(
             dataclasses.replace(term, weights=w, guidance_scale=scale)
             for term, w, scale in zip(terms, weights, scales, strict=True)
         )

@@ -47,7 +47,7 @@ def test_samples_differ_in_their_seeds_only():
     made, run = jobs.read(settings(seed=7, num_samples=3, video=False))
     assert [job.pop("seed") for job in made] == [7, 8, 9]
     assert made[0] == made[1] == made[2]
-    assert run == {"num_samples": 3, "batch_size": 0, "video": False}
+    assert run == {"num_samples": 3, "batch_size": 0, "devices_per_sample": 1, "video": False}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,10 @@ def test_a_record_gives_its_job_back():
     job = the_job(seed=5)
     record = {"id": "x", **job, "run": {"batch_size": 4, "position": 3, "video": True, "devices": 1}}
     record |= {"models": {}, "versions": {}}
-    assert jobs.from_record(json.loads(json.dumps(record))) == (job, {"batch_size": 4, "position": 3, "video": True})
+    made = {"batch_size": 4, "position": 3, "devices_per_sample": 1, "video": True}  # the third is of younger records
+    assert jobs.from_record(json.loads(json.dumps(record))) == (job, made)
+    record["run"]["devices_per_sample"] = 2
+    assert jobs.from_record(record) == (job, made | {"devices_per_sample": 2})
 
 
 @pytest.mark.parametrize(

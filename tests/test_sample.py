@@ -217,8 +217,8 @@ def test_the_record_is_complete(made, sampler):
     assert {"jax", "jaxlib", "flax", "numpy", "its_jax"} <= record["versions"].keys()
     assert record["versions"]["jax"] == jax.__version__
     # It was the only one that was missing, on 8 devices: a batch of 2 is rounded up.
-    expected = {"batch_size": 8, "position": 0, "video": True, "platform": "cpu", "devices": 8}
-    assert record["run"] == expected
+    expected = {"batch_size": 8, "position": 0, "video": True, "devices_per_sample": 1}
+    assert record["run"] == expected | {"platform": "cpu", "devices": 8}
 
 
 def test_the_video_plays(made):
@@ -330,7 +330,7 @@ def test_a_sample_of_another_machine_is_not_made_in_its_batch(made, small, sampl
     record["run"] |= {"platform": "tpu", "devices": 64, "batch_size": 4096, "position": 4000}
     media.write_json(tmp_path / "sample.json", record)
     asked = []
-    monkeypatch.setattr(production, "Sampler", lambda job, *, pending, batch_size: asked.append(batch_size) or sampler)
+    monkeypatch.setattr(production, "Sampler", lambda job, *, batch_size, **kw: asked.append(batch_size) or sampler)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
     assert asked == [0]
     again = fields.read_json(folder_of(1, tmp_path / "again") / "sample.json")

@@ -11,7 +11,7 @@ from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pairs, pictures, scores, sounds
 from its_jax.tiny.export import machine
 
-_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "video")
+_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "devices_per_sample", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
 
 

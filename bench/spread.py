@@ -1,0 +1,108 @@
+"""What one sample of full size asks of each chip when 1, 2 or 4 chips share it (`its_jax.spread`).
+
+    python -m bench.spread --topology=v5e:2x2 --out=bench/results/spread_v5e.json
+
+Compiles the denoising program of Stable Diffusion 1.5 and Auffusion at 256 x 1024 pixels in bfloat16, from shapes
+alone, for chips that need not be there: `pip install "jax[tpu]"`, in a virtual environment of its own, brings the
+compiler. Nothing is run or timed. It takes some minutes.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from its_jax import denoise, spread
+from its_jax.fields import read_json
+from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
+from its_jax.weights import abstract
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("sd15", "auffusion")
+DTYPE, LATENT, TOKENS, TRAINING_STEPS = jnp.bfloat16, (32, 128, 4), 77, 1000
+COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--topology", default="v5e:2x2")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    args = parser.parse_args()
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
+    meshes = {n: spread.mesh(2, n, devices) for n in (4, 2)} | {1: jax.sharding.Mesh(devices, ("data",))}
+    outlines = {n: outline(mesh) for n, mesh in meshes.items()}
+    results = {n: {"unet_weights_mb": weights_on_a_chip(models)} for n, (models, *_) in outlines.items()}
+    for n, mesh in meshes.items():
+        print(json.dumps(results), flush=True)
+        results[n] |= figures(program(mesh, *outlines[n]))
+        if args.out:  # after each: a long run may be cut off
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            about = {"topology": args.topology, "jax": jax.__version__, "of each chip, by devices_per_sample": results}
+            args.out.write_text(json.dumps(about, indent=1) + "\n")
+    print(json.dumps(results))
+
+
+def weights_on_a_chip(models):
+    leaves = jax.tree.leaves(models)
+    return round(sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves) / 1e6)
+
+
+def figures(compiled):
+    """Bytes on each chip, and the collectives of the program."""
+    memory = compiled.memory_analysis()
+    return {
+        "arguments_mb": round(memory.argument_size_in_bytes / 1e6),
+        "temporaries_mb": round(memory.temp_size_in_bytes / 1e6),
+        "collectives": [match[1] for match in COLLECTIVE.finditer(compiled.as_text())],
+    }
+
+
+def outline(mesh):
+    """Shapes of the models and of all else that `denoise` takes: a sample for each place of the mesh's axis `data`."""
+    b = mesh.shape["data"]
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+
+    def shape(*shape, dtype=jnp.float32, sharding=split):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    configs = [UNetConfig.from_dict(read_json(ROOT / f"tests/data/configs/{name}.unet.json")) for name in NAMES]
+    unets = [abstract(UNet2DConditionModel, config, dtype=DTYPE, param_dtype=DTYPE) for config in configs]
+    times = jnp.arange(TRAINING_STEPS)
+    models = [jax.eval_shape(lambda unet: Prepared(unet, unet.project_time(times)), unet) for unet in unets]
+    text = jax.ShapeDtypeStruct((2 * b, TOKENS, unets[0].config.cross_attention_dim), DTYPE)
+    texts = jax.eval_shape(UNet2DConditionModel.project_text, unets[0], text)
+    texts = jax.tree.map(lambda a: shape(b, 2, *a.shape[1:], dtype=a.dtype), texts)
+    terms = [denoise.Term(texts, shape(b, TRAINING_STEPS), shape(b, TRAINING_STEPS))] * 2
+    rows = [shape(TRAINING_STEPS, sharding=whole)] * 5
+    rows = denoise.SolverRows(shape(TRAINING_STEPS, dtype=jnp.int32, sharding=whole), *rows)
+    state = denoise.State(shape(b, *LATENT), shape(b, *LATENT), shape(b, dtype=jnp.int32))
+    step = shape(dtype=jnp.int32, sharding=whole)
+    rest = rows, shape(2, TRAINING_STEPS, dtype=jnp.int32, sharding=whole), state, step, step, None
+    if "term" in mesh.axis_names:
+        terms = spread.Terms.of(terms, mesh)
+        rest = *rest[:2], state._replace(inner=((),) * len(terms.distinct)), *rest[3:]
+        return spread.joined(models, mesh, spread.MODELS), terms, *rest
+    return jax.tree.map(lambda a: shape(*a.shape, dtype=a.dtype, sharding=whole), models), terms, *rest
+
+
+def program(mesh, *args):
+    if "term" in mesh.axis_names:
+        return spread.lower(mesh, *args).compile()
+    specs = P(), P("data"), P(), P(), P("data"), P(), P(), P()
+    run = jax.shard_map(denoise.denoise, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
+    return jax.jit(run).lower(*args).compile()
+
+
+if __name__ == "__main__":
+    main()
