@@ -34,6 +34,8 @@ def main():
     from its_jax import measure, media  # slow, as JAX is: what is wrong with flags and settings is said before
 
     jax.config.update("jax_enable_compilation_cache", False)
+    devices = jax.local_device_count()
+    batches = sorted({-(-b // devices) * devices for b in batches})
     figures = measure.about(todo[0])
     print(f"{figures['machine']}, {todo[0]['dtype']}")
     for of_batch in measure.sweep(settings, batches, _REPEATS.value):
@@ -51,10 +53,9 @@ def _say(lines):
 
 
 def _sizes(texts):
-    """Batch sizes, rising."""
     if not all(text.isdecimal() and int(text) for text in texts):
         raise UserError(f"--batches={','.join(texts)}: must be numbers of 1 or more with commas between")
-    return sorted(set(map(int, texts)))
+    return list(map(int, texts))
 
 
 def _check_writable(out):

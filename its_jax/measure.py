@@ -38,8 +38,7 @@ def sweep(settings, batches, repeats=3):
     Args:
       batches: rising, for the peak of memory is that of the process so far.
     """
-    devices = jax.local_device_count()
-    for b in sorted({-(-b // devices) * devices for b in batches}) or [settings["batch_size"]]:
+    for b in batches or [settings["batch_size"]]:
         try:
             yield of_batch(settings | {"batch_size": b}, repeats)
         except jax.errors.JaxRuntimeError as error:
@@ -107,7 +106,7 @@ def _stage(seconds, work, b, limit):
 
 
 def arithmetic(sampler, job):
-    """Stage -> floating-point operations for one sample in products, see `its_jax.flops`, as the plain layers have them.
+    """Stage -> floating-point operations of one sample in products, see `its_jax.flops`, as the plain layers have them.
 
     Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
     """
