@@ -16,9 +16,9 @@ import soundfile
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-import convert
+from convert import conversion
 from its_jax import denoise as d
-from its_jax import fields, jobs, load, media, sample, spread
+from its_jax import fields, jobs, load, media, production, sample, spread
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 from its_jax.views import VIEWS
@@ -194,7 +194,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("image", "audio")):
         model_folder.build(folder / "sources" / name, seed=seed, vocoder=name == "audio")
-        convert.convert(str(folder / "sources" / name), folder / name)
+        conversion.convert(str(folder / "sources" / name), folder / name)
     return {f"{name}.model": str(folder / name) for name in ("image", "audio")}
 
 
@@ -287,7 +287,7 @@ def test_a_sample_is_made_again_on_as_many_devices(settings, samplers, tmp_path,
         assert batch_size == 4
         return samplers[devices_per_sample]
 
-    monkeypatch.setattr(sample, "Sampler", make)
+    monkeypatch.setattr(production, "Sampler", make)
     config = runpy.run_path(str(CONFIG))["get_config"]()
     config.update(settings(devices_per_sample=4))
     sample.run(config, tmp_path / "out")
@@ -342,7 +342,7 @@ def test_unets_that_differ_cannot_be_joined(settings, models, tmp_path):
     for file in narrow.iterdir():
         file.unlink()
     model_folder.small_unet(2, use_linear_projection=True).save_pretrained(narrow)
-    other = str(convert.convert(str(tmp_path / "source"), tmp_path / "other"))
+    other = str(conversion.convert(str(tmp_path / "source"), tmp_path / "other"))
     todo, _ = jobs.read(settings(image=settings()["image"] | {"model": other}))
     with pytest.raises(UserError, match="the UNets of image and audio differ in their configs.*set it to 1"):
         Sampler(todo[0], pending=1, devices_per_sample=2)
