@@ -9,7 +9,7 @@ makes them. PyTorch has its best settings: channels last, scaled dot product att
 `compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides. A round times each once; a ratio
 is ours / PyTorch's, seconds a sample in each round, of which median and range are told. A form that fails is left out,
 and the reason told. In float32 both must agree, or the comparison is void. Peak memory is that of a process for each
-side that does nothing else.
+side that does nothing else; on Linux, what it took to load and compile is left out.
 """
 
 import argparse
@@ -196,6 +196,8 @@ def measured_apart(part, b, side):
 def peak_memory(part, b, args):
     work = WORK[part][0](b, args)
     run = work.ours() if args.only == "ours" else work.theirs()(FORMS[args.only])
+    run()
+    machine.forget_peak()  # that of loading and compiling
     run()
     run()
     if args.only == "ours" or DEVICE == "cpu":

@@ -58,6 +58,27 @@ def test_convolutions_are_the_plain_ones(name, prepare, dtype):
     )
 
 
+@pytest.mark.parametrize(("kernel", "dilation", "frames"), [(3, 1, 40), (7, 3, 2050), (11, 5, 3), (1, 1, 1030)])
+def test_convolutions_over_time_are_the_plain_ones(kernel, dilation, frames, monkeypatch):
+    monkeypatch.setattr(cpu, "TIME_CHANNELS", 4)
+    kw = dict(padding=dilation * (kernel // 2), kernel_dilation=dilation, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    layers = nnx.Dict(
+        conv=nnx.Conv(6, 5, (kernel,), dtype=jnp.bfloat16, **kw), narrow=nnx.Conv(3, 5, 3, dtype=jnp.bfloat16, **kw)
+    )
+    exact = nnx.Conv(6, 5, (kernel,), **kw)
+    exact.kernel[...] = layers.conv.kernel[...].astype(jnp.float32)
+    x = normal((2, frames, 6))
+    expected = exact(x)
+    cpu.fit(layers)
+    assert layers.conv.conv_general_dilated is cpu.conv_over_time
+    assert layers.narrow.conv_general_dilated is not cpu.conv_over_time
+    found = jax.jit(lambda layers, x: layers.conv(x))(layers, x)
+    assert found.dtype == jnp.bfloat16 and found.shape == expected.shape
+    np.testing.assert_allclose(
+        found.astype(jnp.float32), expected, rtol=0, atol=BOUND["bfloat16"] * float(abs(expected).max())
+    )
+
+
 def test_large_values_in_float16_do_not_overflow():
     layers = nnx.Dict(conv=conv3x3(4, 4, dtype=jnp.float16, param_dtype=jnp.float16, rngs=nnx.Rngs(0), use_bias=False))
     layers.conv.kernel[...] = layers.conv.kernel[...] * 0.01

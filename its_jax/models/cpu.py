@@ -5,6 +5,7 @@
     3 x 3 convolutions of stride 1: Winograd's F(2 x 2, 3 x 3) (Lavin and Gray 2016, arXiv 1509.09308), with 16 products
     in place of 36 for 2 x 2 pixels, block after block of rows, so that what lies between stays in the cache.
     Few pixels, other strides: the patches that the kernel sees, times the kernel.
+    Convolutions over time in bfloat16: one product for each place of the kernel.
     Attention: head after head, and in chunks of queries; feed-forward layers: in chunks of tokens.
     bfloat16: products with a float32 result, which is then rounded: that of a bfloat16 one is computed far slower.
     float16: products of float32 copies, for not all of XLA's CPU products take float16 into float32.
@@ -22,6 +23,8 @@ from its_jax.models.layers import Attention, FeedForward
 BLOCK_TILES, BLOCK_CHANNELS = 512, 512
 # Of a feed-forward layer, whose hidden features are there at once.
 BLOCK_TOKENS = 512
+# Of a convolution over time; with fewer channels XLA's own form is as quick.
+BLOCK_FRAMES, TIME_CHANNELS = 1024, 128
 # Of queries whose scores are there at once.
 QUERY_CHUNK = 1024
 # In float32, layers of fewer features are as quick in XLA's own forms, and compiled in less time.
@@ -48,6 +51,8 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
             layer.dot_general = dot_general
         elif isinstance(layer, nnx.Conv) and layer.kernel_size in ((1, 1), (3, 3)) and _pays(layer):
             layer.conv_general_dilated = conv_general_dilated
+        elif isinstance(layer, nnx.Conv) and _keeps_length(layer) and _pays_over_time(layer):
+            layer.conv_general_dilated = conv_over_time
         if prepare:
             for name, conv in list(vars(layer).items()):
                 if isinstance(conv, nnx.Conv) and _pays(conv) and _is_plain_3x3(conv):
@@ -56,6 +61,18 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
 
 def _pays(layer):
     return layer.dtype != jnp.float32 or min(layer.in_features, layer.out_features) >= WIDE
+
+
+def _pays_over_time(conv):
+    return conv.dtype == jnp.bfloat16 and min(conv.in_features, conv.out_features) >= TIME_CHANNELS
+
+
+def _keeps_length(conv):
+    """Whether it is a convolution over time with as many outputs as inputs."""
+    if len(conv.kernel_size) != 1 or conv.strides not in (1, (1,)):
+        return False
+    reach = (conv.kernel_size[0] - 1) * conv.kernel_dilation
+    return reach % 2 == 0 and conv.padding == reach // 2
 
 
 def _is_plain_3x3(conv):
@@ -149,6 +166,23 @@ def _patches(x, kernel, strides, padding):
     rows, columns = x.shape[1] - 2, x.shape[2] - 2
     seen = [x[:, i : i + rows : strides[0], j : j + columns : strides[1]] for i in range(3) for j in range(3)]
     return _product(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, kernel.shape[-1])).astype(x.dtype)
+
+
+def conv_over_time(x, kernel, strides, padding, *, rhs_dilation, **kw):
+    """`lax.conv_general_dilated` of `[b, t, c]` and `[k, c, n]` to `[b, t, n]`, block after block of frames."""
+    (b, t, _), (reach, _), (dilation,) = x.shape, padding[0], rhs_dilation
+    blocks = -(-b * t // BLOCK_FRAMES)
+    rows = -(-t // blocks)
+    x = jnp.pad(x, ((0, 0), (reach, reach + blocks * rows - t), (0, 0)))
+    taps = list(kernel)
+
+    def of_block(start):
+        seen = lax.dynamic_slice_in_dim(x, start, rows + 2 * reach, axis=1)
+        shifted = [seen[:, i * dilation :][:, :rows] for i in range(len(taps))]
+        return sum(_product(frames, tap) for frames, tap in zip(shifted, taps, strict=True)).astype(x.dtype)
+
+    y = lax.map(of_block, jnp.arange(blocks) * rows)
+    return jnp.moveaxis(y, 0, 1).reshape(b, blocks * rows, -1)[:, :t]
 
 
 def _transform(kernel):
