@@ -47,10 +47,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", default="1,2,4,8,16,32", help="samples on a chip, several with commas between")
     parser.add_argument("--sharded", type=int, default=1, help="samples on each of 4 chips; 0: none")
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--out", type=Path, help="JSON file for the results; those of other sizes in it are kept")
     args = parser.parse_args()
     job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
-    one, results = None, {}
+    one, results = None, json.loads(args.out.read_text())["programs"] if args.out and args.out.exists() else {}
     sizes = [(1, int(b)) for b in args.batch.split(",")] + [(4, 4 * args.sharded)] * bool(args.sharded)
     for chips, b in sizes:
         name, start = f"{chips} chip{'s' * (chips > 1)}, batch {b}", time.perf_counter()
