@@ -109,7 +109,11 @@ def decode(latents, decoders, frames, cutoff=False, wrap=False):
       the spectrogram, and a tuple of the pictures.
     """
     latents = latents[:, :, :-CROPPED_LATENTS] if cutoff else latents
+    # One sample after the other: one of full size fills a device, and takes much memory.
+    return jax.lax.map(lambda z: jax.tree.map(lambda a: a[0], _decode(z[None], decoders, frames, wrap)), latents)
 
+
+def _decode(latents, decoders, frames, wrap):
     def shown(frame):
         decoder, view = decoders[frame[0]], frame[1]
         if not wrap:
