@@ -72,7 +72,9 @@ def main():
 def settings_of(changes):
     config = runpy.run_path(str(CONFIG))["get_config"]()
     config.update_from_flattened_dict(changes)
-    return config.to_dict()
+    settings = config.to_dict()
+    del settings["devices_per_sample"]  # it is not a matter of what is made
+    return settings
 
 
 def result(settings, workdir):

@@ -26,6 +26,7 @@ from jax.experimental import topologies
 from configs import sd15_auffusion
 from its_jax import denoise, jobs, load, parts, sampler, stages
 from its_jax.flops import flops
+from its_jax.layout import Alone
 from its_jax.models import forms
 from its_jax.models.layers import attend
 
@@ -79,9 +80,9 @@ class Outlined(sampler.Sampler):
         self._topology = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
         super().__init__(job, pending=batch_size, batch_size=batch_size)
 
-    def _make_mesh(self, job):
+    def _lay_out(self, job, devices_per_sample):
         axis_types = (jax.sharding.AxisType.Auto,)
-        return jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types)
+        return Alone(jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types))
 
     def _load(self, job):
         models = {term: self._outlined(term) for term in FILES}
@@ -105,7 +106,7 @@ class Outlined(sampler.Sampler):
         return tuple(map(prepared, self.models.values()))
 
     def _put(self, tree, sharded=False):
-        sharding = self._sharded if sharded else self._replicated
+        sharding = self._layout.sharded if sharded else self._layout.replicated
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 

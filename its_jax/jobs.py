@@ -66,6 +66,12 @@ def terms(settings: Mapping[str, Any]) -> list[str]:
     return [*TERMS, *others]
 
 
+def prompts(job: Mapping[str, Any], term: str) -> list[str]:
+    """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
+    keys = ("prompt",) if job[term]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
+    return [job[term][key] for key in keys]
+
+
 def pictures(job: Mapping[str, Any]) -> list[str]:
     """The terms whose picture is written: `image`, and for each view that is not seen yet the first other one."""
     by_view = {}
@@ -90,6 +96,24 @@ def guided_steps(job: Mapping[str, Any], term: str) -> range:
     if job[term]["guidance_scale"] == 1:
         return range(0)
     return _steps(job, job[term]["guidance_start_step"], job[term]["guidance_stop_step"])
+
+
+def always_guided(job: Mapping[str, Any], term: str) -> bool:
+    """Whether a term is guided at all of its steps (or, at guidance scale 1, at none)."""
+    if job[term]["guidance_scale"] == 1:
+        return True
+    part, guided = steps(job, term), guided_steps(job, term)
+    return not part or (guided.start <= part.start and part.stop <= guided.stop)
+
+
+def shared(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What jobs must share to share compiled programs, a solver table and what they start from."""
+    alone = ("seed", "crop_image")
+    of_terms = {
+        term: (job[term]["model"], job[term]["view"], len(prompts(job, term)), always_guided(job, term))
+        for term in terms(job)
+    }
+    return {key: job[key] for key in (*_JOB, "init_sha256") if key not in alone} | of_terms
 
 
 def _steps(job, start, stop):

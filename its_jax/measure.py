@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from its_jax import jobs, stages
 from its_jax.flops import flops
 from its_jax.machine import matrix_rate, peak_memory
-from its_jax.sampler import Sampler, prompts_of
+from its_jax.sampler import Sampler
 from its_jax.tiny.export import machine
 from its_jax.weights import abstract
 
@@ -114,7 +114,7 @@ def arithmetic(sampler, job):
     latents, decoders, work = _shape(1, h, w, c), tuple(map(_plain, sampler.decoders)), dict.fromkeys(STAGES, 0)
     *_, chosen = sampler.tables([job])
     for (name, model), of_term in zip(sampler.models.items(), chosen, strict=True):
-        texts, sight = len(prompts_of(job, name)), sampler.sight(job, name)
+        texts, sight = len(jobs.prompts(job, name)), sampler.sight(job, name)
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
         text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
         work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)

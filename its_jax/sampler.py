@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from its_jax import denoise, fields, load, origin, spread, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
+from its_jax.layout import Alone
 from its_jax.models import forms
 from its_jax.noise import torch_noise
 from its_jax.views import VIEWS
@@ -102,39 +103,21 @@ class Sampler:
         _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
-        self.devices_per_sample = devices_per_sample
-        self._mesh = self._make_mesh(job)
-        self._device = self._mesh.devices.flat[0]  # all are of one kind
-        self._replicated = NamedSharding(self._mesh, PartitionSpec())
-        self._sharded = NamedSharding(self._mesh, PartitionSpec("data"))
-        self._place(job)
+        self._layout = self._lay_out(job, devices_per_sample)
+        self._device = self._layout.mesh.devices.flat[0]  # all are of one kind
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
-        self._static, self._pictures = _static(job), job_settings.pictures(job)
+        self._shared, self._pictures = job_settings.shared(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
-        self._job, self._devices, self._chosen = job, self._mesh.shape["data"], not batch_size
+        self._job, self._devices, self._chosen = job, self._layout.at_once, not batch_size
         with timed("compile", self.seconds):
             self._compile_texts()
             self._choose(pending, batch_size)
 
-    def _make_mesh(self, job):
-        terms = len(job_settings.terms(job))
-        return load.mesh() if self.devices_per_sample == 1 else spread.mesh(terms, self.devices_per_sample)
-
-    def _place(self, job):
-        """Source -> where its text encoder and UNet lie; term -> where its texts do, each whole and in a batch."""
-        sources = {term: job[term]["model"] for term in job_settings.terms(job)}
-        if self.devices_per_sample == 1:
-            self._own = dict.fromkeys(sources.values(), self._replicated)
-            self._places = dict.fromkeys(sources, (self._replicated, self._sharded))
-            return
-        of_source = {of: [i for i, source in enumerate(sources.values()) if source == of] for of in sources.values()}
-        self._own = {source: spread.own(self._mesh, terms) for source, terms in of_source.items()}
-        self._places = {
-            term: (spread.own(self._mesh, [i]), spread.own(self._mesh, [i], spread.TEXTS))
-            for i, term in enumerate(sources)
-        }
+    def _lay_out(self, job, devices_per_sample):
+        terms = job_settings.terms(job)
+        return Alone() if devices_per_sample == 1 else spread.Together(len(terms), devices_per_sample)
 
     def _load(self, job):
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
@@ -147,13 +130,13 @@ class Sampler:
         outlines = {source: load.outline(source, parts=wanted, dtype=self._dtype) for source, wanted in parts.items()}
         of_term = {term: outlines[job[term]["model"]] for term in job_settings.terms(job)}
         _check_fit(of_term, job)
-        if self.devices_per_sample > 1:
-            spread.check_models(of_term)
+        self._layout.check(of_term)
         mel = stages.mel_config(of_term["audio"].vocoder.config, job["height"])
         filled = {}
         for source, outline in outlines.items():
-            places = dict.fromkeys(("text_encoder", "unet"), self._own[source])
-            places |= dict.fromkeys(("vae", "vocoder"), self._replicated)
+            own = self._layout.of_model([i for i, model in enumerate(of_term.values()) if model is outline])
+            places = {"text_encoder": own, "unet": own}
+            places |= {"vae": self._layout.replicated, "vocoder": self._layout.replicated}
             filled[source] = load.fill(outline, sharding=places, share=list(filled.values()))
         for model in filled.values():
             forms.fit(model.unet, self._device, prepare=True)
@@ -161,6 +144,10 @@ class Sampler:
                 if part is not None:
                     forms.fit(part, self._device)
         return {term: filled[outline.source] for term, outline in of_term.items()}, mel
+
+    @property
+    def devices_per_sample(self) -> int:
+        return self._layout.devices_per_sample
 
     @property
     def image(self):
@@ -185,7 +172,7 @@ class Sampler:
             differ.
         """
         for job in jobs:
-            if _static(job) != self._static:
+            if job_settings.shared(job) != self._shared:
                 raise ValueError(
                     "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, solver, steps, and in "
                     "which terms are guided"
@@ -219,85 +206,80 @@ class Sampler:
         for name, model in self.models.items():
             if any(not job_settings.steps(job, name) for job in jobs):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
-            prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(prompts_of(job, name)))
+            prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(job_settings.prompts(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
     def _compile_texts(self):
         """`_encode`, and the shapes that it gives."""
         encode = {}
-        for model in {model.source: model for model in self.models.values()}.values():
-            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._own[model.source])
-            encode[model.source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
+        for source, model in self._sources.items():
+            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._of_source(source))
+            encode[source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
         self._encode = {source: lowered.compile() for source, lowered in encode.items()}
         self._text = {
             source: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), lowered.out_info)
             for source, lowered in encode.items()
         }
 
+    @property
+    def _sources(self):
+        """Each model once, though terms share it."""
+        return {model.source: model for model in self.models.values()}
+
+    def _of_source(self, source):
+        """Where a model's text encoder and UNet lie."""
+        return self._layout.of_model([i for i, model in enumerate(self.models.values()) if model.source == source])
+
     def _compile(self):
         """Ahead of time, from shapes alone: `_join`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
         job, b = self._job, self.batch_size
         (h, w, c), self._join, terms = self.latent_shape(job), {}, []
-        for name, model in self.models.items():
-            whole, split = self._places[name]
-            text = jax.tree.map(
-                lambda a, whole=whole: self._abstract(a.shape, a.dtype, whole), self._text[model.source]
-            )
-            join = functools.partial(_joined, b)
-            join = join if self.devices_per_sample == 1 else spread.undivided(join, whole)
-            join = jax.jit(join, out_shardings=split)
+        for i, (name, model) in enumerate(self.models.items()):
+            text = self._shaped(self._text[model.source], self._layout.of_text(i))
+            join = self._layout.join(functools.partial(_joined, b), i)
             join = join.lower([text] * (b * len(self._prompts_of(job, name))))
             self._join[name] = join.compile()
             terms.append(
                 denoise.Term(
-                    texts=jax.tree.map(lambda a, split=split: self._abstract(a.shape, a.dtype, split), join.out_info),
+                    texts=self._shaped(join.out_info, self._layout.of_texts(i)),
                     guidance_scale=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     weights=self._abstract((b, self.image.schedule.num_train_timesteps)),
                     **self.sight(job, name),
                 )
             )
-        terms = self._together(terms)
+        terms = self._layout.terms(terms)
         rows, *_, chosen = self._put(self.tables([job] * b))
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
-        draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._sharded)
+        draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._layout.sharded)
         self._draw = draw.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
-        start = jax.jit(denoise.initial_state, out_shardings=self._sharded)
+        start = jax.jit(denoise.initial_state, out_shardings=self._layout.sharded)
         known = None if self._known is None else denoise.Known(*self._known, latents)
         origin = () if known is None else (known.z, jax.tree.map(lambda column: column[0], rows))
         self._start = start.lower(latents, *origin).compile()
-        if self.devices_per_sample == 1:
-            inner = jax.jit(denoise.no_inner, out_shardings=self._sharded)
-        else:
-            inner = spread.no_inner(self._mesh, terms)
-        inner = inner.lower(self._unets, terms, latents)
+        inner = self._layout.no_inner(terms).lower(self._unets, terms, latents)
         self._no_inner = inner.compile()
         inner = jax.tree.map(
             lambda a, place: self._abstract(a.shape, a.dtype, place), inner.out_info, self._no_inner.output_shardings
         )
         state = denoise.State(latents, latents, self._abstract((b,), jnp.int32), inner)
-        whole, split = PartitionSpec(), PartitionSpec("data")
-        in_specs = (whole, split, whole, whole, split, whole, whole, denoise.Known(whole, whole, split))
-        run = self._each(denoise.denoise, in_specs if known else (*in_specs[:-1], whole))
-        lower = run.lower if self.devices_per_sample == 1 else functools.partial(spread.lower, self._mesh)
-        self._denoise = lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
+        self._denoise = self._layout.lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
         if known is not None:
-            self._settle = jax.jit(denoise.settled, out_shardings=self._sharded).lower(latents, known).compile()
+            self._settle = jax.jit(denoise.settled, out_shardings=self._layout.sharded).lower(latents, known).compile()
         decode = functools.partial(
             stages.decode, frames=self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
         )
-        decode = self._each(decode, (split, whole)).lower(latents, self.decoders)
+        whole, split = PartitionSpec(), PartitionSpec("data")
+        decode = self._layout.each(decode, (split, whole)).lower(latents, self.decoders)
         self._decode = decode.compile()
         spectrogram = self._abstract(decode.out_info[0].shape)
         vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"], wrap=job["wrap"])
-        self._vocode = self._each(vocode, (whole, split)).lower(self.audio.vocoder, spectrogram).compile()
-
-    def _each(self, function, in_specs):
-        """Each device its own samples: left to itself, XLA gathers a batch for FFTs, and for loops over heads."""
-        specs = dict(mesh=self._sharded.mesh, in_specs=in_specs, out_specs=PartitionSpec("data"))
-        return jax.jit(jax.shard_map(function, check_vma=False, **specs))
+        self._vocode = self._layout.each(vocode, (whole, split)).lower(self.audio.vocoder, spectrogram).compile()
 
     def _abstract(self, shape, dtype=jnp.float32, sharding=None):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or self._sharded)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or self._layout.sharded)
+
+    def _shaped(self, tree, sharding):
+        return jax.tree.map(lambda a: self._abstract(a.shape, a.dtype, sharding), tree)
 
     @property
     def programs(self) -> dict[str, jax.stages.Compiled]:
@@ -315,8 +297,7 @@ class Sampler:
             id(model.unet): stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
             for model in self.models.values()
         }
-        of_terms = tuple(prepared[id(model.unet)] for model in self.models.values())
-        return of_terms if self.devices_per_sample == 1 else spread.joined(of_terms, self._mesh, spread.MODELS)
+        return self._layout.models([prepared[id(model.unet)] for model in self.models.values()])
 
     @property
     def decoders(self) -> tuple[Any, ...]:
@@ -338,7 +319,7 @@ class Sampler:
             columns = job["width"] // self.image.vae.config.factor
             size = (job["window"] or job["width"]) // self.image.vae.config.factor
             windows = Windows.cover(columns, size, job["wrap"])
-        guided = (job[name]["guidance_scale"] != 1,) if always_guided(job, name) else (True, False)
+        guided = (job[name]["guidance_scale"] != 1,) if job_settings.always_guided(job, name) else (True, False)
         reused = (False, True) if job["cache_interval"] > 1 else (False,)
         ways = tuple(itertools.starmap(denoise.Way, itertools.product(guided, reused)))
         return {"view": VIEWS[job[name]["view"]], "windows": windows, "ways": ways}
@@ -357,7 +338,7 @@ class Sampler:
         return self._put((origin.kept(ranges, self.mel, height, width, factor), z))
 
     def _put(self, tree, sharded=False):
-        return jax.device_put(tree, self._sharded if sharded else self._replicated)
+        return jax.device_put(tree, self._layout.sharded if sharded else self._layout.replicated)
 
     def _terms(self, jobs):
         """The terms without what `tables` gives."""
@@ -370,9 +351,9 @@ class Sampler:
             if (source, prompt) not in self._texts:
                 self._texts[source, prompt] = self._prepare_text(model, prompt)
         terms = []
-        for name, model in models:
+        for i, (name, model) in enumerate(models):
             texts = [self._texts[model.source, prompt] for prompt in prompts[name]]
-            texts = jax.device_put(texts, self._places[name][0])  # of other terms' devices too, where they share it
+            texts = jax.device_put(texts, self._layout.of_text(i))  # of other terms' devices too, where they share it
             terms.append(
                 denoise.Term(
                     texts=self._join[name](texts),
@@ -384,17 +365,11 @@ class Sampler:
         return terms
 
     def _prompts_of(self, job, name):
-        """Those that are encoded: terms that are joined have as many texts each."""
-        prompts = prompts_of(job, name)
-        return prompts if self.devices_per_sample == 1 else [prompts[0], prompts[-1]]
-
-    def _together(self, terms):
-        """The terms as `_denoise` takes them."""
-        return tuple(terms) if self.devices_per_sample == 1 else spread.Terms.of(tuple(terms), self._mesh)
+        return self._layout.prompts(job_settings.prompts(job, name))
 
     def _prepare_text(self, model, prompt):
         """What a model's UNet takes from a prompt, leaves `[1, ...]`."""
-        ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._own[model.source])
+        ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._of_source(model.source))
         return self._encode[model.source](model.text_encoder, model.unet, ids)
 
     def tables(self, jobs: Sequence[Mapping[str, Any]]) -> tuple[denoise.SolverRows, Any, Any, np.ndarray]:
@@ -432,7 +407,7 @@ class Sampler:
         rows, weights, scales, chosen = self.tables(jobs)
         rows, chosen = self._put((rows, chosen))
         weights, scales = self._put((weights, scales), sharded=True)
-        terms = self._together(
+        terms = self._layout.terms(
             dataclasses.replace(term, weights=w, guidance_scale=scale)
             for term, w, scale in zip(terms, weights, scales, strict=True)
         )
@@ -525,35 +500,9 @@ class Sampler:
         return max(1, self.batch_size // self._devices // 2) * self._devices
 
 
-def _static(job):
-    """What jobs must share to share compiled programs, a solver table and what they start from."""
-    keys = ("height", "width", "window", "wrap", "dtype", "noise", "vocoder", "cutoff_latent", "solver", "num_steps")
-    keys += ("init_image", "init_audio", "init_sha256", "strength", "keep")
-    keys += ("cache_interval",)
-    terms = {
-        name: (job[name]["model"], job[name]["view"], len(prompts_of(job, name)), always_guided(job, name))
-        for name in job_settings.terms(job)
-    }
-    return {key: job[key] for key in keys} | terms
-
-
 def _joined(b, texts):
     """Texts in the order of samples, negative before positive, leaves `[1, ...]` -> leaves `[b, 2, ...]` (or 1)."""
     return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(b, -1, *a[0].shape[1:]), *texts)
-
-
-def prompts_of(job: Mapping[str, Any], name: str) -> list[str]:
-    """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
-    keys = ("prompt",) if job[name]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
-    return [job[name][key] for key in keys]
-
-
-def always_guided(job: Mapping[str, Any], name: str) -> bool:
-    """Whether a term is guided at all of its steps (or, at guidance scale 1, at none), so that there is one way."""
-    if job[name]["guidance_scale"] == 1:
-        return True
-    of_term, guided = job_settings.steps(job, name), job_settings.guided_steps(job, name)
-    return not of_term or (guided.start <= of_term.start and of_term.stop <= guided.stop)
 
 
 def _check_choices(job):

@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from its_jax import denoise
+from its_jax import denoise, layout
 from its_jax.errors import UserError
 
 AXES = ("data", "term", "half")
@@ -89,11 +89,6 @@ def joined(trees: Sequence[Any], whole: Mesh, spec: P) -> Any:
         return jax.make_array_from_single_device_arrays(shape, sharding, on_devices)
 
     return jax.tree.map(join, *trees)
-
-
-def undivided(function: Callable, whole: NamedSharding) -> Callable:
-    """`function` on each device for all samples: left to itself, XLA divides it in ways that take communication."""
-    return lambda *args: lax.with_sharding_constraint(function(*args), whole)
 
 
 @jax.tree_util.register_dataclass
@@ -181,3 +176,46 @@ def lower(whole: Mesh, *args) -> jax.stages.Lowered:
 
 def specs_of(tree: Any) -> Any:
     return jax.tree.map(lambda a: a.sharding.spec, tree)
+
+
+class Together(layout.Alone):
+    """`its_jax.layout.Alone` for several devices to a sample: as many as terms, or twice as many."""
+
+    def __init__(self, terms: int, devices_per_sample: int):
+        super().__init__(mesh(terms, devices_per_sample))
+        self.devices_per_sample = devices_per_sample
+
+    def of_model(self, terms):
+        return own(self.mesh, terms)
+
+    def of_text(self, term):
+        return own(self.mesh, [term])
+
+    def of_texts(self, term):
+        return own(self.mesh, [term], TEXTS)
+
+    def check(self, models):
+        check_models(models)
+
+    def prompts(self, prompts):
+        """Terms that are joined have as many texts each."""
+        return [prompts[0], prompts[-1]]
+
+    def models(self, models):
+        return joined(models, self.mesh, MODELS)
+
+    def terms(self, terms):
+        return Terms.of(tuple(terms), self.mesh)
+
+    def join(self, function, term):
+        """On each device for all samples: left to itself, XLA divides it in ways that take communication."""
+        whole = self.of_text(term)
+        return jax.jit(
+            lambda *args: lax.with_sharding_constraint(function(*args), whole), out_shardings=self.of_texts(term)
+        )
+
+    def no_inner(self, terms):
+        return no_inner(self.mesh, terms)
+
+    def lower(self, *args):
+        return lower(self.mesh, *args)
