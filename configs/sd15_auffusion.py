@@ -2,7 +2,8 @@
 
     python -m its_jax.sample --config=configs/sd15_auffusion.py:tiger --workdir=out
 
-The argument picks one of the published examples (see EXAMPLES; without one: bell). The first run downloads both models
+The argument picks one of the published examples (see EXAMPLES; without one: bell); `fast`, or `tiger+fast`, makes it in
+fewer and cheaper steps (see FAST). The first run downloads both models
 (about 10 GB) from the hub and converts them once (as much again). One sample is 262 TFLOP: a job for a GPU or TPU; a
 CPU needs about half an hour. The method's success rate is low by nature: make many samples and pick.
 """
@@ -35,9 +36,19 @@ EXAMPLES = {
 }
 
 
+# What the judges of the embedded models cannot tell from 100 steps of DDIM, at a tenth of the work (README, Speed).
+FAST = {"solver": "dpmpp_2m", "num_steps": 20, "image.start_step": 2}
+
+
 def get_config(example="bell"):
+    name, _, last = example.rpartition("+")
+    fast = last == "fast"
+    example = name or "bell" if fast else example
     if example not in EXAMPLES:
-        raise ValueError(f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}")
+        raise ValueError(
+            f"configs/sd15_auffusion.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}, alone or with "
+            "+fast after it"
+        )
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
@@ -91,4 +102,6 @@ def get_config(example="bell"):
     config.audio.start_step = 0
     config.audio.stop_step = -1
     config.audio.weight = 0.5
+    if fast:
+        config.update_from_flattened_dict(FAST)
     return config

@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import model_folder
 import numpy as np
 import pytest
 from flax import nnx
-from twins import normal
+from twins import jit, loaded, normal
 
 from its_jax.models import cpu
 from its_jax.models.layers import FeedForward, attend, conv1x1, conv3x3
+from its_jax.models.unet import UNet2DConditionModel, UNetConfig
+from its_jax.models.vae import AutoencoderKL, VAEConfig
+from its_jax.models.vocoder import Generator, VocoderConfig
 
 # Height, width; strides and padding.
 CANVASES = {
@@ -125,3 +129,35 @@ def test_products_are_the_plain_ones(layer, dtype):
     np.testing.assert_allclose(
         found.astype(jnp.float32), expected, rtol=0, atol=BOUND[dtype] * float(abs(expected).max())
     )
+
+
+WHOLE = {
+    "unet": (model_folder.small_unet, UNet2DConditionModel, UNetConfig),
+    "vae": (model_folder.small_vae, AutoencoderKL, VAEConfig),
+    "vocoder": (model_folder.small_vocoder, Generator, VocoderConfig),
+}
+
+
+def answer(part, model):
+    """Of a whole model, to one input of its kind."""
+    if part == "unet":
+        text = normal((2, 7, model_folder.TEXT_WIDTH), 1)
+        return jit(lambda model, *a: model(*a))(model, normal((2, 64, 66, 4)), np.array([500, 20]), text)
+    if part == "vae":
+        return jit(lambda model, z: model.decode(z))(model, normal((1, 34, 33, 4)))
+    return jit(lambda model, mel: model(mel))(model, normal((2, 1030, 12)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("part", WHOLE)
+def test_whole_models_are_the_plain_ones(part, dtype, monkeypatch, highest_precision):
+    monkeypatch.setattr(cpu, "TIME_CHANNELS", 4)
+    make, module, config = WHOLE[part]
+    twin = make()
+    config = config.from_dict(model_folder.VOCODER if part == "vocoder" else dict(twin.config))
+    expected = np.asarray(answer(part, loaded(module, config, twin)))
+    fitted = loaded(module, config, twin, jnp.dtype(dtype))
+    cpu.fit(fitted, prepare=part == "unet")
+    found = np.asarray(answer(part, fitted), np.float32)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < {"float32": 2e-5, "bfloat16": 4e-2}[dtype]

@@ -271,6 +271,11 @@ def test_the_published_examples():
         made, _ = jobs.read(config.to_dict())
         assert len(made) == num_samples
     assert get_config("sd15_auffusion") == get_config("sd15_auffusion", "bell")
+    assert get_config("sd15_auffusion", "fast") == get_config("sd15_auffusion", "bell+fast")
+    fast, plain = (get_config("sd15_auffusion", name) for name in ("tiger+fast", "tiger"))
+    assert fast.num_steps < plain.num_steps and fast.image.prompt == plain.image.prompt
+    with pytest.raises(ValueError, match="'lion'"):
+        get_config("sd15_auffusion", "lion+fast")
 
 
 @pytest.mark.parametrize("example", ["upside_down", "square"])
