@@ -7,16 +7,25 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "safetensors", "torch", "diffusers", "transformers")
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy", "orbax-checkpoint", "safetensors")
+PACKAGES += ("torch", "diffusers", "transformers")
 
 
 def about() -> dict[str, Any]:
-    """Machine, versions of Python and packages, and date."""
+    """Machine, versions of Python and of the packages that are installed, and date."""
+    versions = {package: _version(package) for package in PACKAGES}
     return {
         "machine": {"cpu": _processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: of for name, of in versions.items() if of},
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor():

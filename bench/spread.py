@@ -19,11 +19,12 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from its_jax import denoise, spread
+from bench import flags, topology
+from bench.about import about
+from its_jax import denoise, media, spread
 from its_jax.fields import read_json
 from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
 from its_jax.weights import abstract
@@ -39,7 +40,13 @@ def main():
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=args.topology).devices
+    with flags.told(parser):
+        run(args)
+
+
+def run(args):
+    flags.check_out(args.out)
+    devices = topology.described(args.topology).devices
     meshes = {n: spread.mesh(2, n, devices) for n in (4, 2)} | {1: jax.sharding.Mesh(devices, ("data",))}
     outlines = {n: outline(mesh) for n, mesh in meshes.items()}
     results = {n: {"unet_weights_mb": weights_on_a_chip(models)} for n, (models, *_) in outlines.items()}
@@ -47,9 +54,8 @@ def main():
         print(json.dumps(results), flush=True)
         results[n] |= figures(program(mesh, *outlines[n]))
         if args.out:  # after each: a long run may be cut off
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            about = {"topology": args.topology, "jax": jax.__version__, "of each chip, by devices_per_sample": results}
-            args.out.write_text(json.dumps(about, indent=1) + "\n")
+            record = {"topology": args.topology, "of each chip, by devices_per_sample": results}
+            media.write_json(args.out, about() | record)
     print(json.dumps(results))
 
 

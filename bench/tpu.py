@@ -8,9 +8,7 @@ chip, as the compiler lays arrays out: in tiles, to which the last two axes are 
 
 import argparse
 import collections
-import datetime
 import functools
-import importlib.metadata
 import json
 import math
 import re
@@ -21,10 +19,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 
+from bench import flags, topology
+from bench.about import about
 from configs import sd15_auffusion
-from its_jax import denoise, jobs, load, parts, sampler, stages
+from its_jax import denoise, fields, jobs, load, media, parts, sampler, stages
 from its_jax.flops import flops
 from its_jax.layout import Alone
 from its_jax.models import forms
@@ -41,18 +40,27 @@ TOKENS = 77
 CHIPS = {1: ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}), 4: ("v5e:2x2", {})}
 HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
-PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch", default="1,2,4,8,16,32", help="samples on a chip, several with commas between")
-    parser.add_argument("--sharded", type=int, default=1, help="samples on each of 4 chips; 0: none")
+    parser.add_argument(
+        "--batch", type=flags.sizes, default="1,2,4,8,16,32", help="samples on a chip, several with commas between"
+    )
+    parser.add_argument("--sharded", type=flags.at_least(0), default=1, help="samples on each of 4 chips; 0: none")
     parser.add_argument("--out", type=Path, help="JSON file for the results; those of other sizes in it are kept")
     args = parser.parse_args()
+    with flags.told(parser):
+        run(args)
+
+
+def run(args):
+    flags.check_out(args.out)
     job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
-    one, results = None, json.loads(args.out.read_text())["programs"] if args.out and args.out.exists() else {}
-    sizes = [(1, int(b)) for b in args.batch.split(",")] + [(4, 4 * args.sharded)] * bool(args.sharded)
+    one, results = None, fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
+    sizes = [(1, b) for b in args.batch] + [(4, 4 * args.sharded)] * bool(args.sharded)
+    for chips, _ in sizes:
+        described(chips)  # where that cannot be, no size of batch is to blame
     for chips, b in sizes:
         name, start = f"{chips} chip{'s' * (chips > 1)}, batch {b}", time.perf_counter()
         try:
@@ -66,18 +74,15 @@ def main():
         results[name]["compile_seconds"] = round(time.perf_counter() - start)
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if args.out:  # after each: a long run may be cut off
-            versions = {package: importlib.metadata.version(package) for package in PACKAGES}
             record = {"what": __doc__.partition("\n")[0], "settings": job, "hbm": HBM, "programs": results}
-            record |= {"versions": versions, "date": datetime.date.today().isoformat()}
-            args.out.write_text(json.dumps(record, indent=1) + "\n")
+            media.write_json(args.out, record | about())
 
 
 class Outlined(sampler.Sampler):
     """A sampler on chips that are not there, with shapes in place of weights: it compiles, and cannot run."""
 
     def __init__(self, job, chips, batch_size):
-        topology, more = CHIPS[chips]
-        self._topology = topologies.get_topology_desc(platform="tpu", topology_name=topology, **more)
+        self._topology = described(chips)
         super().__init__(job, pending=batch_size, batch_size=batch_size)
 
     def _lay_out(self, job, devices_per_sample):
@@ -110,6 +115,11 @@ class Outlined(sampler.Sampler):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
+def described(chips):
+    name, more = CHIPS[chips]
+    return topology.described(name, **more)
+
+
 def read(file):
     return json.loads((CONFIGS / f"{file}.json").read_text())
 
@@ -130,7 +140,7 @@ def figures(of: Outlined) -> dict:
         "texts": texts,
         "total": total,
         "of_hbm": round(total / HBM, 3),
-        "chosen_by_batch_size_0": total <= sampler.MEMORY_SHARE * HBM,
+        "fits": total <= sampler.MEMORY_SHARE * HBM,
         "programs": results,
     }
 
