@@ -20,9 +20,12 @@ import time
 
 import numpy as np
 
+from bench import flags
 from bench.about import about
+from its_jax import media
 
 ROOT = pathlib.Path(__file__).parents[1]
+OUT = ROOT / "bench" / "results" / "memory.json"
 DATA = ROOT / "tests" / "data"
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -49,20 +52,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scratch", type=pathlib.Path, required=True, help="a new folder with 12 GB of room")
     scratch = parser.parse_args().scratch
-    scratch.mkdir(parents=True)
-    try:
-        results = measure_all(scratch)
-    finally:
-        shutil.rmtree(scratch)
-    out = ROOT / "bench" / "results" / "memory.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({**about(), "megabytes": results}, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {out}")
+    with flags.told(parser):
+        flags.make_folder("--scratch", scratch, new=True)
+        try:
+            measure(scratch)
+        finally:
+            shutil.rmtree(scratch)
+    print(f"wrote {OUT}")
+
+
+def measure(scratch):
+    results = {}
+    for name, figures in measure_all(scratch):
+        results[name] = figures  # written after each: a long run may be cut off
+        media.write_json(OUT, {**about(), "megabytes": results})
 
 
 def measure_all(scratch):
-    """Name -> figures in megabytes (10^6 bytes) and seconds."""
-    results = {name: run(name) for name in ("baseline", "baseline with torch")}
+    """Name and figures, in megabytes (10^6 bytes) and seconds, one after the other."""
+    for name in ("baseline", "baseline with torch"):
+        yield name, run(name)
     model, out = scratch / "model", scratch / "converted"
     parameters = write_model(model)
     for kind in ("safetensors", "bin"):
@@ -70,14 +79,13 @@ def measure_all(scratch):
             to_bin(model)
         largest = max(path.stat().st_size for path in model.rglob("*")) / 1e6
         figures = run("convert", model, out)
-        results[f"convert {kind}"] = bounded(figures, largest_file=largest, bound=CONVERT_BOUND * largest)
+        yield f"convert {kind}", bounded(figures, largest_file=largest, bound=CONVERT_BOUND * largest)
         if kind == "bin":
             break
         for dtype, width in (("float32", 4), ("bfloat16", 2)):
             size = parameters * width / 1e6
-            results[f"load {dtype}"] = bounded(run("load", out, dtype), model=size, bound=LOAD_BOUND * size)
+            yield f"load {dtype}", bounded(run("load", out, dtype), model=size, bound=LOAD_BOUND * size)
         shutil.rmtree(out)
-    return results
 
 
 def bounded(figures, **sizes):

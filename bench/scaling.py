@@ -10,14 +10,16 @@ own, which runs `its_jax.measure.of_batch`; along an axis only one setting chang
     windowed   width of a canvas that is denoised in windows of 512 pixels
     terms      models that are fused; those beyond two are the image model with other prompts
 
-An exponent is the slope of a least squares line through the logarithms: 1 is in proportion. A stage grows too fast
-where the exponent of its seconds or of its program's temporaries is above that of its arithmetic by more than
-`TOLERANCE`. It takes 5 minutes on 2 free cores.
+An exponent is the slope of a least squares line through the logarithms: 1 is in proportion. Figures of less than
+`DIGITS` of their last digit are too coarse for that: they are told, and left out of the line; where fewer than two
+remain there is no exponent. A stage grows too fast where the exponent of its seconds or of its program's temporaries
+is above that of its arithmetic by more than `TOLERANCE`. It takes 5 minutes on 2 free cores.
 """
 
 import argparse
 import json
 import runpy
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from bench import flags
 from bench.about import about
+from its_jax import media
+from its_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 AXES = {
@@ -36,6 +41,8 @@ AXES = {
 }
 STEPS = 5
 TOLERANCE = 0.1
+LAST_DIGIT = {"seconds": 1e-4, "gflop": 1e-3, "temporaries_mb": 1e-3, "peak_memory_mb": 1}
+DIGITS = 20  # so that rounding changes a figure by 2.5 % at most
 PROMPTS = ("a drawing of a fish", "a drawing of a tree")
 POINT = """
 import json, sys
@@ -48,22 +55,29 @@ print(json.dumps(measure.of_batch(json.loads(sys.argv[1]), int(sys.argv[2]))))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=3, help="batches that are timed at each point")
-    parser.add_argument("--axes", default=",".join(AXES), help="several with commas between")
+    parser.add_argument("--repeats", type=flags.at_least(1), default=3, help="batches that are timed at each point")
+    parser.add_argument("--axes", type=flags.names(AXES), default=list(AXES), help="several with commas between")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
+    with flags.told(parser):
+        run(args)
+
+
+def run(args):
+    flags.check_out(args.out)
     results, points = {}, {}
-    for axis in args.axes.split(","):
+    for axis in args.axes:
+        along = []
         for value in AXES[axis]:
             settings = json.dumps(settings_at(axis, value))
             if settings not in points:  # where axes cross
                 points[settings] = point(settings, args.repeats)
-        results[axis] = grown(AXES[axis], [points[json.dumps(settings_at(axis, value))] for value in AXES[axis]])
+            along.append(points[settings])
+            results[axis] = grown(AXES[axis][: len(along)], along)
+            if args.out is not None:  # after each: a long run may be cut off
+                media.write_json(args.out, about() | {"steps": STEPS, "axes": results})
         for line in lines(axis, results[axis]):
             print(line, flush=True)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about() | {"steps": STEPS, "axes": results}, indent=1) + "\n")
 
 
 def settings_at(axis: str, value: int) -> dict[str, Any]:
@@ -86,10 +100,13 @@ def settings_at(axis: str, value: int) -> dict[str, Any]:
 def point(settings, repeats):
     """Figures of a batch: of each stage seconds and arithmetic, and temporaries of its program."""
     command = [sys.executable, "-c", POINT, settings, str(repeats)]
-    found = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)  # stderr goes to the terminal
+    if run.returncode:
+        raise UserError(f"a point failed with status {run.returncode}: {settings}")
+    found = json.loads(run.stdout.splitlines()[-1])
     figures = {
         stage: {
-            "seconds": round(of["sample_seconds"] * found["batch_size"], 4),
+            "seconds": round(statistics.median(of["batch_seconds"]), 4),
             "gflop": round(of["sample_gflop"] * found["batch_size"], 3),
         }
         for stage, of in found["stages"].items()
@@ -105,15 +122,19 @@ def grown(values, points):
     found = {"values": list(values), "stages": {}}
     for stage, figures in points[0].items():
         along = {name: [of[stage][name] for of in points] for name in figures}
-        slopes = {name: exponent(values, of) for name, of in along.items()}
-        fast = [name for name, slope in slopes.items() if slope > slopes["gflop"] + TOLERANCE]
+        slopes = {name: exponent(values, of, LAST_DIGIT[name]) for name, of in along.items()}
+        known = {name: slope for name, slope in slopes.items() if slope is not None}
+        fast = [name for name, slope in known.items() if slope > known.get("gflop", np.inf) + TOLERANCE]
         found["stages"][stage] = {**along, "exponents": slopes, "faster_than_arithmetic": fast}
     return found
 
 
-def exponent(values, figures):
-    """The slope; figures below the last digit that they are given in count as that."""
-    return round(float(np.polyfit(np.log(values), np.log(np.maximum(figures, 1e-4)), 1)[0]), 2)
+def exponent(values, figures, last_digit):
+    """The slope through the figures that are not too coarse; None if there is no such line."""
+    fine = [(value, figure) for value, figure in zip(values, figures, strict=True) if figure >= DIGITS * last_digit]
+    if len(fine) < 2:
+        return None
+    return round(float(np.polyfit(*np.log(fine).T, 1)[0]), 2)
 
 
 def lines(axis, found):
@@ -122,7 +143,8 @@ def lines(axis, found):
         for name, slope in figures["exponents"].items():
             row = " ".join(f"{value:10.4g}" for value in figures[name])
             note = "  faster than the arithmetic" if name in figures["faster_than_arithmetic"] else ""
-            yield f"  {stage:8} {name:15} {row}   exponent {slope:5.2f}{note}"
+            told = " none" if slope is None else f"{slope:5.2f}"
+            yield f"  {stage:8} {name:15} {row}   exponent {told}{note}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ part; 70 % of the disk's rate is the bound.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -23,8 +22,9 @@ import sys
 import time
 from pathlib import Path
 
-from bench import memory
+from bench import flags, memory
 from bench.about import about
+from its_jax import media
 
 ROOT = Path(__file__).parents[1]
 BOUND = 0.7  # of the disk's rate
@@ -44,19 +44,25 @@ print(time.perf_counter() - start)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scratch", type=Path, required=True, help="a new folder with 13 GB of room")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="runs,loading", help="what to measure, with a comma between")
+    parser.add_argument("--rounds", type=flags.at_least(1), default=3)
+    parser.add_argument("--parts", type=flags.names(MEASURES), default=list(MEASURES), help="with a comma between")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    measure = {"runs": runs, "loading": loading}
-    args.scratch.mkdir(parents=True)
-    try:
-        results = {part: measure[part](args.scratch, args.rounds) for part in args.parts.split(",")}
-    finally:
-        shutil.rmtree(args.scratch)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(about() | {"rounds": args.rounds} | results, indent=2) + "\n")
+    with flags.told(parser):
+        flags.check_out(args.out)
+        flags.make_folder("--scratch", args.scratch, new=True)
+        try:
+            measure(args)
+        finally:
+            shutil.rmtree(args.scratch)
+
+
+def measure(args):
+    results = {}
+    for part in args.parts:
+        results[part] = MEASURES[part](args.scratch, args.rounds)
+        if args.out is not None:  # after each: a long run may be cut off
+            media.write_json(args.out, about() | {"rounds": args.rounds} | results)
 
 
 def runs(scratch, rounds):
@@ -142,6 +148,9 @@ def spread(values):
     """Median, least and most, in four digits."""
     figures = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+
+MEASURES = {"runs": runs, "loading": loading}
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def of_batch(settings, repeats=3):
         "compile_seconds": spent["compile"],
         "matrix_product_gflops": round(limit / 1e9, 1),
         "peak_memory_mb": round(peak / 1e6),
-        "temporaries_mb": {name: round(size / 1e6) for name, size in temporaries.items()},
+        "temporaries_mb": {name: round(size / 1e6, 3) for name, size in temporaries.items()},
         "stages": {stage: _stage(seconds[stage], work[stage], b, limit) for stage in seconds},
     }
 
