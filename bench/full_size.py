@@ -21,8 +21,10 @@ import safetensors.torch
 import torch
 import transformers
 
+from bench import flags
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
+from its_jax import fields, media
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "its_jax" / "tiny" / "weights" / "image" / "tokenizer"
@@ -38,7 +40,10 @@ SCHEDULER = "sd15.scheduler"
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="a new folder, or one whose writing was broken off")
-    write(parser.parse_args().out)
+    out = parser.parse_args().out
+    with flags.told(parser):
+        flags.make_folder("--out", out)
+        write(out)
 
 
 def write(folder: Path, change: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -81,9 +86,10 @@ def _write_part(folder, part, raw, seed):
 
 
 def _write_tokenizer(folder, length):
-    shutil.copytree(TOKENIZER, folder, dirs_exist_ok=True)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    """Its config comes last and whole: where the audio model's is there, all is (see bench/gpu.py)."""
+    name = "tokenizer_config.json"
+    shutil.copytree(TOKENIZER, folder, ignore=shutil.ignore_patterns(name), dirs_exist_ok=True)
+    media.write_json(folder / name, fields.read_json(TOKENIZER / name) | {"model_max_length": length})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bench import peer_sample
+from bench import flags, peer_sample
 from bench.about import about
 from bench.peer_parts import FULL_SIZE
 from its_jax import media
@@ -49,8 +49,8 @@ def main():
     parser.add_argument("--config", type=Path, default=FULL_SIZE)
     parser.add_argument("--models", type=Path, required=True, help="as python -m bench.full_size makes them")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=flags.at_least(1), default=1)
+    parser.add_argument("--steps", type=flags.at_least(1), default=10)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     args = parser.parse_args()
     try:

@@ -1,6 +1,7 @@
 """Both sides of the comparison with PyTorch do the same work, and what it tells is true."""
 
 import argparse
+import contextlib
 import json
 import runpy
 import sys
@@ -132,7 +133,34 @@ def test_results_that_differ_make_the_comparison_void(monkeypatch, tmp_path, cap
     assert json.loads(out.read_text())["results"]["vae, batch 1"]["relative_difference"] == 0.5
 
 
-@pytest.mark.parametrize("flag", ["--parts=unet,vea", "--forms=eagre", "--batch=0"])
+@pytest.mark.parametrize(
+    "part, dtype, apart, agree",
+    [
+        ("vae", "float32", 1e-3, True),
+        ("vae", "float32", 2e-3, False),
+        ("vae", "bfloat16", 0.1, True),
+        ("vae", "bfloat16", 0.2, False),
+        ("sample", "float32", 2e-3, False),
+        ("sample", "bfloat16", 0.2, True),
+        ("authors", "float32", 0.2, True),
+        ("authors", "float16", 1.4, False),
+        ("sample", "bfloat16", None, False),
+    ],
+)
+def test_what_rounding_does_not_explain_is_void(part, dtype, apart, agree):
+    with contextlib.nullcontext() if agree else pytest.raises(UserError, match="void"):
+        peer.check_agreement(part, dtype, apart)
+
+
+def test_results_that_are_not_finite_do_not_agree():
+    good, bad = np.ones((1, 2)), np.array([[1, np.nan]])
+    assert peer.furthest(good, [good]) == 0
+    assert peer.furthest(good, [good, bad]) is None and peer.furthest(bad, [good]) is None
+
+
+@pytest.mark.parametrize(
+    "flag", ["--parts=unet,vea", "--forms=eagre", "--batch=0", "--rounds=0", "--steps=0", "--steps=x"]
+)
 def test_a_wrong_flag_is_one_line(monkeypatch, capsys, flag):
     command(monkeypatch, flag)
     assert flag.partition("=")[2].split(",")[-1] in capsys.readouterr().err.splitlines()[-1]
