@@ -241,13 +241,13 @@ def _share(holds):
 
 
 def table(rows: list[Goal]) -> Iterator[str]:
-    yield f"{'goal':52} {'asked':>8} {'found':>8}"
+    yield f"{'goal':60} {'asked':>8} {'found':>8}"
     for goal in rows:
         if goal.found is None:
-            yield f"{goal.name:52} {goal.target:8.4g} {'':>8} not measured"
+            yield f"{goal.name:60} {goal.target:8.4g} {'':>8} not measured"
         else:
             missed = "met" if goal.found >= goal.target else f"missed by {1 - goal.found / goal.target:.0%}"
-            yield f"{goal.name:52} {goal.target:8.4g} {goal.found:8.3g} {missed}"
+            yield f"{goal.name:60} {goal.target:8.4g} {goal.found:8.3g} {missed}"
 
 
 def memory_table(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -124,7 +124,8 @@ def test_models_that_could_not_be_made_end_it(tmp_path, monkeypatch):
 
 
 def test_why_a_command_failed_is_kept(capfd):
-    assert gpu._run(["bench.peer", "--rounds=0"], None).startswith("exit status 2: peer.py: error: argument --rounds")
+    fault = gpu._run(["json.tool", "--nonsense"], None)
+    assert fault.startswith("exit status 2: ") and fault.endswith("--nonsense")
     assert "usage" in capfd.readouterr().err
 
 
