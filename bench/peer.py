@@ -6,7 +6,8 @@
 
 Parts are told in bench/peer_parts.py; `sample` and `authors` need models of full size, as `python -m bench.full_size`
 makes them. PyTorch has its best settings: channels last, scaled dot product attention, and these forms: `eager`;
-`compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides. A round times each once; a ratio
+`compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides, on a CPU `frozen`, whose weights
+are packed when it is compiled. A round times each once; a ratio
 is ours / PyTorch's, seconds a sample in each round, of which median and range are told. A form that fails is left out,
 and the reason told. In float32 both must agree, or the comparison is void. Peak memory is that of a process for each
 side that does nothing else; on Linux, what it took to load and compile is left out.
@@ -39,6 +40,8 @@ from its_jax.errors import UserError
 FORMS = {"eager": lambda f: f, "compiled": functools.partial(torch.compile, dynamic=False)}
 if DEVICE == "cuda":
     FORMS["graphs"] = functools.partial(torch.compile, dynamic=False, mode="reduce-overhead")
+else:
+    FORMS["frozen"] = functools.partial(torch.compile, dynamic=False, options={"freezing": True})
 DTYPES = ("float32", "bfloat16", "float16")
 AGREEMENT = 1e-3  # of both sides' results in float32: the norm of the difference, of the norm
 

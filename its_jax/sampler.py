@@ -206,6 +206,10 @@ class Sampler:
         for name, model in self.models.items():
             if any(not job_settings.steps(job, name) for job in jobs):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
+            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in jobs):
+                logging.warning(
+                    "%s is guided at none of the steps, by guidance_start_step and guidance_stop_step", name
+                )
             prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(job_settings.prompts(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
@@ -441,11 +445,15 @@ class Sampler:
         free = self._free()
         self._compile_for(devices)
         fitting = max(1, int(free / self._needed()))
-        wanted = min(wanted, 2 ** int(np.log2(fitting)) * devices)
-        if wanted > devices:
-            self._compile_for(wanted)
-            while self._needed() > free and self.batch_size > devices:  # it may grow faster than the batch
-                self._compile_for(self._half())
+        size = min(wanted, 2 ** int(np.log2(fitting)) * devices)
+        while size > self.batch_size:
+            self._compile_for(size)
+            if self.batch_size < size:  # the compiler refused
+                break
+            if 2 * self._needed() <= free:  # not all of it grows with the batch
+                size = min(wanted, 2 * size)
+        while self._needed() > free and self.batch_size > devices:  # it may grow faster, too
+            self._compile_for(self._half())
 
     def _fitting_on_cpu(self):
         memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
