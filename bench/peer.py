@@ -7,10 +7,10 @@
 Parts are told in bench/peer_parts.py; `sample` and `authors` need models of full size, as `python -m bench.full_size`
 makes them. PyTorch has its best settings: channels last, scaled dot product attention, and these forms: `eager`;
 `compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides, on a CPU `frozen`, whose weights
-are packed when it is compiled. A round times each once; a ratio
-is ours / PyTorch's, seconds a sample in each round, of which median and range are told. A form that fails is left out,
-and the reason told. In float32 both must agree, or the comparison is void. Peak memory is that of a process for each
-side that does nothing else; on Linux, what it took to load and compile is left out.
+are packed when it is compiled. A round times each once; a ratio is ours / PyTorch's, seconds a sample in each round, of
+which median and range are told. A form that fails is left out, and the reason told. In float32 both must agree, or the
+comparison is void. Peak memory is that of a process for each side that does nothing else; on Linux, what it took to
+load and compile is left out.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 
+from its_jax import machine
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
