@@ -426,9 +426,12 @@ class Sampler:
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):
-                state = self._denoise(self._unets, terms, rows, chosen, state, marks[i], marks[i + 1], known)
-                jax.block_until_ready(state)
-                on_steps(bounds[i + 1] - bounds[i])
+                ahead = self._denoise(self._unets, terms, rows, chosen, state, marks[i], marks[i + 1], known)
+                jax.block_until_ready(state)  # of the call before: the device has its next work already
+                on_steps(bounds[i] - bounds[i - 1] if i else 0)
+                state = ahead
+            jax.block_until_ready(state)
+            on_steps(bounds[-1] - bounds[-2])
             return (state.x if known is None else self._settle(state.x, known)), state.failed_at
 
     def _choose(self, pending, asked):
