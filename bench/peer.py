@@ -6,14 +6,16 @@
 
 Parts are told in bench/peer_parts.py; `sample` and `authors` need models of full size, as `python -m bench.full_size`
 makes them. PyTorch has its best settings: channels last, scaled dot product attention, and these forms: `eager`;
-`compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides. A round times each once; a ratio
-is ours / PyTorch's, seconds a sample in each round, of which median and range are told. A form that fails is left out,
-and the reason told. Both must agree, see `AGREEMENT`, or the comparison is void. Peak memory is that of a process for
-each side that does nothing else; on Linux, what it took to load and compile is left out.
+`compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides, on a CPU `frozen`, whose weights
+are packed when it is compiled. A round times each once; a ratio is ours / PyTorch's, seconds a sample in each round, of
+which median and range are told. A form that fails is left out, and the reason told. Both must agree, see `AGREEMENT`,
+or the comparison is void. Peak memory is that of a process for ours and for PyTorch's best that does nothing else; on
+Linux, what it took to load and compile is left out.
 """
 
 import argparse
 import functools
+import gc
 import json
 import math
 import os
@@ -41,6 +43,8 @@ from its_jax.errors import UserError
 FORMS = {"eager": lambda f: f, "compiled": functools.partial(torch.compile, dynamic=False)}
 if DEVICE == "cuda":
     FORMS["graphs"] = functools.partial(torch.compile, dynamic=False, mode="reduce-overhead")
+else:
+    FORMS["frozen"] = functools.partial(torch.compile, dynamic=False, options={"freezing": True})
 DTYPES = ("float32", "bfloat16", "float16")
 # How far apart the sides' results may be: the norm of the difference, of the norm.
 AGREEMENT = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
@@ -85,7 +89,10 @@ def run(args: argparse.Namespace) -> None:
         work = WORK[part][0](b, args)
         forms = [form for form in args.forms if form in (work.forms or args.forms)] or list(work.forms)
         result = contest(work, args.rounds, forms)
-        result["peak_memory_mb"] = {side: measured_apart(part, b, side) for side in ("ours", *forms)}
+        torch.compiler.reset()  # lets go of the models, so that there is room for those of the next processes
+        gc.collect()
+        sides = "ours", result["best_of_pytorch"]
+        result["peak_memory_mb"] = {side: measured_apart(part, b, side) for side in sides}
         results[f"{part}, batch {b}"] = result
         print(f"{part}, batch {b}: {json.dumps(result)}", flush=True)
         if args.out:  # after each: a long run may be cut off

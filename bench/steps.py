@@ -4,8 +4,8 @@
 
 Every variant makes the same pairs of subject and sound from the same seeds, at the settings of configs/default.py but
 for what its name says. `both` is the share in which picture and sound are right, with the 95 % interval of Wilson;
-`lost` and `won` count samples against DDIM at 100 steps, with the probability that chance alone makes as uneven a split
-(McNemar's exact test). `error` is the mean squared error with which the models denoise the finished sample, see
+`lost` and `won` count samples against DDIM at 100 steps, and `more` is what the share has more than there, with its
+95 % interval for pairs. `error` is the mean squared error with which the models denoise the finished sample, see
 `its_jax.tiny.scores`. `gflop` is the arithmetic of denoising one sample. Goes on where it was broken off.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 from scipy import stats
 
 from bench.about import about
+from convert.cache import cache_folder
 from its_jax.jobs import expand
 from its_jax.measure import arithmetic
 from its_jax.media import write_json
@@ -47,9 +48,9 @@ def guided(num_steps, start, stop):
 
 VARIANTS = {f"ddim {n}": steps("ddim", n) for n in (100, 50, 25, 15)}
 VARIANTS |= {f"dpmpp_2m {n}": steps("dpmpp_2m", n) for n in (25, 20, 15, 12, 10, 8)}
-VARIANTS |= {f"dpmpp_2m 20, cache_interval {n}": steps("dpmpp_2m", 20, cache_interval=n) for n in (2, 3, 5)}
+VARIANTS |= {f"dpmpp_2m 20 cache_interval {n}": steps("dpmpp_2m", 20, cache_interval=n) for n in (2, 3, 5)}
 VARIANTS |= {
-    f"dpmpp_2m 20, guidance {a:.0%} to {b:.0%}": steps("dpmpp_2m", 20, **guided(20, a, b))
+    f"dpmpp_2m 20 guidance {a:.0%} to {b:.0%}": steps("dpmpp_2m", 20, **guided(20, a, b))
     for a, b in ((0, 0.8), (0, 0.6), (0.2, 1), (0.2, 0.8))
 }
 
@@ -58,13 +59,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="JSON file for the table")
-    parser.add_argument("--variants", default=",".join(VARIANTS).replace(", ", "; "), help="with commas between")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     args = parser.parse_args()
-    names = [name.replace("; ", ", ") for name in args.variants.split(",")]
-    results = {name: result(settings_of(VARIANTS[name]), args.workdir) for name in names}
-    rows = {name: row(result, results.get(REFERENCE, result)) for name, result in results.items()}
-    for name, of_variant in rows.items():
-        print(f"{name:40} {json.dumps(of_variant)}")
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    reference, rows = result(settings_of(VARIANTS[REFERENCE]), args.workdir), {}
+    for name in args.variants:
+        found = reference if name == REFERENCE else result(settings_of(VARIANTS[name]), args.workdir)
+        rows[name] = row(found, reference)
+        print(f"{name:40} {json.dumps(rows[name])}", flush=True)
     if args.out:
         write_json(args.out, {**about(), "samples": len(PAIRS), "variants": rows})
 
@@ -103,21 +106,22 @@ def judge():
 
 def row(result, reference):
     both, before = (of["picture"] & of["sound"] for of in (result, reference))
-    lost, won = int((before & ~both).sum()), int((both & ~before).sum())
     interval = stats.binomtest(int(both.sum()), len(both)).proportion_ci(method="wilson")
+    more = both.astype(int) - before
+    reach = 1.96 * more.std() / len(more) ** 0.5
     return {
         "both": round(float(both.mean()), 3),
         "interval": [round(float(end), 3) for end in interval],
         "picture": round(float(result["picture"].mean()), 3),
         "sound": round(float(result["sound"].mean()), 3),
-        "lost": lost,
-        "won": won,
-        "chance": round(float(stats.binomtest(lost, lost + won).pvalue), 3) if lost + won else 1.0,
+        "lost": int((more < 0).sum()),
+        "won": int((more > 0).sum()),
+        "more": round(float(more.mean()), 3),
+        "more_interval": [round(float(more.mean() + sign * reach), 3) for sign in (-1, 1)],
         "error": round(float(result["error"].mean()), 4),
         "gflop": round(result["gflop"]),
     }
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "its_jax" / "programs"))
     main()

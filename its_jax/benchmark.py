@@ -34,8 +34,8 @@ def main():
     from its_jax import measure, media  # slow, as JAX is: what is wrong with flags and settings is said before
 
     jax.config.update("jax_enable_compilation_cache", False)
-    devices = jax.local_device_count()
-    batches = sorted({-(-b // devices) * devices for b in batches})
+    at_once = jax.local_device_count() // settings["devices_per_sample"]
+    batches = sorted({-(-b // at_once) * at_once for b in batches})  # as Sampler rounds them
     figures = measure.about(todo[0])
     print(f"{figures['machine']}, {todo[0]['dtype']}")
     for of_batch in measure.sweep(settings, batches, _REPEATS.value):

@@ -36,6 +36,9 @@ _RUN = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video
 # What a record tells of the run, and what older ones leave out.
 _MADE = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
 _MADE_BEFORE = {"devices_per_sample": 1}
+# Settings that older records leave out.
+_JOB_BEFORE = {"cache_interval": 1}
+_TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1}
 _GROUPS = ("run", "models", "versions", "seconds")  # of a record, beside the terms
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
@@ -320,7 +323,10 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
         for name in ("run", "models", "versions"):
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
-        (job,) = expand({name: value for name, value in record.items() if name not in _GROUPS}, 1)
+        settings = {name: value for name, value in record.items() if name not in _GROUPS}
+        groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+        settings = _JOB_BEFORE | settings | {term: _TERM_BEFORE | group for term, group in groups.items()}
+        (job,) = expand(settings, 1)
         made = _typed(_MADE_BEFORE | record["run"], _MADE, "run.")
     except _Gone as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error

@@ -201,7 +201,11 @@ def _restored(model, part, module, sharding):
         with _reading_checkpoint(path.parent):
             _read_ahead(path)
             reading = {name: ts.cast(array, wanted[name].dtype.name).read() for name, array in pieces[path].items()}
-            arrays = {name: jax.device_put(reading.pop(name).result(), first) for name in pieces[path]}
+        arrays = {}
+        for name in pieces[path]:
+            with _reading_checkpoint(path.parent):
+                array = reading.pop(name).result()
+            arrays[name] = jax.device_put(array, first)
         placed = jax.block_until_ready(jax.device_put(arrays, sharding))
         _release_memory()
         return placed
@@ -254,6 +258,8 @@ def _reading_checkpoint(path):
     """What TensorStore makes of damaged files, errors of many classes, becomes a `UserError`."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged; delete {path.parents[1]} and convert again ({reason})") from error

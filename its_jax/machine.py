@@ -1,8 +1,11 @@
 """What a machine gives, and what a process took of it: the measures that timings are held against."""
 
 import ctypes
+import datetime
 import gc
+import os
 import pathlib
+import platform
 import resource
 import sys
 import time
@@ -12,6 +15,22 @@ import jax.numpy as jnp
 
 # Rows of the matrices whose product shows what the machine gives: on an accelerator, and on a CPU.
 PRODUCT = 8192, 2048
+
+
+def here_and_now() -> str:
+    """Where and when something is measured: devices or cores of the processor, date and version of JAX."""
+    devices = jax.devices()
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    if devices[0].platform == "cpu":
+        kind = f"{os.cpu_count()} cores of {_processor()}"
+    return f"{kind}, {datetime.date.today()}, jax {jax.__version__}"
+
+
+def _processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def matrix_rate(dtype, repeats: int = 5) -> float:
@@ -47,5 +66,8 @@ def forget_peak() -> None:
 
 def process_peak() -> int:
     """Bytes: the most memory that this process had so far."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # getrusage's figure is never below that of the process that started this one
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, Linux in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, others in KiB

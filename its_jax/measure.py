@@ -8,11 +8,10 @@ import statistics
 import jax
 import jax.numpy as jnp
 
-from its_jax import jobs, stages
+from its_jax import jobs, machine, stages
+from its_jax.errors import UserError
 from its_jax.flops import flops
-from its_jax.machine import matrix_rate, peak_memory
-from its_jax.sampler import Sampler
-from its_jax.tiny.export import machine
+from its_jax.sampler import OUT_OF_MEMORY, Sampler
 from its_jax.weights import abstract
 
 STAGES = ("encode", "denoise", "decode", "vocode")
@@ -22,7 +21,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 def about(job):
     """What was measured, and on what; `batches` is still empty."""
     return {
-        "machine": machine(),
+        "machine": machine.here_and_now(),
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "settings": job,
@@ -41,8 +40,9 @@ def sweep(settings, batches, repeats=3):
     for b in batches or [settings["batch_size"]]:
         try:
             yield of_batch(settings | {"batch_size": b}, repeats)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+        except (jax.errors.JaxRuntimeError, UserError) as error:
+            # Sampler has made a user's error of what the compiler refuses.
+            if OUT_OF_MEMORY not in f"{error} {error.__cause__}":
                 raise
             yield {"batch_size": b, "fault": "more than the memory holds"}
             return
@@ -60,16 +60,18 @@ def of_batch(settings, repeats=3):
     job, b = todo[0], sampler.batch_size
     sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
     runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
-    peak, work = peak_memory(), arithmetic(sampler, job)
+    peak, work = machine.peak_memory(), arithmetic(sampler, job)
     spent = {name: round(sampler.seconds[name], 2) for name in ("load", "compile")}
     temporaries = {name: program.memory_analysis().temp_size_in_bytes for name, program in sampler.programs.items()}
     del sampler  # so that the matrices take no more memory than the models did
-    limit = matrix_rate(job["dtype"])
+    limit = machine.matrix_rate(job["dtype"])
     seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
     seconds["all"] = [sum(of_run) for of_run in zip(*seconds.values(), strict=True)]
     work["all"] = sum(work.values())
     return {
         "batch_size": b,
+        "devices": jax.local_device_count(),
+        "devices_per_sample": devices,
         "load_seconds": spent["load"],
         "compile_seconds": spent["compile"],
         "matrix_product_gflops": round(limit / 1e9, 1),

@@ -206,6 +206,10 @@ class Sampler:
         for name, model in self.models.items():
             if any(not job_settings.steps(job, name) for job in jobs):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
+            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in jobs):
+                logging.warning(
+                    "%s is guided at none of the steps, by guidance_start_step and guidance_stop_step", name
+                )
             prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(job_settings.prompts(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
@@ -422,9 +426,12 @@ class Sampler:
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):
-                state = self._denoise(self._unets, terms, rows, chosen, state, marks[i], marks[i + 1], known)
-                jax.block_until_ready(state)
-                on_steps(bounds[i + 1] - bounds[i])
+                ahead = self._denoise(self._unets, terms, rows, chosen, state, marks[i], marks[i + 1], known)
+                jax.block_until_ready(state)  # of the call before: the device has its next work already
+                on_steps(bounds[i] - bounds[i - 1] if i else 0)
+                state = ahead
+            jax.block_until_ready(state)
+            on_steps(bounds[-1] - bounds[-2])
             return (state.x if known is None else self._settle(state.x, known)), state.failed_at
 
     def _choose(self, pending, asked):
@@ -441,11 +448,15 @@ class Sampler:
         free = self._free()
         self._compile_for(devices)
         fitting = max(1, int(free / self._needed()))
-        wanted = min(wanted, 2 ** int(np.log2(fitting)) * devices)
-        if wanted > devices:
-            self._compile_for(wanted)
-            while self._needed() > free and self.batch_size > devices:  # it may grow faster than the batch
-                self._compile_for(self._half())
+        size = min(wanted, 2 ** int(np.log2(fitting)) * devices)
+        while size > self.batch_size:
+            self._compile_for(size)
+            if self.batch_size < size:  # the compiler refused
+                break
+            if 2 * self._needed() <= free:  # not all of it grows with the batch
+                size = min(wanted, 2 * size)
+        while self._needed() > free and self.batch_size > devices:  # it may grow faster, too
+            self._compile_for(self._half())
 
     def _fitting_on_cpu(self):
         memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

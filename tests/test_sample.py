@@ -615,6 +615,9 @@ def program(arguments=0, temporaries=0, outputs=0):
         (dict(pending=64, free=1600, of_batch=lambda n: 90 * n), [1, 16]),
         (dict(pending=64, free=1599, of_batch=lambda n: 90 * n), [1, 8]),
         (dict(pending=64, free=1600, of_batch=lambda n: 90 * n, devices=4), [4, 64]),
+        # A part that does not grow shows in the first, so that more of the others fit.
+        (dict(pending=64, free=1599, of_batch=lambda n: max(500, 90 * n)), [1, 2, 4, 8]),
+        (dict(pending=3, free=1600, of_batch=lambda n: max(500, 90 * n)), [1, 2, 3]),
         (dict(pending=3, free=1600, of_batch=lambda n: 90 * n), [1, 3]),
         (dict(pending=5, free=1600, of_batch=lambda n: 90 * n, devices=4), [4, 8]),
         (dict(pending=1, free=1600, of_batch=lambda n: 90 * n), [1]),

@@ -5,11 +5,11 @@ import logging
 
 import numpy as np
 
+from its_jax import machine
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pairs, pictures, scores, sounds
-from its_jax.tiny.export import machine
 
 _RUN_SETTINGS = ("seed", "num_samples", "batch_size", "devices_per_sample", "video")
 _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
@@ -30,7 +30,7 @@ def run(settings, workdir, *, seeds, singles, batch):
     for name, blend in (("pixel_average", lambda a, b: (a + b) / 2), ("pixel_maximum", np.maximum)):
         results[name] = scores.judged(sampler, judge, pairs.blended(sampler, alone, wanted[::seeds], singles, blend))
     report = {name: scores.figures(result) for name, result in results.items()}
-    report["machine"] = machine()
+    report["machine"] = machine.here_and_now()
     report["models"] = {term: getattr(sampler, term).identity for term in TERMS}
     report["settings"] = {key: value for key, value in settings.items() if key not in _RUN_SETTINGS}
     report["counts"] = {name: len(result["subject"]) for name, result in results.items()}

@@ -1,15 +1,11 @@
 """The trained stages -> model folders in diffusers' layout, `image` and `audio`, and the judges; all float16."""
 
-import datetime
 import json
-import os
-import platform
-from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from its_jax import machine
 from its_jax.fields import read_json
 from its_jax.media import write_json
 from its_jax.tiny import modules, recipe
@@ -38,24 +34,7 @@ def export(workdir):
         judge = modules.trained(modules.judge(), workdir / name)
         _save(workdir / "export" / "judges" / f"{name.removeprefix('judge_')}.safetensors", judge)
     stages = {name: read_json(workdir / f"{name}.json") for name in ("vae", *recipe.KINDS, "vocoder", *judges)}
-    write_json(workdir / "export" / "training.json", {"machine": machine(), "stages": stages})
-
-
-def machine():
-    """Where and when something was measured: processor, cores, date and version of JAX."""
-    devices = jax.devices()
-    kind = f"{len(devices)} x {devices[0].device_kind}"
-    if jax.default_backend() == "cpu":
-        kind = f"{os.cpu_count()} cores of {_processor()}"
-    return f"{kind}, {datetime.date.today()}, jax {jax.__version__}"
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    write_json(workdir / "export" / "training.json", {"machine": machine.here_and_now(), "stages": stages})
 
 
 def _write(folder, name, module, fields):
