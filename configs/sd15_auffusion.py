@@ -36,8 +36,9 @@ EXAMPLES = {
 }
 
 
-# What the judges of the embedded models cannot tell from 100 steps of DDIM, at a tenth of the work (README, Speed).
-FAST = {"solver": "dpmpp_2m", "num_steps": 20, "image.start_step": 2}
+# A quarter of the work: with the embedded models, the judges find 86 % of such samples right in both, and 90 % of those of
+# 100 steps of DDIM (README, Speed).
+FAST = {"solver": "dpmpp_2m", "num_steps": 25, "image.start_step": 2}
 
 
 def get_config(example="bell"):
