@@ -36,8 +36,8 @@ EXAMPLES = {
 }
 
 
-# A quarter of the work: of the embedded models' samples judges find 86 % right in picture and sound, where they find 90 %
-# after 100 steps of DDIM (README, Speed).
+# A quarter of the work: judges find 86 % of the embedded models' samples right in picture and sound, and 90 % of those
+# that 100 steps of DDIM make (README, Speed).
 FAST = {"solver": "dpmpp_2m", "num_steps": 25, "image.start_step": 2}
 
 
