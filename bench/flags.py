@@ -2,10 +2,10 @@
 
 import argparse
 import contextlib
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from its_jax import cli
 from its_jax.errors import UserError
 
 
@@ -58,13 +58,5 @@ def make_folder(flag: str, folder: Path, *, new: bool = False) -> None:
 
 def check_out(out: Path | None) -> None:
     """Makes the folder of `--out`. `UserError`: no file can be written there."""
-    if out is None:
-        return
-    if out.is_dir():
-        raise UserError(f"--out={out}: is a folder; give the name of a file")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.absolute().parent):
-            pass
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror})") from error
+    if out is not None:
+        cli.check_out(out)

@@ -22,19 +22,13 @@ import torch
 import transformers
 
 from bench import flags
+from bench.published import PARTS, SCHEDULER, config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax import fields, media
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "its_jax" / "tiny" / "weights" / "image" / "tokenizer"
-# Part -> name of its config among those that tests have.
-PARTS = {
-    "image": {"text_encoder": "sd15.text_encoder", "unet": "sd15.unet", "vae": "sd15.vae"},
-    "audio": {"text_encoder": "sd15.text_encoder", "unet": "auffusion.unet", "vae": "sd15.vae"}
-    | {"vocoder": "auffusion.vocoder"},
-}
-SCHEDULER = "sd15.scheduler"
 
 
 def main():
@@ -60,11 +54,6 @@ def write(folder: Path, change: Mapping[str, Mapping[str, Any]] | None = None) -
         (folder / kind / "scheduler").mkdir(exist_ok=True)
         (folder / kind / "scheduler" / "scheduler_config.json").write_text(json.dumps(config(SCHEDULER)))
         _write_tokenizer(folder / kind / "tokenizer", config("sd15.text_encoder")["max_position_embeddings"])
-
-
-def config(name: str) -> dict[str, Any]:
-    """A published config."""
-    return json.loads((ROOT / "tests" / "data" / "configs" / f"{name}.json").read_text())
 
 
 def _write_part(folder, part, raw, seed):

@@ -24,13 +24,13 @@ import transformers
 
 from bench import torch_reference
 from bench.about import about
+from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax import denoise, parts, stages
 from its_jax.weights import load_state_dict
 
 BOUND = 1e-4
-CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "configs"
 HEIGHT, WIDTH = 256, 1024
 STEPS, GUIDANCE, AUDIO_WEIGHT, SEED = 3, 10.0, 0.5, 1234
 # CLIP's token ids of the negative and positive prompts "", "a castle with bell towers, grayscale, lithograph style",
@@ -170,10 +170,6 @@ def compared(theirs, ours) -> dict[str, float]:
     theirs, ours = np.asarray(theirs), np.asarray(ours)
     assert theirs.shape == ours.shape, (theirs.shape, ours.shape)
     return {"relative_error": float(np.abs(ours - theirs).max() / np.abs(theirs).max()), "std": float(theirs.std())}
-
-
-def config(name: str) -> dict[str, Any]:
-    return json.loads((CONFIGS / f"{name}.json").read_text())
 
 
 def channels_first(array):

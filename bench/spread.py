@@ -24,13 +24,12 @@ from jax.sharding import PartitionSpec as P
 
 from bench import flags, topology
 from bench.about import about
+from bench.published import PARTS, config
 from its_jax import denoise, media, spread
-from its_jax.fields import read_json
+from its_jax.layout import Alone
 from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
 from its_jax.weights import abstract
 
-ROOT = Path(__file__).parents[1]
-NAMES = ("sd15", "auffusion")
 DTYPE, LATENT, TOKENS, TRAINING_STEPS = jnp.bfloat16, (32, 128, 4), 77, 1000
 COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
@@ -82,7 +81,7 @@ def outline(mesh):
     def shape(*shape, dtype=jnp.float32, sharding=split):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    configs = [UNetConfig.from_dict(read_json(ROOT / f"tests/data/configs/{name}.unet.json")) for name in NAMES]
+    configs = [UNetConfig.from_dict(config(parts["unet"])) for parts in PARTS.values()]
     unets = [abstract(UNet2DConditionModel, config, dtype=DTYPE, param_dtype=DTYPE) for config in configs]
     times = jnp.arange(TRAINING_STEPS)
     models = [jax.eval_shape(lambda unet: Prepared(unet, unet.project_time(times)), unet) for unet in unets]
@@ -105,9 +104,7 @@ def outline(mesh):
 def program(mesh, *args):
     if "term" in mesh.axis_names:
         return spread.lower(mesh, *args).compile()
-    specs = P(), P("data"), P(), P(), P("data"), P(), P(), P()
-    run = jax.shard_map(denoise.denoise, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
-    return jax.jit(run).lower(*args).compile()
+    return Alone(mesh).lower(*args).compile()
 
 
 if __name__ == "__main__":

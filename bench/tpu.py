@@ -22,6 +22,7 @@ import numpy as np
 
 from bench import flags, topology
 from bench.about import about
+from bench.published import CONFIGS, PARTS, SCHEDULER, config
 from configs import sd15_auffusion
 from its_jax import denoise, fields, jobs, load, media, parts, sampler, stages
 from its_jax.flops import flops
@@ -29,13 +30,6 @@ from its_jax.layout import Alone
 from its_jax.models import forms
 from its_jax.models.layers import attend
 
-CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "configs"
-# Where auffusion's files are those of Stable Diffusion 1.5, there is one file for both.
-FILES = {
-    term: {"text_encoder": "sd15.text_encoder", "unet": unet, "vae": "sd15.vae"}
-    for term, unet in (("image", "sd15.unet"), ("audio", "auffusion.unet"))
-}
-FILES["audio"]["vocoder"] = "auffusion.vocoder"
 TOKENS = 77
 CHIPS = {1: ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}), 4: ("v5e:2x2", {})}
 HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
@@ -90,16 +84,16 @@ class Outlined(sampler.Sampler):
         return Alone(jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types))
 
     def _load(self, job):
-        models = {term: self._outlined(term) for term in FILES}
+        models = {term: self._outlined(term) for term in PARTS}
         return models, stages.mel_config(models["audio"].vocoder.config, job["height"])
 
     def _outlined(self, term):
         modules = {}
-        for part, file in FILES[term].items():
-            modules[part] = self._put(parts.abstract_module(part, read(file), self._dtype, name=file))
+        for part, file in PARTS[term].items():
+            modules[part] = self._put(parts.abstract_module(part, config(file), self._dtype, name=file))
             forms.fit(modules[part], self._device)
         tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
-        schedule = denoise.Schedule.from_dict(read("sd15.scheduler"))
+        schedule = denoise.Schedule.from_dict(config(SCHEDULER))
         about = dict(folder=CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule)
         return load.Model(source=term, **about, **modules)
 
@@ -118,10 +112,6 @@ class Outlined(sampler.Sampler):
 def described(chips):
     name, more = CHIPS[chips]
     return topology.described(name, **more)
-
-
-def read(file):
-    return json.loads((CONFIGS / f"{file}.json").read_text())
 
 
 def figures(of: Outlined) -> dict:
@@ -197,7 +187,7 @@ def work(of, b, program):
     counted = {"all": 0, "outside_kernels": 0}
     h, w, c = of.latent_shape(of._job)
     for term in of.models:
-        plain = parts.abstract_module("unet", read(FILES[term]["unet"]), of._dtype, name=term)
+        plain = parts.abstract_module("unet", config(PARTS[term]["unet"]), of._dtype, name=term)
         time = jax.eval_shape(lambda unet, t: unet.project_time(t), plain, jax.ShapeDtypeStruct((1,), jnp.int32))
         text = jax.ShapeDtypeStruct((2 * b, TOKENS, plain.config.cross_attention_dim), of._dtype)
         text = jax.eval_shape(lambda unet, text: unet.project_text(text), plain, text)

@@ -53,11 +53,9 @@ def main():
     parser.add_argument("--steps", type=flags.at_least(1), default=10)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     args = parser.parse_args()
-    try:
+    with flags.told(parser):
+        flags.check_out(args.out)
         figures = profile(args)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
-    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     device = jax.local_devices()[0].device_kind
     media.write_json(args.out, {**about(), "device": device, "dtype": args.dtype, "batch": args.batch, **figures})
     for name, share in figures["shares"].items():

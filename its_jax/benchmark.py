@@ -6,7 +6,6 @@ anew, up to where memory ends. Compile time is without the cache of compiled pro
 full size with random weights.
 """
 
-import tempfile
 from pathlib import Path
 
 from absl import flags
@@ -28,7 +27,7 @@ def main():
     todo, _ = jobs.read(settings)
     out = Path(_OUT.value).absolute() if _OUT.value else None
     if out:
-        _check_writable(out)
+        cli.check_out(out)
     import jax
 
     from its_jax import measure, media  # slow, as JAX is: what is wrong with flags and settings is said before
@@ -56,18 +55,6 @@ def _sizes(texts):
     if not all(text.isdecimal() and int(text) for text in texts):
         raise UserError(f"--batches={','.join(texts)}: must be numbers of 1 or more with commas between")
     return list(map(int, texts))
-
-
-def _check_writable(out):
-    """Before anything is measured for it."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror})") from error
-    if out.is_dir():
-        raise UserError(f"--out={out}: is a folder; give the name of a file")
 
 
 def _lines(figures):

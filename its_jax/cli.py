@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -19,6 +21,22 @@ _TOLD = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportErro
 def start(main):
     """Parses the flags and runs `main()`."""
     app.run(lambda argv: _guarded(main), flags_parser=_parse)
+
+
+def check_out(out: Path) -> None:
+    """Makes the folder of the file that --out names, before anything is measured for it.
+
+    Raises:
+      UserError: no file can be written there.
+    """
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.absolute().parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot be written ({error.strerror})") from error
+    if out.is_dir():
+        raise UserError(f"--out={out}: is a folder; give the name of a file")
 
 
 def _parse(argv):

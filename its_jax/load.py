@@ -2,13 +2,11 @@
 
 import concurrent.futures
 import contextlib
-import ctypes
 import dataclasses
 import importlib.resources
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ import tensorstore as ts
 from flax import nnx
 
 from convert import cache, conversion
-from its_jax import fields, weights
+from its_jax import fields, machine, weights
 from its_jax import parts as model_parts
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
@@ -207,7 +205,7 @@ def _restored(model, part, module, sharding):
                 array = reading.pop(name).result()
             arrays[name] = jax.device_put(array, first)
         placed = jax.block_until_ready(jax.device_put(arrays, sharding))
-        _release_memory()
+        machine.release_memory()
         return placed
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
@@ -244,13 +242,6 @@ def _read_ahead(path):
         if file.is_file():
             with open(file, "rb") as opened:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def _release_memory():
-    """glibc keeps what was freed, of which reading leaves as much as it read; other systems' libraries do not."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 @contextlib.contextmanager

@@ -22,11 +22,12 @@ def here_and_now() -> str:
     devices = jax.devices()
     kind = f"{len(devices)} x {devices[0].device_kind}"
     if devices[0].platform == "cpu":
-        kind = f"{os.cpu_count()} cores of {_processor()}"
+        kind = f"{os.cpu_count()} cores of {processor()}"
     return f"{kind}, {datetime.date.today()}, jax {jax.__version__}"
 
 
-def _processor():
+def processor() -> str:
+    """Its name, as the system tells it."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -57,11 +58,17 @@ def peak_memory() -> int:
 def forget_peak() -> None:
     """Lets the peak of this process begin anew, with what it holds now, where that can be done: on Linux."""
     gc.collect()
+    release_memory()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc: what was freed is given back
-        if trim is not None:
-            trim(0)
         pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def release_memory() -> None:
+    """Gives back what was freed: glibc keeps it, of which reading leaves as much as it read; other systems' libraries
+    do not."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def process_peak() -> int:
