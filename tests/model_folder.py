@@ -1,14 +1,19 @@
 """A small random model in diffusers' layout, as diffusers and transformers save it, and its modules."""
 
+import contextlib
 import json
 
 import diffusers
+import jax
+import pytest
 import safetensors.torch
 import torch
 import transformers
+from jax.sharding import AxisType
 
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
+from its_jax import load
 
 TEXT_WIDTH = 24
 VOCODER = dict(
@@ -16,6 +21,18 @@ VOCODER = dict(
     upsample_initial_channel=16, resblock_kernel_sizes=[3, 7], resblock_dilation_sizes=[[1, 3], [1, 3]],
     sampling_rate=16000, n_fft=256, win_size=128, fmin=0, fmax=None, learning_rate=2e-4,
 )  # fmt: skip
+
+
+@contextlib.contextmanager
+def one_quick_device(cache):
+    """One device, a cache folder, and programs compiled without effort; gives a patch that ends with it."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITS_JAX_CACHE", str(cache))
+        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield patch
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def small_unet(seed=0, **change):

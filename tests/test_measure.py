@@ -6,9 +6,8 @@ from pathlib import Path
 import jax
 import model_folder
 import pytest
-from jax.sharding import AxisType
 
-from its_jax import jobs, load, machine, measure, stages
+from its_jax import jobs, machine, measure, stages
 from its_jax.sampler import Sampler
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
@@ -17,14 +16,9 @@ CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
     """One device, programs compiled without effort, and products of small matrices."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
+    with model_folder.one_quick_device(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(machine, "PRODUCT", (64, 64))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

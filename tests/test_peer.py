@@ -12,7 +12,6 @@ import model_folder
 import numpy as np
 import pytest
 import torch
-from jax.sharding import AxisType
 
 from bench import full_size, peer, peer_parts, peer_sample
 from its_jax import load, parts
@@ -32,15 +31,12 @@ def get_config():
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
     """One device, programs compiled without effort; PyTorch on one thread, as others may keep the cores busy."""
-    before, threads = jax.config.values["jax_disable_most_optimizations"], torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
-        patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
-        jax.config.update("jax_disable_most_optimizations", True)
+    threads = torch.get_num_threads()
+    quick_device = model_folder.one_quick_device(tmp_path_factory.mktemp("cache"))
+    with quick_device, jax.default_matmul_precision("highest"):
         torch.set_num_threads(1)
         yield
     torch.set_num_threads(threads)
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
