@@ -16,15 +16,14 @@ import json
 import runpy
 from pathlib import Path
 
-import jax
 import numpy as np
 from scipy import stats
 
 from bench.about import about
-from convert.cache import cache_folder
 from its_jax.jobs import expand
 from its_jax.measure import arithmetic
 from its_jax.media import write_json
+from its_jax.production import keep_programs
 from its_jax.sampler import Sampler
 from its_jax.tiny import data, judges, pairs, scores
 
@@ -61,8 +60,7 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     args = parser.parse_args()
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    keep_programs()
     reference, rows = result(settings_of(VARIANTS[REFERENCE]), args.workdir), {}
     for name in args.variants:
         found = reference if name == REFERENCE else result(settings_of(VARIANTS[name]), args.workdir)

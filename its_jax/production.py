@@ -47,8 +47,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
         logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
     if not todo:
         return
-    if not jax.config.jax_compilation_cache_dir:  # a second run of the same shapes need not compile
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+    keep_programs()
     how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
     sampler = Sampler(todo[0], pending=len(todo), **how)
     sampler.warn(todo)
@@ -58,6 +57,14 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
     logging.info("%d samples in %s", len(todo) - len(faults), workdir)
     if faults:
         raise UserError(f"not written: {'; '.join(faults)}")
+
+
+def keep_programs():
+    """Compiled programs are kept in the cache folder, unless the user has JAX keep them elsewhere, so that a second run
+    of the same shapes need not compile."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a run has two dozen small ones
 
 
 def _files(job, video):

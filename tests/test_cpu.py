@@ -94,8 +94,10 @@ def test_large_values_in_float16_do_not_overflow():
 
 
 @pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("few", [0, 2**23], ids=["in chunks", "at once"])
 @pytest.mark.parametrize(("queries", "keys"), [(5, 7), (cpu.QUERY_CHUNK, 3), (2 * cpu.QUERY_CHUNK + 3, 9)])
-def test_attention_is_the_plain_one(queries, keys, dtype):
+def test_attention_is_the_plain_one(queries, keys, few, dtype, monkeypatch):
+    monkeypatch.setattr(cpu, "FEW_SCORES", few)
     q, k, v = (normal((2, n, 3, 8), seed) for seed, n in enumerate((queries, keys, keys)))
     expected = attend(q, k, v)
     found = jax.jit(cpu.attend)(*(jnp.asarray(a, dtype) for a in (q, k, v)))

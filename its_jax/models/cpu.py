@@ -6,7 +6,8 @@
     in place of 36 for 2 x 2 pixels, block after block of rows, so that what lies between stays in the cache.
     Few pixels, other strides: the patches that the kernel sees, times the kernel.
     Convolutions over time in bfloat16: one product for each place of the kernel.
-    Attention: head after head, and in chunks of queries; feed-forward layers: in chunks of tokens.
+    Attention: where scores are few at once, else head after head and in chunks of queries.
+    Feed-forward layers: in chunks of tokens.
     bfloat16: products with a float32 result, which is then rounded: that of a bfloat16 one is computed far slower.
     float16: products of float32 copies, for not all of XLA's CPU products take float16 into float32.
 """
@@ -27,8 +28,10 @@ BLOCK_TOKENS = 512
 BLOCK_FRAMES, TIME_CHANNELS = 1024, 128
 # Of queries whose scores are there at once.
 QUERY_CHUNK = 1024
+# Of all heads; with more of them heads go one after the other.
+FEW_SCORES = 2**23
 # In float32, layers of fewer features are as quick in XLA's own forms, and compiled in less time.
-WIDE = 256
+WIDE = 64
 # With fewer pixels than this a kernel that is not prepared is cheaper to multiply with than to transform.
 FEW_PIXELS = 2048
 
@@ -116,26 +119,41 @@ def _in_parts(function, x, most):
 
 
 def attend(q, k, v):
-    """`its_jax.models.layers.attend`: `[b, n, heads, d]`, `[b, m, heads, d]` twice -> `[b, n, heads, d]`.
-
-    The sum of a row of weights is its product with a column of ones beside v, one pass less over the scores.
-    """
+    """`its_jax.models.layers.attend`: `[b, n, heads, d]`, `[b, m, heads, d]` twice -> `[b, n, heads, d]`."""
     b, n, heads, d = q.shape
-    v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1)
+    q, k, v = (jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v))
+    form = _attend_at_once if b * heads * n * k.shape[1] <= FEW_SCORES else _attend_in_chunks
+    return jnp.moveaxis(form(q, k, v).reshape(b, heads, n, d), 1, 2)
+
+
+def _attend_at_once(q, k, v):
+    """`[heads, n, d]`, `[heads, m, d]` twice -> `[heads, n, d]`."""
+    dtype = q.dtype
+    if dtype == jnp.float16:
+        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
+    scores = jnp.einsum("bnd,bmd->bnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    out = jnp.einsum("bnm,bmd->bnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / weights.sum(axis=-1, keepdims=True)).astype(dtype)
+
+
+def _attend_in_chunks(q, k, v):
+    """The same, head by head: the sum of a row of weights is its product with a column of ones beside v, one pass less
+    over the scores."""
+    v = jnp.pad(v, ((0, 0), (0, 0), (0, 1)), constant_values=1)
 
     def of_head(qkv):
         q, k, v = qkv
 
         def of_queries(q):
-            scores = _product(q, k.T) * d**-0.5
+            scores = _product(q, k.T) * q.shape[-1] ** -0.5
             weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
             out = _product(weights, v)
             return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
 
         return _in_parts(of_queries, q, QUERY_CHUNK)
 
-    out = lax.map(of_head, tuple(jnp.moveaxis(a, 2, 1).reshape(b * heads, *a.shape[1::2]) for a in (q, k, v)))
-    return jnp.moveaxis(out.reshape(b, heads, n, d), 1, 2)
+    return lax.map(of_head, (q, k, v))
 
 
 def feed_forward(net, x):

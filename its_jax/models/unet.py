@@ -364,7 +364,7 @@ class UNet2DConditionModel(nnx.Module):
         return self._noise(outer.last(inner, skip, iter(time[-1:]), iter(text[len(text) - texts :])))
 
     def _noise(self, x):
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, nnx.silu))
 
 
 @jax.tree_util.register_dataclass

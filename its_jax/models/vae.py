@@ -145,7 +145,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(nnx.silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(self.conv_norm_out(self.mid_block(x), nnx.silu))
 
 
 class Decoder(nnx.Module):
@@ -174,7 +174,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x, nnx.silu))
 
 
 @jax.tree_util.register_dataclass
