@@ -6,7 +6,8 @@
     first     run of the embedded default with an empty cache folder: models are converted, programs compiled
     second    run with the cache folder that the first has left
     loading   a converted model of Stable Diffusion 1.5's size (random, see bench/memory.py), from files that are not
-              in memory, against reading the same files one after the other; both in bytes of the files
+              in memory, against reading the same files one after the other, in blocks that are forgotten (`disk`) and
+              into memory of their size (`kept`, which loading needs too); all in bytes of the files
 
 Each is a process of its own, and a round has each once; the figures are medians, least and most over the rounds. It
 takes 13 GB of disk in FOLDER, which is emptied at the end, and on 2 free cores 6 minutes. Of loading, imports are no
@@ -14,6 +15,7 @@ part; 70 % of the disk's rate is the bound.
 """
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -37,6 +39,20 @@ jax.devices(), transformers.CLIPTokenizer
 start = time.perf_counter()
 model = load.load(sys.argv[1], parts=("text_encoder", "unet", "vae"), dtype=sys.argv[2])
 jax.block_until_ready((model.text_encoder, model.unet, model.vae))
+print(time.perf_counter() - start)
+"""
+
+KEEP = """
+import sys, time
+import numpy as np
+start, kept = time.perf_counter(), []
+for path in sys.argv[1:]:
+    with open(path, "rb", buffering=0) as file:
+        kept.append(np.empty(file.seek(0, 2), np.uint8))
+        file.seek(0)
+        left = memoryview(kept[-1])
+        while len(left):
+            left = left[file.readinto(left):]
 print(time.perf_counter() - start)
 """
 
@@ -100,18 +116,21 @@ def loading(scratch, rounds):
     shutil.rmtree(scratch / "model")
     files = sorted(path for path in (scratch / "converted").rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
-    rates = {"disk": [], **{dtype: [] for dtype in DTYPES}}
+    reading = {"disk": lambda: read(files), "kept": lambda: process_seconds(KEEP, *files)}
+    reading |= {dtype: functools.partial(process_seconds, LOAD, scratch / "converted", dtype) for dtype in DTYPES}
+    rates = {name: [] for name in reading}
     for _ in range(rounds):
         for name in rates:
             forget(files)
-            seconds = read(files) if name == "disk" else load(scratch / "converted", name)
+            seconds = reading[name]()
             rates[name].append(size / seconds / 1e6)
             print(f"{name:8} {seconds:7.2f} s {rates[name][-1]:7.0f} MB/s", flush=True)
-    figures = {"files_mb": round(size / 1e6), "disk": {"mb_per_second": spread(rates["disk"])}}
+    figures = {"files_mb": round(size / 1e6)} | {name: {"mb_per_second": spread(rates[name])} for name in rates}
     for dtype in DTYPES:
-        shares = [rate / disk for rate, disk in zip(rates[dtype], rates["disk"], strict=True)]
-        holds = statistics.median(shares) >= BOUND
-        figures[dtype] = {"mb_per_second": spread(rates[dtype]), "of_disk": spread(shares), "holds": holds}
+        for of in ("disk", "kept"):
+            shares = [rate / best for rate, best in zip(rates[dtype], rates[of], strict=True)]
+            figures[dtype][f"of_{of}"] = spread(shares)
+        figures[dtype]["holds"] = figures[dtype]["of_disk"]["median"] >= BOUND
     return figures
 
 
@@ -138,8 +157,9 @@ def read(files):
     return time.perf_counter() - start
 
 
-def load(folder, dtype):
-    command = [sys.executable, "-c", LOAD, str(folder), dtype]
+def process_seconds(program, *arguments):
+    """What a Python program on the CPU prints, the seconds it took."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return float(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 

@@ -5,13 +5,16 @@ import contextlib
 import dataclasses
 import importlib.resources
 import json
+import math
 import os
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tensorstore as ts
 from flax import nnx
 
@@ -27,8 +30,10 @@ from its_jax.models.vocoder import Generator
 
 # Models that come with the package, by the name that configs give them.
 _EMBEDDED = ("tiny/image", "tiny/audio")
-# Checkpoints that are read at once: while the disk gives one, another is put in its place.
-_READERS = 2
+# Checkpoints that are read at once, and how many further ones the system is asked for: so the disk need not wait.
+_READERS, _AHEAD = 2, 8
+_ASKED = 2**20  # bytes; of one that asks for more at once Linux gives the beginning only
+_ALIGNMENT = 64  # bytes, at multiples of which JAX takes over an array of NumPy's on a CPU, in place of a copy
 _ARRAY = "/zarr.json"  # what describes an array, after its name
 
 
@@ -93,6 +98,8 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
     check_parts(source, parts)
     folder = cache.converted(_place(source))
     metadata = _checked_metadata(folder, source)
+    first = [path for part in parts for path in _checkpoints(folder / part)[:_AHEAD]]
+    threading.Thread(target=_read_ahead, args=first, daemon=True).start()  # while Python outlines the modules
     model = Model(
         source=source,
         folder=folder,
@@ -187,42 +194,55 @@ def _shared(model, part, module, sharding, share):
 
 def _restored(model, part, module, sharding):
     """Fills an abstract module from its checkpoints, a few at a time: little of it is ever held twice."""
-    pieces = _pieces(model.folder / part / conversion.WEIGHTS)
+    paths = _checkpoints(model.folder / part)
+    _read_ahead(*paths[:_AHEAD])
+    with _reading_checkpoint(model.folder / part / conversion.WEIGHTS):
+        pieces = [_stored(path) for path in paths]
     leaves = model_parts.parameters(module)
     wanted = {name: weights.array_of(leaf) for name, (_, leaf) in leaves.items()}
-    stored = {name: tuple(array.shape) for piece in pieces.values() for name, array in piece.items()}
+    stored = {name: tuple(array.shape) for piece in pieces for name, array in piece.items()}
     _check_shapes({name: tuple(array.shape) for name, array in wanted.items()}, stored, f"{model.source}: {part}")
     # A replicated array is put on one device, and copied from device to device.
     first = min(sharding.addressable_devices, key=lambda device: device.id)
 
-    def read(path):
-        with _reading_checkpoint(path.parent):
-            _read_ahead(path)
-            reading = {name: ts.cast(array, wanted[name].dtype.name).read() for name, array in pieces[path].items()}
-        arrays = {}
-        for name in pieces[path]:
-            with _reading_checkpoint(path.parent):
-                array = reading.pop(name).result()
-            arrays[name] = jax.device_put(array, first)
-        placed = jax.block_until_ready(jax.device_put(arrays, sharding))
-        machine.release_memory()
-        return placed
+    def read(number):
+        _read_ahead(*paths[number + _AHEAD : number + _AHEAD + 1])
+        arrays = {name: _empty(stored[name], wanted[name].dtype) for name in pieces[number]}
+        with _reading_checkpoint(paths[number].parent):
+            reading = [ts.array(arrays[name]).write(_as(array, arrays[name])) for name, array in pieces[number].items()]
+            for one in reading:
+                one.result()
+        placed = jax.device_put(jax.device_put(arrays, first), sharding)
+        return jax.block_until_ready(placed)
 
     with concurrent.futures.ThreadPoolExecutor(_READERS) as readers:
-        filled = {name: array for piece in readers.map(read, pieces) for name, array in piece.items()}
+        filled = {name: array for piece in readers.map(read, range(len(paths))) for name, array in piece.items()}
+    machine.release_memory()
     state = [(position, leaf.replace(filled[name])) for name, (position, leaf) in leaves.items()]
     return nnx.merge(nnx.graphdef(module), nnx.from_flat_state(state))
 
 
-def _pieces(folder):
-    """Checkpoint -> its arrays, not read yet, by name; of all checkpoints of a part."""
-    with _reading_checkpoint(folder):
-        return {path: _stored(path) for path in sorted(folder.iterdir())}
+def _as(array, like):
+    return array if array.dtype.numpy_dtype == like.dtype else ts.cast(array, like.dtype.name)
+
+
+def _empty(shape, dtype):
+    """An array of NumPy's, not filled yet, that JAX takes over on a CPU."""
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def _checkpoints(folder):
+    """Those of a part, in the order of their numbers."""
+    with _reading_checkpoint(folder / conversion.WEIGHTS):
+        return sorted((folder / conversion.WEIGHTS).iterdir())
 
 
 def _stored(path):
-    """The arrays of a checkpoint. Orbax's own reading copies each several times, at a fraction of a disk's rate; they
-    lie in a database of TensorStore's, whose files need only be mapped."""
+    """A checkpoint's arrays, not read yet, by name. Orbax's own reading copies each several times, at a fraction of
+    a disk's rate; they lie in a database of TensorStore's, whose files need only be mapped."""
     context = ts.Context({"file_io_mode": {"mode": "memmap"}})
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/state/"}}
     keys = ts.KvStore.open(database, context=context).result().list().result()
@@ -234,14 +254,14 @@ def _stored(path):
     return {name: array.result() for name, array in opening.items()}
 
 
-def _read_ahead(path):
-    """Asks the system for the files of a checkpoint: those that are mapped come a few pages at a time."""
+def _read_ahead(*paths):
+    """Asks the system for the files of checkpoints: those that are mapped come a few pages at a time."""
     if not hasattr(os, "posix_fadvise"):  # as on macOS
         return
-    for file in path.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as opened:
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    for file in (file for path in paths for file in path.rglob("*") if file.is_file()):
+        with contextlib.suppress(OSError), open(file, "rb") as opened:  # reading itself will tell
+            for start in range(0, file.stat().st_size, _ASKED):
+                os.posix_fadvise(opened.fileno(), start, _ASKED, os.POSIX_FADV_WILLNEED)
 
 
 @contextlib.contextmanager
