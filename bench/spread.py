@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import re
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,7 +30,6 @@ from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
 from its_jax.weights import abstract
 
 DTYPE, LATENT, TOKENS, TRAINING_STEPS = jnp.bfloat16, (32, 128, 4), 77, 1000
-COLLECTIVE = re.compile(r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
 
 def main():
@@ -69,7 +67,7 @@ def figures(compiled):
     return {
         "arguments_mb": round(memory.argument_size_in_bytes / 1e6),
         "temporaries_mb": round(memory.temp_size_in_bytes / 1e6),
-        "collectives": [match[1] for match in COLLECTIVE.finditer(compiled.as_text())],
+        "collectives": [match[1] for match in topology.collectives(compiled.as_text())],
     }
 
 

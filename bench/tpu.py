@@ -33,7 +33,6 @@ from its_jax.models.layers import attend
 TOKENS = 77
 CHIPS = {1: ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}), 4: ("v5e:2x2", {})}
 HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
-COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
 
 
 def main():
@@ -146,7 +145,7 @@ def figures_of(program):
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
-        "collectives": sorted(set(re.findall(COLLECTIVES, text))),
+        "collectives": sorted({match[1] for match in topology.collectives(text)}),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "dense_scores": sorted({buffer["shape"] for buffer in written if buffer["dense"]}),
         "padded_to_logical": round(padded / max(logical, 1), 3),

@@ -13,6 +13,7 @@ import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from bench.topology import collectives
 from its_jax import denoise as d
 from its_jax.errors import UserError
 from its_jax.views import VIEWS
@@ -459,22 +460,12 @@ def place(run, n):
     return models, terms, rows, active, state, first, last
 
 
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-permute",
-    "reduce-scatter",
-    "collective-broadcast",
-)
-
-
 def test_eight_devices_work_alone_and_agree_with_one():
     run = make_run(b=16, num_steps=25, starts=[np.arange(16) % 3, [0] * 16])
     one, eight = place(run, 1), place(run, 8)
     text = d.denoise.lower(*eight).compile().as_text()
     assert "num_partitions=8" in text
-    assert not [word for word in COLLECTIVES if word in text]
+    assert not collectives(text)
     with jax.transfer_guard("disallow"):
         result = d.denoise(*eight)
     assert result.x.sharding.is_equivalent_to(eight[4].x.sharding, 4)
