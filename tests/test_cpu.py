@@ -29,6 +29,7 @@ BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch):
     monkeypatch.setattr(cpu, "WIDE", 1)
+    monkeypatch.setattr(cpu, "BLOCK_CHANNELS", 1)  # so that few make several blocks
 
 
 def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
@@ -106,7 +107,7 @@ def test_attention_is_the_plain_one(queries, keys, few, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", BOUND)
-@pytest.mark.parametrize("tokens", [7, cpu.BLOCK_TOKENS, cpu.BLOCK_TOKENS // 2 + 9])
+@pytest.mark.parametrize("tokens", [7, cpu.BLOCK_ROWS, cpu.BLOCK_ROWS // 2 + 9])
 def test_feed_forward_is_the_plain_one(tokens, dtype):
     layer = FeedForward(8, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     x = normal((2, tokens, 8)).astype(dtype)

@@ -19,11 +19,9 @@ from jax import lax
 
 from its_jax.models.layers import Attention, FeedForward
 
-# Of 2 x 2 pixels, in a block of rows, more where channels are fewer: with less of them the products are slow, with more
-# what lies between leaves the cache.
-BLOCK_TILES, BLOCK_CHANNELS = 512, 512
-# Of a feed-forward layer, whose hidden features are there at once.
-BLOCK_TOKENS = 512
+# About so many rows of a product at once, more where channels are fewer: with less of them products are slow, with more
+# what lies between leaves the cache. Of tiles of 2 x 2 pixels, and of tokens of a feed-forward layer.
+BLOCK_ROWS, BLOCK_CHANNELS = 512, 512
 # Of a convolution over time; with fewer channels XLA's own form is as quick.
 BLOCK_FRAMES, TIME_CHANNELS = 1024, 128
 # Of queries whose scores are there at once.
@@ -110,6 +108,10 @@ def _product(a, kernel):
     return jnp.einsum("...m,mn->...n", a, kernel, preferred_element_type=jnp.float32)
 
 
+def _block_rows(channels):
+    return BLOCK_ROWS * max(1, BLOCK_CHANNELS // channels)
+
+
 def _in_parts(function, x, most):
     """`function` of `[n, m]`, of at most so many rows at once, in equal parts, so that little fills up the last."""
     n = len(x)
@@ -165,7 +167,7 @@ def feed_forward(net, x):
         hidden, gate = jnp.split(_product(x, w) + bias, 2, axis=-1)
         return out((hidden * nnx.gelu(gate, approximate=False)).astype(x.dtype))
 
-    return _in_parts(of_tokens, x.reshape(-1, x.shape[-1]), BLOCK_TOKENS).reshape(x.shape)
+    return _in_parts(of_tokens, x.reshape(-1, x.shape[-1]), _block_rows(x.shape[-1])).reshape(x.shape)
 
 
 def conv_general_dilated(x, kernel, strides, padding, **kw):
@@ -217,8 +219,8 @@ def _winograd(x, kernels):
     b, h, w, channels = x.shape
     dtype = x.dtype
     x = x.astype(jnp.float32) if dtype == jnp.float16 else x  # sums of four values may be beyond float16
-    tiles = BLOCK_TILES * max(1, BLOCK_CHANNELS // max(channels, kernels[0].shape[-1]))
-    blocks = -(-h * w * b // (4 * tiles))
+    tiles = _block_rows(max(channels, kernels[0].shape[-1]))
+    blocks = max(1, round(h * w * b / (4 * tiles)))
     rows = 2 * -(-h // (2 * blocks))
     blocks = -(-h // rows)
     x = jnp.pad(x, ((0, 0), (1, 1 + blocks * rows - h), (1, 1 + w % 2), (0, 0)))
