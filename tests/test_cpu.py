@@ -29,6 +29,7 @@ BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch):
     monkeypatch.setattr(cpu, "WIDE", 1)
+    monkeypatch.setattr(cpu, "WIDE_UNPREPARED", 1)
     monkeypatch.setattr(cpu, "BLOCK_CHANNELS", 1)  # so that few make several blocks
 
 
@@ -40,6 +41,14 @@ def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
         )
         cpu.fit(layers, prepare=True)
         assert isinstance(layers.narrow, cpu.PreparedConv) == prepared and isinstance(layers.wide, cpu.PreparedConv)
+
+
+def test_kernels_that_are_not_prepared_must_be_wider(monkeypatch):
+    monkeypatch.setattr(cpu, "WIDE_UNPREPARED", 9)
+    layers = nnx.Dict(narrow=conv3x3(8, 9, rngs=nnx.Rngs(0)), wide=conv3x3(9, 9, rngs=nnx.Rngs(0)))
+    cpu.fit(layers)
+    assert layers.wide.conv_general_dilated is cpu.conv_general_dilated
+    assert layers.narrow.conv_general_dilated is not cpu.conv_general_dilated
 
 
 @pytest.mark.parametrize("dtype", BOUND)

@@ -28,8 +28,9 @@ BLOCK_FRAMES, TIME_CHANNELS = 1024, 128
 QUERY_CHUNK = 1024
 # Of all heads; with more of them heads go one after the other.
 FEW_SCORES = 2**23
-# In float32, layers of fewer features are as quick in XLA's own forms, and compiled in less time.
-WIDE = 64
+# In float32, layers of fewer features are as quick in XLA's own forms, and compiled in less time; 3 x 3 convolutions
+# whose kernel is not prepared are so with fewer than the second.
+WIDE, WIDE_UNPREPARED = 64, 256
 # With fewer pixels than this a kernel that is not prepared is cheaper to multiply with than to transform.
 FEW_PIXELS = 2048
 
@@ -56,12 +57,14 @@ def fit(module: nnx.Module, *, prepare: bool = False) -> None:
             layer.conv_general_dilated = conv_over_time
         if prepare:
             for name, conv in list(vars(layer).items()):
-                if isinstance(conv, nnx.Conv) and _pays(conv) and _is_plain_3x3(conv):
+                if isinstance(conv, nnx.Conv) and _is_plain_3x3(conv) and _pays(conv, prepared=True):
                     setattr(layer, name, PreparedConv(conv))
 
 
-def _pays(layer):
-    return layer.dtype != jnp.float32 or min(layer.in_features, layer.out_features) >= WIDE
+def _pays(layer, *, prepared=False):
+    transforms = isinstance(layer, nnx.Conv) and layer.kernel_size == (3, 3) and not prepared
+    wide = WIDE_UNPREPARED if transforms else WIDE
+    return layer.dtype != jnp.float32 or min(layer.in_features, layer.out_features) >= wide
 
 
 def _pays_over_time(conv):

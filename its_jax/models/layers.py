@@ -36,10 +36,11 @@ class GroupNorm(nnx.GroupNorm):
             means = x.mean(axis=(1, 2)).reshape(len(x), self.num_groups, -1).mean(axis=-1)
             return jnp.repeat(means, self.group_size, axis=-1)[:, None, None]
 
-        centred = x.astype(jnp.float32)
-        centred = centred - of_groups(centred)
-        factor = jax.lax.rsqrt(of_groups(jnp.square(centred)) + self.epsilon) * self.scale[...].astype(jnp.float32)
-        return activation(centred * factor + self.bias[...].astype(jnp.float32)).astype(self.dtype)
+        x = x.astype(jnp.float32)
+        mean = of_groups(x)
+        factor = jax.lax.rsqrt(of_groups(jnp.square(x - mean)) + self.epsilon) * self.scale[...].astype(jnp.float32)
+        shift = self.bias[...].astype(jnp.float32) - mean * factor  # with x - mean here, XLA would keep it in memory
+        return activation(x * factor + shift).astype(self.dtype)
 
 
 def group_norm(features, groups, epsilon, **kw):
