@@ -45,7 +45,8 @@ def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
 
 def test_kernels_that_are_not_prepared_must_be_wider(monkeypatch):
     monkeypatch.setattr(cpu, "WIDE_UNPREPARED", 9)
-    layers = nnx.Dict(narrow=conv3x3(8, 9, rngs=nnx.Rngs(0)), wide=conv3x3(9, 9, rngs=nnx.Rngs(0)))
+    kw = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
+    layers = nnx.Dict(narrow=conv3x3(8, 9, **kw), wide=conv3x3(9, 9, **kw))
     cpu.fit(layers)
     assert layers.wide.conv_general_dilated is cpu.conv_general_dilated
     assert layers.narrow.conv_general_dilated is not cpu.conv_general_dilated
