@@ -166,7 +166,9 @@ def vocode(vocoder, spectrogram, config: MelConfig, method, wrap=False):
     if wrap:
         spectrogram = _extended(spectrogram, WRAPPED_FRAMES, axis=2)
     mels = from_picture(spectrogram, config)
-    waveform = vocoder(mels) if method == "hifigan" else griffin_lim(mels, config, GRIFFIN_LIM_ITERS)
+    sound = vocoder if method == "hifigan" else lambda mels: griffin_lim(mels, config, GRIFFIN_LIM_ITERS)
+    # One sample after the other, as in `decode`: a TPU fills up a vocoder's few channels to 128.
+    waveform = jax.lax.map(lambda mel: sound(mel[None])[0], mels)
     if wrap:
         waveform = waveform[:, WRAPPED_FRAMES * config.hop_length :][:, :samples]
     return jnp.clip(waveform.astype(jnp.float32), -1.0, 1.0)
