@@ -145,7 +145,7 @@ def figures_of(program):
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
-        "collectives": sorted({match[1] for match in topology.collectives(text)}),
+        "collectives": sorted(set(re.findall(topology.COLLECTIVES, text))),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "dense_scores": sorted({buffer["shape"] for buffer in written if buffer["dense"]}),
         "padded_to_logical": round(padded / max(logical, 1), 3),

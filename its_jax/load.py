@@ -194,8 +194,7 @@ def _shared(model, part, module, sharding, share):
 
 def _restored(model, part, module, sharding):
     """Fills an abstract module from its checkpoints, a few at a time: little of it is ever held twice."""
-    paths = _checkpoints(model.folder / part)
-    _read_ahead(*paths[:_AHEAD])
+    paths = _checkpoints(model.folder / part)  # `outline` has asked for the first of them
     with _reading_checkpoint(model.folder / part / conversion.WEIGHTS):
         pieces = [_stored(path) for path in paths]
     leaves = model_parts.parameters(module)
