@@ -1,4 +1,5 @@
-"""What all entry points share: a user's mistake is one line on stderr and exit status 2, never a traceback."""
+"""What all entry points share: a user's mistake is one line on stderr and exit status 2 (3: a full disk), never a
+traceback."""
 
 import contextlib
 import logging
@@ -66,7 +67,7 @@ def _run(main):
     try:
         main()
     except UserError as error:
-        _fail(error)
+        _fail(error, error.status)
     except KeyboardInterrupt:
         _fail("interrupted; what is complete is kept, and the same command makes the rest")
 
@@ -103,6 +104,6 @@ def _reason(error):
     return re.sub(r"^\s*\w+Error: ", "", last)
 
 
-def _fail(message):
+def _fail(message, status=2):
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -23,6 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 RECORD = "sample.json"  # written last: a job is done when its record is there
+VIDEO = "video.mp4"
 
 # Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
 _TERM = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
@@ -32,6 +33,8 @@ _JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_inter
 _JOB |= {"height": int, "width": int, "dtype": str}
 _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
+_TRACED = ("num_steps", "solver", "strength", "cache_interval", "noise")  # no part of a program, but of a batch
+_ALONE = ("seed", "crop_image")  # of one sample in a batch
 _RUN = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video": bool}
 # What a record tells of the run, and what older ones leave out.
 _MADE = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
@@ -39,7 +42,7 @@ _MADE_BEFORE = {"devices_per_sample": 1}
 # Settings that older records leave out.
 _JOB_BEFORE = {"cache_interval": 1}
 _TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1}
-_GROUPS = ("run", "models", "versions", "seconds")  # of a record, beside the terms
+_GROUPS = ("run", "models", "versions", "scores", "seconds")  # of a record, beside the terms
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -109,14 +112,19 @@ def always_guided(job: Mapping[str, Any], term: str) -> bool:
     return not part or (guided.start <= part.start and part.stop <= guided.stop)
 
 
-def shared(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What jobs must share to share compiled programs, a solver table and what they start from."""
-    alone = ("seed", "crop_image")
+def program(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What jobs must share to share compiled programs, and what they start from."""
     of_terms = {
         term: (job[term]["model"], job[term]["view"], len(prompts(job, term)), always_guided(job, term))
         for term in terms(job)
     }
-    return {key: job[key] for key in (*_JOB, "init_sha256") if key not in alone} | of_terms
+    own = {key: job[key] for key in (*_JOB, "init_sha256") if key not in (*_TRACED, *_ALONE)}
+    return own | of_terms | {"cached": job["cache_interval"] > 1}
+
+
+def shared(job: Mapping[str, Any]) -> dict[str, Any]:
+    """What jobs must share to share a batch: `program`, a solver table and the source of their noise."""
+    return program(job) | {key: job[key] for key in _TRACED}
 
 
 def _steps(job, start, stop):
@@ -268,8 +276,10 @@ def _check_steps(job):
     weights = {term: job[term]["weight"] for term in terms(job)}
     if sum(weights.values()) == 0:
         raise UserError(f"the weights sum to zero: set one of {', '.join(f'{t}.weight' for t in weights)} above 0")
-    for k in range(first_step(job), job["num_steps"]):
-        if not any(weight > 0 and k in steps(job, term) for term, weight in weights.items()):
+    taking_part = [steps(job, term) for term, weight in weights.items() if weight > 0]
+    # The first step without any is the first of all, or one at which some term has stopped.
+    for k in sorted({first_step(job), *(span.stop for span in taking_part)}):
+        if first_step(job) <= k < job["num_steps"] and not any(k in span for span in taking_part):
             spans = ", ".join(f"{term} at {_span(job[term])}" for term in weights)
             raise UserError(
                 f"no model takes part at step {k} of {job['num_steps']}: one with a weight above 0 must ({spans})"
@@ -311,6 +321,11 @@ def unfinished(
     """The distinct jobs of which one of `files` is not in the work folder."""
     by_id = {job_id(job): job for job in jobs}
     return [job for i, job in by_id.items() if not all((workdir / i / name).exists() for name in files)]
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's settings alone, as they are."""
+    return {name: value for name, value in record.items() if name not in (*_GROUPS, "id")}
 
 
 def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

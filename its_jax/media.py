@@ -2,7 +2,8 @@
 
 A picture is float [h, w] (grey) or [h, w, 3] (RGB) in [0, 1], a waveform float [samples] in [-1, 1] at
 `sampling_rate` Hz, settings a dict of JSON values. Values beyond these ranges are clipped, non-finite ones a
-ValueError. A file appears whole or not at all: it is written under a temporary name beside it, then renamed.
+ValueError. `png`, `wav`, `flac`, `video` and `text` give the bytes of a file, `write_...` put them into one, which
+appears whole or not at all.
 """
 
 import contextlib
@@ -15,7 +16,6 @@ import re
 import struct
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Iterator
 
 import imageio_ffmpeg
@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageOps, PngImagePlugin
 
-from its_jax import fields, typeset
+from its_jax import fields, files, typeset
 from its_jax.errors import UserError
 
 Path = str | os.PathLike
@@ -32,7 +32,12 @@ _PNG_KEY = "its_jax"
 
 
 def write_png(path: Path, picture: np.ndarray, settings: dict) -> None:
-    """8-bit PNG; value = round(255 x), ties to even. UserError: cannot write.
+    """See `png`. UserError: cannot write."""
+    files.write(path, png(picture, settings))
+
+
+def png(picture: np.ndarray, settings: dict) -> bytes:
+    """8-bit PNG; value = round(255 x), ties to even.
 
     `settings` go as JSON into an iTXt chunk `its_jax`; for other programs a chunk `parameters` tells prompts
     and main settings in the form of AUTOMATIC1111's web UI.
@@ -42,7 +47,7 @@ def write_png(path: Path, picture: np.ndarray, settings: dict) -> None:
     info.add_itxt(_PNG_KEY, _to_json(settings))
     file = io.BytesIO()
     _to_image(picture).save(file, format="PNG", pnginfo=info)
-    _write(path, file.getvalue())
+    return file.getvalue()
 
 
 def read_png(path: Path) -> tuple[np.ndarray, dict]:
@@ -53,7 +58,12 @@ def read_png(path: Path) -> tuple[np.ndarray, dict]:
 
 
 def write_wav(path: Path, waveform: np.ndarray, sampling_rate: int, settings: dict) -> None:
-    """16-bit mono WAV; value = round(32768 x), at most 32767. UserError: cannot write.
+    """See `wav`. UserError: cannot write."""
+    files.write(path, wav(waveform, sampling_rate, settings))
+
+
+def wav(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
+    """16-bit mono WAV; value = round(32768 x), at most 32767.
 
     The title tag holds the prompts, the comment tag `settings` as JSON.
     """
@@ -61,7 +71,16 @@ def write_wav(path: Path, waveform: np.ndarray, sampling_rate: int, settings: di
     tags = _riff_chunk(b"INAM", _title(settings).encode() + b"\0")
     tags += _riff_chunk(b"ICMT", _to_json(settings).encode() + b"\0")
     body = _wav(waveform, sampling_rate)[8:] + _riff_chunk(b"LIST", b"INFO" + tags)
-    _write(path, _riff_chunk(b"RIFF", body))
+    return _riff_chunk(b"RIFF", body)
+
+
+def flac(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
+    """16-bit mono FLAC, the values of `wav`; the title tag holds the prompts, the comment tag `settings` as JSON."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", sampling_rate, 1, format="FLAC") as sound:
+        sound.title, sound.comment = _title(settings), _to_json(settings)
+        sound.write(_to_pcm(waveform))
+    return file.getvalue()
 
 
 def read_wav(path: Path) -> tuple[np.ndarray, int, dict]:
@@ -125,8 +144,13 @@ def _read_by_ffmpeg(path, sampling_rate, reason):
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Indented UTF-8. UserError: cannot write."""
-    _write(path, (_to_json(content, ensure_ascii=False, indent=2) + "\n").encode(errors="backslashreplace"))
+    """See `text`. UserError: cannot write."""
+    files.write(path, text(content))
+
+
+def text(content: dict) -> bytes:
+    """Indented JSON in UTF-8."""
+    return (_to_json(content, ensure_ascii=False, indent=2) + "\n").encode(errors="backslashreplace")
 
 
 def read_settings(path: Path) -> dict:
@@ -143,19 +167,25 @@ def read_settings(path: Path) -> dict:
     raise UserError(f"{path}: settings are read from .png, .wav and .json files only")
 
 
-def write_video(
-    path: Path,
+def write_video(path: Path, *content, **options) -> None:
+    """See `video`. UserError: cannot write, or ffmpeg fails."""
+    with files.reasons(path):
+        data = video(*content, **options)
+    files.write(path, data)
+
+
+def video(
     picture: np.ndarray,
     waveform: np.ndarray,
     sampling_rate: int,
     image_prompt: str,
     audio_prompt: str,
     fps: int = 30,
-) -> None:
+) -> bytes:
     """mp4 (H.264, yuv420p, AAC): the picture between its prompts, under a playhead that follows the sound.
 
     The picture spans the whole sound: at second t the playhead is t / duration of its width from the left.
-    The number of frames is duration * fps, rounded. UserError: cannot write, or ffmpeg fails.
+    The number of frames is duration * fps, rounded. OSError: ffmpeg fails.
     """
     slide, (left, top, width, height) = typeset.slide(_to_image(picture), image_prompt, audio_prompt)
     playhead = typeset.playhead(height)
@@ -171,7 +201,7 @@ def write_video(
         f"[slide][playhead]overlay=x='{left}+floor({width}*t/{duration})':y={top}:format=yuv444,format=yuv420p,"
         "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]"
     )
-    with _atomic(path) as temporary, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         slide.save(f"{folder}/slide.png", compress_level=1)  # prompts reach ffmpeg as pixels only
         playhead.save(f"{folder}/playhead.png")
         pathlib.Path(folder, "sound.wav").write_bytes(_wav(waveform, sampling_rate))
@@ -180,7 +210,8 @@ def write_video(
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
                 "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "18",
                 "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart",
-                "-f", "mp4", f"file:{temporary.absolute()}")  # fmt: skip
+                "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
+        return pathlib.Path(folder, "video.mp4").read_bytes()
 
 
 def contact_sheet(pictures: list[np.ndarray], captions: list[str], columns: int) -> np.ndarray:
@@ -312,31 +343,6 @@ def _ffmpeg(*arguments: str) -> bytes:
     return result.stdout
 
 
-def _write(path: Path, data: bytes) -> None:
-    with _atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[pathlib.Path]:
-    """Gives a temporary name in the folder of `path`; the file there becomes `path`, or goes after an error.
-
-    An OSError inside becomes a UserError with path and reason.
-    """
-    temporary = pathlib.Path(path).with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.touch()
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {_reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Errors of missing and damaged files (Pillow: SyntaxError) become a UserError with path and reason."""
@@ -350,8 +356,4 @@ def _reading(path: Path) -> Iterator[None]:
         soundfile.LibsndfileError,
         Image.DecompressionBombError,
     ) as error:
-        raise UserError(f"{path}: cannot read: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path}: cannot read: {files.reason(error)}") from error

@@ -1,7 +1,8 @@
-"""Jobs -> folders of files: samples batch by batch, each written while the next ones are made."""
+"""Jobs -> files: samples batch by batch, each scored and written while the next ones are made."""
 
 import concurrent.futures
 import contextlib
+import hashlib
 import importlib.metadata
 import logging
 import tempfile
@@ -11,12 +12,12 @@ import jax
 from tqdm import tqdm
 
 from convert.cache import cache_folder
-from its_jax import fields, jobs, media, stages
+from its_jax import fields, jobs, media, scoring, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler, timed
+from its_jax.store import Folders
 
 _WRITERS = 2
-_VIDEO = "video.mp4"
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
@@ -53,7 +54,10 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
-    faults = _make(todo, sampler, position, lambda job, sample: write(job, sample, sampler, workdir, video))
+    store, faults, done = Folders(workdir), [], 0
+    with pipeline(todo, lambda job, sample: write(job, sample, sampler, store, video=video), faults) as line:
+        while done < len(todo):
+            done += line.make(sampler, todo[done : done + sampler.batch_size - position], position)
     logging.info("%d samples in %s", len(todo) - len(faults), workdir)
     if faults:
         raise UserError(f"not written: {'; '.join(faults)}")
@@ -69,83 +73,88 @@ def keep_programs():
 
 def _files(job, video):
     pictures = (f"{term}.png" for term in jobs.pictures(job))
-    return *pictures, "spectrogram.png", "audio.wav", *[_VIDEO] * video, jobs.RECORD
+    return *pictures, "spectrogram.png", "audio.wav", *[jobs.VIDEO] * video, jobs.RECORD
 
 
-def _make(todo, sampler, position, write):
-    """Samples batch by batch, while threads write the batch before; returns the faults of what was not written."""
-    faults, writing, done = [], [], 0
-    steps = todo[0]["num_steps"] - jobs.first_step(todo[0])
-    bar = tqdm(total=len(todo) * steps, unit="step", desc="denoise")
+@contextlib.contextmanager
+def pipeline(todo, write, faults):
+    """Gives a `Pipeline` for these jobs; all is written at the end. What cannot be written is added to `faults`."""
+    bar = tqdm(total=sum(map(_steps, todo)), unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
-        while done < len(todo):
-            samples = _next_batch(sampler, todo[done:], position, bar)
-            _finish(writing, faults)  # so that no more than two batches are in memory
-            for job, sample in zip(todo[done:], samples, strict=False):
-                if sample.fault:
-                    faults.append(f"{jobs.job_id(job)}: {sample.fault}")
-                else:
-                    writing.append(writers.submit(write, job, sample))
-            done += len(samples)
+        line = Pipeline(bar, writers, write, faults)
+        yield line
         with timed("write", {}):
-            _finish(writing, faults)
-    return faults
+            line.finish()
 
 
-def _next_batch(sampler, todo, position, bar):
-    """Samples of as many of the first jobs as a batch holds, which is made smaller if the memory does not suffice."""
-    start = bar.n
-    while True:
+class Pipeline:
+    """Batches one after another, while threads write the one before: no more than two are in memory."""
+
+    def __init__(self, bar, writers, write, faults):
+        self._bar, self._writers, self._write, self._faults, self._writing = bar, writers, write, faults, []
+
+    def make(self, sampler, batch, position=0, wanted=None):
+        """Makes as many of the first jobs as the memory suffices for, and has those that are wanted (ids, or all)
+        written; returns how many were made."""
+        samples = self._samples(sampler, batch, position)
+        self.finish()
+        for job, sample in zip(batch, samples, strict=False):
+            if wanted is not None and jobs.job_id(job) not in wanted:
+                continue
+            if sample.fault:
+                self._faults.append(f"{jobs.job_id(job)}: {sample.fault}")
+            else:
+                self._writing.append(self._writers.submit(self._write, job, sample))
+        return len(samples)
+
+    def finish(self):
+        """Waits for the writers; if one fails, what else was not written is told with it."""
         try:
-            return sampler(todo[: sampler.batch_size - position], bar.update, position=position)
-        except jax.errors.JaxRuntimeError as error:
-            sampler.check_can_shrink(error)
-        sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
-        bar.n = start
+            while self._writing:
+                self._writing.pop(0).result()
+        except UserError as error:
+            raise type(error)("; ".join([str(error), *self._faults])) from error
+
+    def _samples(self, sampler, batch, position):
+        start = self._bar.n
+        while True:
+            try:
+                return sampler(batch[: sampler.batch_size - position], self._bar.update, position=position)
+            except jax.errors.JaxRuntimeError as error:
+                sampler.check_can_shrink(error)
+            sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
+            self._bar.n = start
 
 
-def _finish(writing, faults):
-    """Waits for the writers; if one fails, what else was not written is told with it."""
-    try:
-        while writing:
-            writing.pop(0).result()
-    except UserError as error:
-        raise UserError("; ".join([str(error), *faults])) from error
+def _steps(job):
+    return job["num_steps"] - jobs.first_step(job)
 
 
-def write(job, sample, sampler, workdir, video):
-    """Writes one sample's files, each whole or not at all, the record last."""
+def write(job, sample, sampler, store, *, video, scorers=()):
+    """Scores one sample and adds it to a store, the record last."""
+    store.add(jobs.job_id(job), _content(job, sample, sampler, type(store).sound, video, scorers))
+
+
+def _content(job, sample, sampler, sound, video, scorers):
+    """The files of a sample, as (name, bytes)."""
     start = time.perf_counter()
-    folder = workdir / jobs.job_id(job)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
-    (folder / jobs.RECORD).unlink(missing_ok=True)  # of a folder that lacks another file: it is not done any more
-    try:
-        _write_files(folder, job, sample, sampler, video, start)
-    except UserError:
-        with contextlib.suppress(OSError):  # it holds files
-            folder.rmdir()
-        raise
-
-
-def _write_files(folder, job, sample, sampler, video, start):
-    record = _record(job, sample, sampler, video)
     pictures, spectrogram, waveform = sample.pictures, sample.spectrogram, sample.waveform
     if job["crop_image"]:
         pictures = {term: stages.cropped(picture, waveform)[0] for term, picture in pictures.items()}
         spectrogram, waveform = stages.cropped(spectrogram, waveform)
     rate = sampler.mel.sampling_rate
+    record = _record(job, sample, sampler, video)
+    record |= scoring.scores(scorers, scoring.Item(job, pictures, spectrogram, waveform, rate))
     for term, picture in pictures.items():
-        media.write_png(folder / f"{term}.png", picture, record)
-    media.write_png(folder / "spectrogram.png", spectrogram, record)
-    media.write_wav(folder / "audio.wav", waveform, rate, record)
+        yield f"{term}.png", media.png(picture, record)
+    yield "spectrogram.png", media.png(spectrogram, record)
+    encode = media.flac if sound.endswith(".flac") else media.wav
+    yield sound, encode(waveform, rate, record)
     if video:
         prompts = (job[term]["prompt"] for term in jobs.TERMS)
-        media.write_video(folder / _VIDEO, spectrogram, waveform, rate, *prompts)
+        yield jobs.VIDEO, media.video(spectrogram, waveform, rate, *prompts)
     seconds = {**sample.seconds, "write": time.perf_counter() - start}
-    media.write_json(folder / jobs.RECORD, record | {"seconds": seconds})
+    yield jobs.RECORD, media.text(record | {"seconds": seconds})
 
 
 def _record(job, sample, sampler, video):
@@ -154,7 +163,8 @@ def _record(job, sample, sampler, video):
     models = {term: model.identity for term, model in sampler.models.items()}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
-    return job | {"id": jobs.job_id(job), "run": run | _machine(), "models": models, "versions": versions}
+    run |= _machine() | {"latents_sha256": hashlib.sha256(sample.latents.tobytes()).hexdigest()}
+    return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
 
 
 def _machine():

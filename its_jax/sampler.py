@@ -32,6 +32,8 @@ CPU_BYTES_PER_PIXEL = 64
 # Of all memory rather than of what is free just now, so that a machine makes the same batches, hence bits, of a job.
 CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
+# What encoded prompts may take on a device, to serve later batches too; at full size one takes 4 MB in bfloat16.
+TEXT_BYTES = 512 * 2**20
 MEMORY_SHARE = 0.9
 # What XLA's errors say where memory does not suffice.
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -82,8 +84,7 @@ def timed(stage: str, seconds: dict[str, float]):
 
 
 class Sampler:
-    """Loaded models and compiled programs for jobs that agree in all but prompts, seeds and numbers (and in which
-    terms are guided, that is, have a guidance scale other than 1).
+    """Loaded models and compiled programs for jobs that agree in `jobs.program`; those of a batch, in `jobs.shared`.
 
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
@@ -107,7 +108,7 @@ class Sampler:
         self._device = self._layout.mesh.devices.flat[0]  # all are of one kind
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
-        self._shared, self._pictures = job_settings.shared(job), job_settings.pictures(job)
+        self._program, self._pictures = job_settings.program(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
         self._job, self._devices, self._chosen = job, self._layout.at_once, not batch_size
@@ -171,12 +172,12 @@ class Sampler:
           position: of the first job in the batch. Elsewhere in the batch a sample is close, but its last bits may
             differ.
         """
-        for job in jobs:
-            if job_settings.shared(job) != self._shared:
-                raise ValueError(
-                    "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, solver, steps, and in "
-                    "which terms are guided"
-                )
+        if job_settings.program(jobs[0]) != self._program:
+            raise ValueError(
+                "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, and in which terms are guided"
+            )
+        if any(job_settings.shared(job) != job_settings.shared(jobs[0]) for job in jobs[1:]):
+            raise ValueError("jobs of one batch must agree in solver, steps and the kind of noise, too")
         filled = [*[jobs[0]] * position, *jobs]
         filled += [jobs[-1]] * (self.batch_size - len(filled))
         seconds = dict(self.seconds)
@@ -349,11 +350,11 @@ class Sampler:
         models = self.models.items()
         prompts = {name: [prompt for job in jobs for prompt in self._prompts_of(job, name)] for name, _ in models}
         wanted = {(model.source, prompt): model for name, model in models for prompt in prompts[name]}
-        # Each is encoded once; those of the last batch serve this one too, or are let go before more are made.
-        self._texts = {key: text for key, text in self._texts.items() if key in wanted}
+        self._let_go(wanted)
         for (source, prompt), model in wanted.items():
-            if (source, prompt) not in self._texts:
-                self._texts[source, prompt] = self._prepare_text(model, prompt)
+            # Each is encoded once; the one that is asked for last is kept longest.
+            text = self._texts.pop((source, prompt), None) or self._prepare_text(model, prompt)
+            self._texts[source, prompt] = text
         terms = []
         for i, (name, model) in enumerate(models):
             texts = [self._texts[model.source, prompt] for prompt in prompts[name]]
@@ -367,6 +368,15 @@ class Sampler:
                 )
             )
         return terms
+
+    def _let_go(self, wanted):
+        """Makes room for the texts that a batch wants, those first that were not asked for the longest."""
+        room = int(TEXT_BYTES // max(map(_bytes, self._text.values())))
+        more = sum(key not in self._texts for key in wanted)
+        for key in [key for key in self._texts if key not in wanted]:
+            if len(self._texts) + more <= room:
+                break
+            del self._texts[key]
 
     def _prompts_of(self, job, name):
         return self._layout.prompts(job_settings.prompts(job, name))
@@ -468,7 +478,7 @@ class Sampler:
         memory = self._device.memory_stats()
         if memory is None:
             raise UserError("batch_size=0: this device does not tell its memory; give a number of samples at once")
-        return MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"]
+        return MEMORY_SHARE * memory["bytes_limit"] - memory["bytes_in_use"] - TEXT_BYTES
 
     def _needed(self):
         """Bytes of a device for a batch, padding included, if no two of its prompts are the same."""
@@ -509,6 +519,10 @@ class Sampler:
 
     def _half(self):
         return max(1, self.batch_size // self._devices // 2) * self._devices
+
+
+def _bytes(tree):
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def _joined(b, texts):

@@ -134,7 +134,8 @@ def test_5_nothing_that_is_imported_on_the_way_needs_torch():
 
 
 def test_6_files_and_figures_need_no_jax():
-    plain = [f"its_jax.{name}" for name in ("media", "jobs", "noise", "gallery", "metrics")]
+    names = ("media", "files", "store", "samples", "jobs", "grid", "shards", "noise", "gallery", "metrics")
+    plain = [f"its_jax.{name}" for name in names]
     assert_none({name: imports_of(name, ["jax", "flax"]) for name in plain if name in _sources()})
 
 

@@ -1,0 +1,119 @@
+"""Reads what was made: `samples.open(workdir)` gives the same from folders and from tar files.
+
+for sample in samples.open("sweep"):
+    print(sample.id, sample.record["image"]["prompt"])
+    picture, (waveform, sampling_rate) = sample.picture("image"), sample.waveform()
+"""
+
+import dataclasses
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from its_jax import files, jobs, store
+from its_jax.errors import UserError
+
+SOUNDS = (store.Folders.sound, store.Shards.sound)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One sample, whose files are read when they are asked for.
+
+    Attributes:
+      id: of its job. record: all its settings, versions, seconds and scores. files: names of its files.
+      place: its folder, or its tar file.
+    """
+
+    id: str
+    record: Mapping[str, Any]
+    files: tuple[str, ...]
+    place: Path
+    _read: Callable[[str], bytes] = dataclasses.field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """Content of one of `files`. UserError: it cannot be read."""
+        try:
+            return self._read(name)
+        except (OSError, KeyError) as error:
+            raise UserError(f"{self.place}: {name} of {self.id} cannot be read ({files.reason(error)})") from error
+
+    @property
+    def sound(self) -> str:
+        """The name of the sound's file."""
+        return next(name for name in SOUNDS if name in self.files)
+
+    def picture(self, name: str = "spectrogram") -> np.ndarray:
+        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, or a further view's term."""
+        with Image.open(io.BytesIO(self.read(f"{name}.png"))) as image:
+            return np.asarray(image, np.float32) / 255
+
+    def waveform(self) -> tuple[np.ndarray, int]:
+        """float32 `[samples]` in [-1, 1], and its sampling rate in Hz."""
+        return soundfile.read(io.BytesIO(self.read(self.sound)), dtype="float32")
+
+
+class Samples(Mapping[str, Sample]):
+    """The finished samples of a work folder by id, in the order of their ids."""
+
+    def __init__(self, by_id: dict[str, Sample]):
+        self._by_id = dict(sorted(by_id.items()))
+
+    def __getitem__(self, sample: str) -> Sample:
+        return self._by_id[sample]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+
+def open(workdir: str | Path) -> Samples:  # noqa: A001
+    """Everything that is finished in a work folder, whichever layout it has.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    workdir = files.folder(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: there is no such folder; give one that its_jax.sample or its_jax.sweep wrote to")
+    found = {sample.id: sample for sample in _in_shards(workdir)}
+    return Samples(found | {sample.id: sample for sample in _in_folders(workdir)})
+
+
+def _in_folders(workdir):
+    for path in workdir.glob(f"*/{jobs.RECORD}"):
+        folder = path.parent
+        try:
+            record = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            logging.warning("%s: cannot be read (%s); it is left out", path, files.reason(error))
+            continue
+        names = (f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram"))
+        there = (*names, SOUNDS[0], *[jobs.VIDEO] * record["run"]["video"], jobs.RECORD)
+        yield Sample(folder.name, record, there, folder, lambda name, folder=folder: (folder / name).read_bytes())
+
+
+def _in_shards(workdir):
+    for index in store.indices(workdir):
+        tar = index.with_suffix(".tar")
+        for entry in store.entries(index):
+            yield Sample(entry["id"], entry["record"], tuple(entry["files"]), tar, _reader(tar, entry["files"]))
+
+
+def _reader(tar, places):
+    def read(name):
+        place, size = places[name]
+        with tar.open("rb") as file:
+            file.seek(place)
+            return file.read(size)
+
+    return read

@@ -1,0 +1,63 @@
+"""Scores of samples, by any callable: a scorer takes items and gives columns for their records.
+
+    def loudness(items):
+        return {"loudness": [float(np.abs(item.waveform).mean()) for item in items]}
+
+In a config it goes by its place, as `scorers = "my_package.my_module:loudness"`; several are parted by commas.
+"""
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from its_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """What a scorer is given of a sample.
+
+    Attributes:
+      job: its settings. pictures: term -> float32 `[h, w, 3]` in [0, 1]. spectrogram: `[h, w]` in [0, 1].
+      waveform: float32 `[samples]` in [-1, 1] at `sampling_rate` Hz.
+    """
+
+    job: Mapping[str, Any]
+    pictures: Mapping[str, np.ndarray]
+    spectrogram: np.ndarray
+    waveform: np.ndarray
+    sampling_rate: int
+
+
+# Items -> column -> a number for each item; more is better.
+Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float]]]
+
+
+def load(names: str) -> list[Scorer]:
+    """'package.module:scorer, ...' -> the scorers. UserError: there is none of that name."""
+    return [_load(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def scores(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, float]]:
+    """What a record tells of the scores of one item: nothing, without a scorer.
+
+    Raises:
+      UserError: a scorer gave something else than a finite number.
+    """
+    found = {column: values[0] for scorer in scorers for column, values in scorer([item]).items()}
+    for column, value in found.items():
+        if not math.isfinite(value):
+            raise UserError(f"the score {column} is {value}: scorers must give finite numbers")
+    return {"scores": {column: float(value) for column, value in found.items()}} if scorers else {}
+
+
+def _load(name):
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"scorers={name!r}: must be 'package.module:function' ({error})") from error

@@ -1,0 +1,227 @@
+"""Where samples are kept: a folder for each, or tar files with an index. A sample is there once its record is.
+
+Both layouts add a sample as (file name, bytes) pairs of which the last is the record, name the finished ones, and
+survive a kill at any moment: what was being added then is not there, and its remains go when the folder is next opened.
+"""
+
+import contextlib
+import glob
+import io
+import json
+import logging
+import os
+import tarfile
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from its_jax import files
+from its_jax.errors import UserError
+from its_jax.jobs import RECORD
+
+LAYOUTS = ("folders", "shards")
+SHARDS = "shards"  # the folder of tar files in a work folder
+SHARD_BYTES = 256 * 2**20  # a tar file that has grown so large is followed by another
+_END = b"\0" * 1024  # of a tar file
+
+
+class Folders:
+    """WORKDIR/<id>/<file>, with the sound as WAV."""
+
+    sound = "audio.wav"
+
+    def __init__(self, workdir: Path):
+        self.workdir = workdir
+
+    def add(self, sample: str, content: Iterable[tuple[str, bytes]]) -> None:
+        """Writes each file whole or not at all, the record last. UserError: cannot write."""
+        folder = self.workdir / sample
+        with files.reasons(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)  # of a folder that lacks another file: it is not done any more
+        try:
+            for name, data in content:
+                files.write(folder / name, data)
+        except UserError:
+            with contextlib.suppress(OSError):  # it holds files
+                folder.rmdir()
+            raise
+
+    def finished(self) -> set[str]:
+        """Ids of the samples that are there; a record that cannot be read is set aside, with a warning."""
+        if not files.is_local(self.workdir):
+            return {path.parent.name for path in self.workdir.glob(f"*/{RECORD}")}
+        return {sample for sample in _folders(self.workdir) if self._is_finished(sample)}
+
+    def clean(self, samples: Iterable[str]) -> None:
+        """Removes what a kill left of these samples, which nobody is adding now."""
+        if files.is_local(self.workdir):
+            for sample in set(samples).intersection(_folders(self.workdir)):
+                for path in (self.workdir / sample).glob(files.TEMPORARY):
+                    path.unlink(missing_ok=True)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    close = flush
+
+    def _is_finished(self, sample):
+        path = f"{self.workdir}/{sample}/{RECORD}"
+        try:
+            with open(path, "rb") as file:
+                return isinstance(json.loads(file.read()), dict) or _set_aside(path)
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return _set_aside(path)
+
+
+class Shards:
+    """WORKDIR/shards/<writer>-00000.tar in the WebDataset convention, the sound as FLAC, and <writer>-00000.jsonl
+    beside it: a line for each sample with its record, and place and length of each file in the tar.
+
+    A file is named <id>.<file>, with the record last as <id>.json. Each writer has tar files of its own. In Google
+    Cloud Storage, where nothing can be appended, each `flush` makes a new one.
+    """
+
+    sound = "audio.flac"
+
+    def __init__(self, workdir: Path, writer: str):
+        self.workdir, self.folder, self.writer = workdir, workdir / SHARDS, writer
+        self._adding = threading.Lock()
+        self._path = self._tar = self._index = None
+
+    def add(self, sample: str, content: Iterable[tuple[str, bytes]]) -> None:
+        """Appends a sample. UserError: cannot write."""
+        content = list(content)
+        with self._adding, files.reasons(self.folder):
+            if self._tar is None or self._tar.tell() >= SHARD_BYTES:
+                self.close()
+                self._open()
+            start = self._tar.tell()
+            try:
+                self._append(sample, content)
+            except OSError:
+                self._tar.seek(start)  # the next one overwrites it
+                raise
+
+    def finished(self) -> set[str]:
+        """Ids of the samples that any writer has added."""
+        return {entry["id"] for index in indices(self.workdir) for entry in entries(index)}
+
+    def clean(self, samples: Iterable[str] = ()) -> None:
+        """Cuts off what a kill left at the end of this writer's files."""
+        if not files.is_local(self.workdir):
+            return
+        for index in self.folder.glob(f"{glob.escape(self.writer)}-*.jsonl"):
+            lines = index.read_bytes()
+            os.truncate(index, lines.rfind(b"\n") + 1)
+            end = max((entry["end"] for entry in entries(index)), default=0)
+            if index.with_suffix(".tar").exists():
+                with open(index.with_suffix(".tar"), "r+b") as tar:
+                    tar.truncate(end)
+                    tar.seek(end)
+                    tar.write(_END)
+
+    def flush(self) -> None:
+        """To be called after each batch: from here on, its samples are there wherever they are kept."""
+        if not files.is_local(self.workdir):
+            with self._adding:
+                self.close()
+
+    def close(self) -> None:
+        if self._tar is None:
+            return
+        if not files.is_local(self.workdir):
+            files.write(self._path, self._tar.getvalue())
+            files.write(self._path.with_suffix(".jsonl"), self._index.getvalue())
+        self._tar.close()
+        self._index.close()
+        self._tar = self._index = None
+
+    def _open(self):
+        """The last tar file of this writer if it has room, else a new one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = sorted(self.folder.glob(f"{glob.escape(self.writer)}-*.jsonl"))
+        number = int(taken[-1].stem.rpartition("-")[2]) if taken else -1
+        last = self.folder / f"{self.writer}-{number:05d}.tar"
+        local = files.is_local(self.workdir)
+        if not (local and last.exists() and last.stat().st_size < SHARD_BYTES):
+            last = self.folder / f"{self.writer}-{number + 1:05d}.tar"
+        self._path = last
+        if not local:
+            self._tar, self._index = io.BytesIO(), io.BytesIO()
+            return
+        last.touch()
+        self._tar, self._index = open(last, "r+b"), open(last.with_suffix(".jsonl"), "ab")
+        self._tar.seek(max(0, last.stat().st_size - len(_END)))
+
+    def _append(self, sample, content):
+        places = {name: self._put(f"{sample}.{_member(name)}", data) for name, data in content}
+        end = self._tar.tell()
+        self._tar.write(_END)
+        self._tar.seek(end)
+        record = json.loads(content[-1][1])
+        entry = {"id": sample, "end": end, "files": places, "record": record}
+        _sync(self._tar)
+        self._index.write(json.dumps(entry).encode() + b"\n")
+        _sync(self._index)
+
+    def _put(self, name, data):
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        self._tar.write(header.tobuf(tarfile.PAX_FORMAT))
+        place = self._tar.tell()
+        self._tar.write(data + b"\0" * (-len(data) % tarfile.BLOCKSIZE))
+        return place, len(data)
+
+
+def open_store(layout: str, workdir: Path, writer: str = "0-of-1") -> Folders | Shards:
+    """`writer` tells apart who adds to one work folder at the same time."""
+    return Folders(workdir) if layout == "folders" else Shards(workdir, writer)
+
+
+def indices(workdir: Path) -> list[Path]:
+    """Of the tar files in a work folder."""
+    return sorted((workdir / SHARDS).glob("*.jsonl"))
+
+
+def entries(index: Path) -> Iterator[dict[str, Any]]:
+    """`id`, `files` (name -> place, length in the tar), `record`; what cannot be read is left out, with a warning."""
+    with index.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return  # being written, or left by a kill
+            try:
+                entry = json.loads(line)
+                entry["id"], entry["end"], entry["files"], entry["record"]
+            except (ValueError, TypeError, KeyError):
+                logging.warning("%s, line %d: cannot be read; its sample will be made again", index, number)
+                continue
+            yield entry
+
+
+def _member(name):
+    """WebDataset takes what follows the first dot for the kind of a file."""
+    return "json" if name == RECORD else name
+
+
+def _sync(file):
+    file.flush()
+    if hasattr(file, "name"):  # not in memory
+        os.fsync(file.fileno())
+
+
+def _folders(workdir):
+    with contextlib.suppress(FileNotFoundError), os.scandir(workdir) as found:
+        return [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+    return []
+
+
+def _set_aside(path):
+    """A record that cannot be read: its sample is made again."""
+    aside = f"{path}.unreadable"
+    os.replace(path, aside)
+    logging.warning("%s: cannot be read; it is set aside as %s, and its sample made again", path, aside)
+    return False
