@@ -11,7 +11,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _MADE_BEFORE = {"devices_per_sample": 1}
 _JOB_BEFORE = {"cache_interval": 1}
 _TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1}
 _GROUPS = ("run", "models", "versions", "scores", "seconds")  # of a record, beside the terms
+_PLAIN = (str, int, float)  # asked for first: that something is a Mapping takes Python long to find out
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -66,10 +67,22 @@ def read(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     return jobs, run
 
 
+def kinds(settings: Mapping[str, Any]) -> dict[str, type]:
+    """The type of each setting of a sample, by its full name: `seed`, `image.prompt`, ..."""
+    return _JOB | {f"{term}.{key}": kind for term in terms(settings) for key, kind in _TERM.items()}
+
+
+def unknown(name: str, known: Collection[str], prefix: str = "") -> str:
+    """What to tell of a setting that is not among those that are known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    return f"there is no setting {prefix}{name}; {hint}"
+
+
 def terms(settings: Mapping[str, Any]) -> list[str]:
     """The names of the terms: `image`, `audio`, then all others in alphabetical order."""
-    others = sorted(name for name, value in settings.items() if isinstance(value, Mapping) and name not in TERMS)
-    return [*TERMS, *others]
+    groups = [name for name, value in settings.items() if not isinstance(value, _PLAIN) and isinstance(value, Mapping)]
+    return [*TERMS, *sorted(name for name in groups if name not in TERMS)]
 
 
 def prompts(job: Mapping[str, Any], term: str) -> list[str]:
@@ -146,7 +159,7 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
         job[term] = _typed(settings[term], _TERM, f"{term}.")
     job["init_sha256"] = _digest(job)
     jobs = [job | {"seed": job["seed"] + i} for i in range(num_samples)]
-    for job in (jobs[0], jobs[-1]):
+    for job in jobs[:: max(1, num_samples - 1)]:  # the first and the last
         check(job)
     return jobs
 
@@ -171,9 +184,7 @@ class _Gone(UserError):
 def _check_names(settings, known, prefix=""):
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-            raise UserError(f"there is no setting {prefix}{name}; {hint}")
+            raise UserError(unknown(name, known, prefix))
 
 
 def _typed(settings, types, prefix=""):

@@ -54,12 +54,18 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
-    store, faults, done = Folders(workdir), [], 0
-    with pipeline(todo, lambda job, sample: write(job, sample, sampler, store, video=video), faults) as line:
+    store, done = Folders(workdir), 0
+    store.clean(map(jobs.job_id, todo))
+    with pipeline(store, todo, video=video) as line:
         while done < len(todo):
             done += line.make(sampler, todo[done : done + sampler.batch_size - position], position)
-    logging.info("%d samples in %s", len(todo) - len(faults), workdir)
-    if faults:
+    tell(workdir, line)
+
+
+def tell(workdir, line, faults=()):
+    """Says what a pipeline has made. UserError: what it could not, and other faults."""
+    logging.info("%d samples in %s", line.written, workdir)
+    if faults := [*faults, *line.faults]:
         raise UserError(f"not written: {'; '.join(faults)}")
 
 
@@ -77,34 +83,39 @@ def _files(job, video):
 
 
 @contextlib.contextmanager
-def pipeline(todo, write, faults):
-    """Gives a `Pipeline` for these jobs; all is written at the end. What cannot be written is added to `faults`."""
+def pipeline(store, todo, *, video, scorers=()):
+    """Gives a `Pipeline` that shows how far these jobs are; at the end all is written."""
     bar = tqdm(total=sum(map(_steps, todo)), unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
-        line = Pipeline(bar, writers, write, faults)
+        line = Pipeline(store, bar, writers, video, scorers)
         yield line
         with timed("write", {}):
             line.finish()
+        store.close()
 
 
 class Pipeline:
-    """Batches one after another, while threads write the one before: no more than two are in memory."""
+    """Batches one after another, while threads write the one before: no more than two are in memory.
 
-    def __init__(self, bar, writers, write, faults):
-        self._bar, self._writers, self._write, self._faults, self._writing = bar, writers, write, faults, []
+    Attributes:
+      written: how many samples. faults: what could not be written, and why.
+    """
+
+    def __init__(self, store, bar, writers, video, scorers):
+        self._store, self._bar, self._writers, self._video, self._scorers = store, bar, writers, video, scorers
+        self._writing, self.written, self.faults = [], 0, []
 
     def make(self, sampler, batch, position=0, wanted=None):
-        """Makes as many of the first jobs as the memory suffices for, and has those that are wanted (ids, or all)
-        written; returns how many were made."""
-        samples = self._samples(sampler, batch, position)
+        """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
+        for each; None: all). Returns how many were made."""
+        wanted = [True] * len(batch) if wanted is None else wanted
+        samples = self._samples(sampler, batch, position, wanted)
         self.finish()
-        for job, sample in zip(batch, samples, strict=False):
-            if wanted is not None and jobs.job_id(job) not in wanted:
-                continue
-            if sample.fault:
-                self._faults.append(f"{jobs.job_id(job)}: {sample.fault}")
-            else:
-                self._writing.append(self._writers.submit(self._write, job, sample))
+        for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
+            if is_wanted and sample.fault:
+                self.faults.append(f"{jobs.job_id(job)}: {sample.fault}")
+            elif is_wanted:
+                self._writing.append(self._writers.submit(self._write, job, sample, sampler))
         return len(samples)
 
     def finish(self):
@@ -112,14 +123,23 @@ class Pipeline:
         try:
             while self._writing:
                 self._writing.pop(0).result()
+                self.written += 1
+            self._store.flush()
         except UserError as error:
-            raise type(error)("; ".join([str(error), *self._faults])) from error
+            raise type(error)("; ".join([str(error), *self.faults])) from error
 
-    def _samples(self, sampler, batch, position):
+    def _write(self, job, sample, sampler):
+        write(job, sample, sampler, self._store, video=self._video, scorers=self._scorers)
+
+    def _samples(self, sampler, batch, position, wanted):
         start = self._bar.n
         while True:
+            todo = batch[: sampler.batch_size - position]
+            share = sum(wanted[: len(todo)]) / len(todo)
             try:
-                return sampler(batch[: sampler.batch_size - position], self._bar.update, position=position)
+                return sampler(
+                    todo, lambda steps, share=share: self._bar.update(round(steps * share)), position=position
+                )
             except jax.errors.JaxRuntimeError as error:
                 sampler.check_can_shrink(error)
             sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed

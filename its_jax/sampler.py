@@ -88,6 +88,7 @@ class Sampler:
 
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
+      may_shrink: whether there may be fewer at once where the memory does not suffice, even if they were not chosen.
       devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.spread`.
 
     Attributes:
@@ -100,7 +101,15 @@ class Sampler:
         the memory.
     """
 
-    def __init__(self, job: Mapping[str, Any], *, pending: int, batch_size: int = 0, devices_per_sample: int = 1):
+    def __init__(
+        self,
+        job: Mapping[str, Any],
+        *,
+        pending: int,
+        batch_size: int = 0,
+        devices_per_sample: int = 1,
+        may_shrink: bool = False,
+    ):
         _check_choices(job)
         self.seconds: dict[str, float] = {}
         self._dtype = jnp.dtype(job["dtype"])
@@ -111,7 +120,7 @@ class Sampler:
         self._program, self._pictures = job_settings.program(job), job_settings.pictures(job)
         self._unets, self._texts = self._prepared(), {}
         self._known = self._origin(job)
-        self._job, self._devices, self._chosen = job, self._layout.at_once, not batch_size
+        self._job, self._devices, self._chosen = job, self._layout.at_once, may_shrink or not batch_size
         with timed("compile", self.seconds):
             self._compile_texts()
             self._choose(pending, batch_size)

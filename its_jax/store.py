@@ -7,12 +7,13 @@ survive a kill at any moment: what was being added then is not there, and its re
 import contextlib
 import glob
 import io
+import itertools
 import json
 import logging
 import os
 import tarfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ class Folders:
         if not files.is_local(self.workdir):
             return {path.parent.name for path in self.workdir.glob(f"*/{RECORD}")}
         return {sample for sample in _folders(self.workdir) if self._is_finished(sample)}
+
+    def look(self, samples: Collection[str], count: int) -> list[tuple[dict[str, Any], int]]:
+        """Record, and bytes of all files, of a few of these."""
+        return [self._look(sample) for sample in itertools.islice(samples, count)]
+
+    def _look(self, sample):
+        folder = self.workdir / sample
+        return json.loads((folder / RECORD).read_bytes()), sum(path.stat().st_size for path in folder.iterdir())
 
     def clean(self, samples: Iterable[str]) -> None:
         """Removes what a kill left of these samples, which nobody is adding now."""
@@ -110,9 +119,17 @@ class Shards:
         """Ids of the samples that any writer has added."""
         return {entry["id"] for index in indices(self.workdir) for entry in entries(index)}
 
+    def look(self, samples: Collection[str], count: int) -> list[tuple[dict[str, Any], int]]:
+        """Record, and bytes of all files, of a few of these."""
+        every = (entry for index in indices(self.workdir) for entry in entries(index) if entry["id"] in samples)
+        return [
+            (entry["record"], sum(size for _, size in entry["files"].values()))
+            for entry in itertools.islice(every, count)
+        ]
+
     def clean(self, samples: Iterable[str] = ()) -> None:
-        """Cuts off what a kill left at the end of this writer's files."""
-        if not files.is_local(self.workdir):
+        """Cuts off what a kill left at the end of this writer's files, before it adds to them."""
+        if self._tar is not None or not files.is_local(self.workdir):
             return
         for index in self.folder.glob(f"{glob.escape(self.writer)}-*.jsonl"):
             lines = index.read_bytes()
@@ -180,6 +197,11 @@ class Shards:
 def open_store(layout: str, workdir: Path, writer: str = "0-of-1") -> Folders | Shards:
     """`writer` tells apart who adds to one work folder at the same time."""
     return Folders(workdir) if layout == "folders" else Shards(workdir, writer)
+
+
+def writers(layout: str, workdir: Path) -> set[str]:
+    """Who has added to the tar files of a work folder."""
+    return {index.stem.rpartition("-")[0] for index in indices(workdir)} if layout == "shards" else set()
 
 
 def indices(workdir: Path) -> list[Path]:

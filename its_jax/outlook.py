@@ -1,0 +1,87 @@
+"""What a sweep will take: told before anything is made."""
+
+import logging
+import math
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from its_jax import files, jobs, plan
+from its_jax.store import Folders, Shards
+
+LOOKED_AT = 20  # finished samples, from which time and space of the others are guessed
+STAGES = ("encode", "denoise", "decode", "vocode")
+_SOUND = 320  # bytes of sound for a column of pixels: 10 ms, at 16 kHz and 16 bits
+
+
+def tell(
+    workdir: Path,
+    groups: Sequence[plan.Group],
+    done: Collection[str],
+    how: Mapping[str, Any],
+    store: Folders | Shards,
+) -> None:
+    """Logs how many samples, programs and batches there are, and what time and space they will take."""
+    left = {name: job for group in groups for name, job in group.jobs.items() if name not in done}
+    total = len(left) + len(done)
+    logging.info("%d samples, %d of which are there", total, len(done))
+    if not left:
+        return
+    waiting = [group for group in groups if not group.jobs.keys() <= done]
+    logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
+    logging.info("%s", _batches(workdir, waiting, done, how["batch_size"]))
+    looked_at = store.look(done, LOOKED_AT)
+    logging.info("%s", _space(workdir, left, [size for _, size in looked_at], how["video"]))
+    logging.info("%s", _time(len(left), [record for record, _ in looked_at]))
+
+
+def duration(seconds: float) -> str:
+    """In words, roughly: '40 s', '12 min', '3.5 h', '2.1 days'."""
+    for size, unit, digits in ((86400, "days", 1), (3600, "h", 1), (60, "min", 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _batches(workdir, groups, done, asked):
+    counts, sizes = 0, set()
+    for group in groups:
+        size = asked or plan.batch_size(workdir, group)
+        if not size:
+            return "batches: as many at once as the memory holds, which compiling shows (batch_size=0)"
+        sizes.add(size)
+        counts += plan.count(workdir, group, size, done)
+    return f"{counts} batches of up to {max(sizes)}"
+
+
+def _space(workdir, left, sizes, video):
+    """Of finished samples, or as much as the arrays have bytes, which PNG and FLAC do not exceed."""
+    each = sum(sizes) / len(sizes) if sizes else max(map(_bytes, left.values()))
+    need, guess = each * len(left), "" if sizes else "at most "
+    told = f"{guess}{_in_bytes(need)} of files"
+    if not files.is_local(workdir):
+        return told
+    free = shutil.disk_usage(next(path for path in (workdir, *workdir.absolute().parents) if path.exists())).free
+    if need > free and sizes:
+        logging.warning("%s are free, which is less than the sweep will need", _in_bytes(free))
+    return f"{told}, {_in_bytes(free)} are free" + ", videos aside" * (video and not sizes)
+
+
+def _bytes(job):
+    """Colour pictures, a grey spectrogram, and 16 bits for each sample of the sound."""
+    pixels = job["height"] * job["width"]
+    return pixels * (3 * len(jobs.pictures(job)) + 1) + job["width"] * _SOUND
+
+
+def _time(left, records):
+    """Of one process like the one that made the finished samples."""
+    if not records:
+        return "time: is told after the first batches"
+    each = [sum(record["seconds"][stage] for stage in STAGES) / record["run"]["batch_size"] for record in records]
+    return f"about {duration(left * sum(each) / len(each))} for the rest, as {len(each)} finished samples took"
+
+
+def _in_bytes(number):
+    power = min(4, int(math.log(max(1, number), 1000)))
+    return f"{number / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -1,0 +1,103 @@
+"""Jobs -> batches, the same ones at every run: which jobs share a program, and which are made together.
+
+What a sample's last bits are can depend on its place in a batch. So the batches of a work folder are written down when
+they are first made up: a run that goes on, or one on another host, makes the same ones. Jobs that a grid gains later
+have batches of their own.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from its_jax import fields, files, jobs, locks
+
+FOLDER = "plan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Jobs that share compiled programs.
+
+    Attributes:
+      key: 10 hexadecimal digits over what they share. jobs: by id.
+    """
+
+    key: str
+    jobs: Mapping[str, Mapping[str, Any]]
+
+
+def groups(todo: Mapping[str, Mapping[str, Any]]) -> list[Group]:
+    """Jobs by id -> those that share programs, in the order of the first of each."""
+    found = {}
+    for name, job in todo.items():
+        found.setdefault(tuple(jobs.program(job).items()), {})[name] = job
+    return [Group(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10], of) for key, of in found.items()]
+
+
+def batch_size(workdir: Path, group: Group) -> int:
+    """Of the batches that are written down; 0: there are none."""
+    return _read(workdir, group)["batch_size"]
+
+
+def batches(workdir: Path, group: Group, size: int) -> list[list[str]]:
+    """The batches of a group, as ids of `size` jobs or fewer, after having written down those that are new.
+
+    Some of the ids may be of jobs that the grid has lost since.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    with locks.turn(workdir, FOLDER):
+        _sweep_up(workdir)
+        known, new = _made_up(workdir, group, size)
+        if new:
+            content = {"batch_size": size, "batches": known + new}
+            files.write(_path(workdir, group), json.dumps(content).encode())
+    return known + new
+
+
+def count(workdir: Path, group: Group, size: int, done: Collection[str]) -> int:
+    """How many batches of `size` are to be made; writes nothing."""
+    known, new = _made_up(workdir, group, size)
+    wanted = group.jobs.keys() - done
+    return sum(not wanted.isdisjoint(batch) for batch in known + new)
+
+
+def share(group: Group, made_up: Sequence[list[str]], index: int, count: int) -> list[list[str]]:
+    """Every `count`-th batch; where several groups have few, their first ones fall to different shares."""
+    return [batch for i, batch in enumerate(made_up, int(group.key, 16)) if i % count == index]
+
+
+def _made_up(workdir, group, size):
+    """The batches that are written down, and those of all other jobs."""
+    written = _read(workdir, group)
+    known = written["batches"] if written["batch_size"] == size else []
+    placed = {name for batch in known for name in batch}
+    return known, _cut({name: job for name, job in group.jobs.items() if name not in placed}, size)
+
+
+def _cut(todo, size):
+    """Those that can share a batch, in their order, by `size`."""
+    together = {}
+    for name, job in todo.items():
+        together.setdefault(tuple(jobs.shared(job).items()), []).append(name)
+    return [names[i : i + size] for names in together.values() for i in range(0, len(names), size)]
+
+
+def _sweep_up(workdir):
+    """What a kill left."""
+    if files.is_local(workdir):
+        for path in (workdir / FOLDER).glob(files.TEMPORARY):
+            path.unlink(missing_ok=True)
+
+
+def _path(workdir, group):
+    return workdir / FOLDER / f"{group.key}.json"
+
+
+def _read(workdir, group):
+    path = _path(workdir, group)
+    return fields.read_json(path) if path.exists() else {"batch_size": 0, "batches": []}

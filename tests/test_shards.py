@@ -1,0 +1,54 @@
+"""Which share of a sweep a process makes."""
+
+import pytest
+
+from its_jax import shards
+from its_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "index, count, environment, expected",
+    [
+        (None, None, {}, None),
+        (1, 3, {}, (1, 3)),
+        (None, None, {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}, (2, 4)),
+        (
+            None,
+            None,
+            {
+                "SLURM_ARRAY_TASK_ID": "12",
+                "SLURM_ARRAY_TASK_COUNT": "4",
+                "SLURM_ARRAY_TASK_MIN": "8",
+                "SLURM_ARRAY_TASK_STEP": "2",
+            },
+            (2, 4),
+        ),
+        (None, 5, {"JOB_COMPLETION_INDEX": "4"}, (4, 5)),
+        (None, None, {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2"}, (0, 2)),
+        (2, 3, {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2"}, (2, 3)),  # what is said counts
+    ],
+)
+def test_flags_and_schedulers(index, count, environment, expected):
+    assert shards.here(index, count, environment) == expected
+
+
+@pytest.mark.parametrize(
+    "index, count, environment, words",
+    [
+        (1, None, {}, "--num_shards is missing: give both"),
+        (None, 3, {}, "--shard_index is missing: give both"),
+        (None, None, {"JOB_COMPLETION_INDEX": "4"}, "--num_shards is missing (an indexed Kubernetes job does not tell"),
+        (3, 3, {}, "shard_index=3 of num_shards=3: must be 0 to 2"),
+        (0, 0, {}, "shard_index=0 of num_shards=0"),
+        (None, None, {"SLURM_ARRAY_TASK_ID": "2"}, "a Slurm array: SLURM_ARRAY_TASK_ID or SLURM_ARRAY_TASK_COUNT"),
+        (None, None, {"SKYPILOT_NODE_RANK": "x", "SKYPILOT_NUM_NODES": "2"}, "SkyPilot"),
+    ],
+)
+def test_what_does_not_fit_is_named(index, count, environment, words):
+    with pytest.raises(UserError) as caught:
+        shards.here(index, count, environment)
+    assert words in str(caught.value)
+
+
+def test_one_process_of_jax_makes_all():
+    assert shards.of_jax() == (0, 1)
