@@ -38,7 +38,9 @@ setup(
     ],
     extras_require={
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
-        "test": [TORCH, "diffusers", "librosa", "pytest", "ruff"],
+        "ray": ["ray"],  # --engine=ray of sweeps
+        "gcs": ["etils[epath]", "gcsfs"],  # gs:// as a work folder
+        "test": [TORCH, "diffusers", "librosa", "pytest", "ray", "ruff"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },
