@@ -6,6 +6,7 @@ another one, at the same places, hence to the same bits. Each actor writes what 
 
 import collections
 import logging
+import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -76,12 +77,23 @@ def _ray(address):
         import ray
     except ImportError as error:
         raise UserError("--engine=ray: Ray is not installed; pip install 'its_jax[ray]'") from error
+    _check_reachable(address)
     try:
         # 'local', or else Ray would join a cluster that was left running here.
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--ray_address={address}: there is no Ray cluster ({error})") from error
     return ray
+
+
+def _check_reachable(address):
+    """Ray itself would try for minutes, and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"--ray_address={address}: there is no Ray cluster ({error.strerror or error})") from error
 
 
 def _resources(ray):

@@ -82,13 +82,13 @@ def run(
     outlook.tell(workdir, groups, done, how, kept)
     if plan_only or len(done) == len(todo):
         return
-    if ray and share:
+    if ray is not None and share:
         raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
-    share = share or ((0, 1) if ray else _share_of_jax())
+    share = share or ((0, 1) if ray is not None else _share_of_jax())
     name = "shard-{}-of-{}".format(*share)
     with locks.held(workdir, name):
         _sweep_up(asked["layout"], workdir)
-        if ray:
+        if ray is not None:
             from its_jax import fleet
 
             choice = {"layout": asked["layout"], "scorers": asked["scorers"]}
