@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax import fields, files, jobs, locks
+from its_jax import files, jobs, locks
 
 FOLDER = "plan"
 
@@ -106,5 +106,7 @@ def _path(workdir, group):
 
 
 def _read(workdir, group):
-    path = _path(workdir, group)
-    return fields.read_json(path) if path.exists() else {"batch_size": 0, "batches": []}
+    try:
+        return json.loads(_path(workdir, group).read_bytes())
+    except (OSError, ValueError):  # there is none, or none that can be read: it is made up anew
+        return {"batch_size": 0, "batches": []}
