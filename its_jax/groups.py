@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from its_jax import outlook, plan, production
-from its_jax.errors import UserError
+from its_jax.errors import DiskFull, UserError
 from its_jax.sampler import Sampler
 from its_jax.scoring import Scorer
 from its_jax.store import Folders, Shards
@@ -41,13 +41,14 @@ def make(
                 continue
             try:
                 sampler, batches = begin(group, workdir, wanted, how, share)
+            except DiskFull:
+                raise
             except UserError as error:  # of these settings; those of other groups may be right
                 logging.warning("%d samples cannot be made: %s", len(wanted), error)
                 faults.append(str(error))
                 continue
-            names = [name for batch in batches for name in batch if name in wanted]
-            store.clean(names)
-            for batch in _timed(batches, wanted):
+            store.clean(name for batch in batches for name in batch if name in wanted)
+            for batch in _timed(batches):
                 make_batch(line, sampler, *to_make(group, batch, wanted))
             line.finish()
             sampler = None  # its memory is for the next one
@@ -112,7 +113,7 @@ def make_batch(
         made += line.make(sampler, todo[made:], wanted=wanted[made:])
 
 
-def _timed(batches, wanted) -> Iterator[Sequence[str]]:
+def _timed(batches) -> Iterator[Sequence[str]]:
     """The batches; after the second one (the first takes longer) it is told how long the others will take."""
     for number, batch in enumerate(batches):
         start = time.perf_counter()

@@ -34,6 +34,7 @@ CPU_MEMORY_SHARE = 0.25
 MAX_BATCH_PER_DEVICE = 64
 # What encoded prompts may take on a device, to serve later batches too; at full size one takes 4 MB in bfloat16.
 TEXT_BYTES = 512 * 2**20
+HOST_TEXT_BYTES = 8 * 2**30  # and what those may take beside it that had to make room there
 MEMORY_SHARE = 0.9
 # What XLA's errors say where memory does not suffice.
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -119,7 +120,8 @@ class Sampler:
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
         self._program, self._pictures = job_settings.program(job), job_settings.pictures(job)
-        self._unets, self._texts, self._told = self._prepared(), {}, False
+        self._unets, self._texts, self._on_host = self._prepared(), {}, {}
+        self._told = False
         self._known = self._origin(job)
         self._job, self._devices, self._chosen = job, self._layout.at_once, may_shrink or not batch_size
         with timed("compile", self.seconds):
@@ -364,8 +366,8 @@ class Sampler:
         self._let_go(wanted)
         for (source, prompt), model in wanted.items():
             # Each is encoded once; the one that is asked for last is kept longest.
-            text = self._texts.pop((source, prompt), None) or self._prepare_text(model, prompt)
-            self._texts[source, prompt] = text
+            text = self._texts.pop((source, prompt), None) or self._from_host(source, prompt)
+            self._texts[source, prompt] = text or self._prepare_text(model, prompt)
         terms = []
         for i, (name, model) in enumerate(models):
             texts = [self._texts[model.source, prompt] for prompt in prompts[name]]
@@ -381,13 +383,19 @@ class Sampler:
         return terms
 
     def _let_go(self, wanted):
-        """Makes room for the texts that a batch wants, those first that were not asked for the longest."""
-        room = int(TEXT_BYTES // max(map(_bytes, self._text.values())))
+        """Makes room for the texts that a batch wants: those that were not asked for the longest go to the host."""
+        size = max(map(_bytes, self._text.values()))
         more = sum(key not in self._texts for key in wanted)
         for key in [key for key in self._texts if key not in wanted]:
-            if len(self._texts) + more <= room:
+            if (len(self._texts) + more) * size <= TEXT_BYTES:
                 break
-            del self._texts[key]
+            self._on_host[key] = jax.device_get(self._texts.pop(key))
+        while len(self._on_host) * size > HOST_TEXT_BYTES:
+            del self._on_host[next(iter(self._on_host))]
+
+    def _from_host(self, source, prompt):
+        text = self._on_host.pop((source, prompt), None)
+        return text and jax.device_put(text, self._of_source(source))
 
     def _prompts_of(self, job, name):
         return self._layout.prompts(job_settings.prompts(job, name))

@@ -394,6 +394,15 @@ def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
     assert len(encoded) == 5  # three for the picture, two for the sound: the negative ones are equal
     sampler(expand({"image.prompt": "a cat"}, seed=5))
     assert len(encoded) == 5
+    (before,) = sampler(expand({"image.prompt": "a dog"}, num_samples=1))
+    monkeypatch.setattr(sampler_module, "TEXT_BYTES", 0)  # so that each makes room for the next
+    sampler(expand({"image.prompt": "a cat"}))
+    (after,) = sampler(expand({"image.prompt": "a dog"}, num_samples=1))
+    assert len(encoded) == 5
+    np.testing.assert_array_equal(before.latents, after.latents)
+    monkeypatch.setattr(sampler_module, "HOST_TEXT_BYTES", 0)  # so that it is forgotten
+    sampler(expand({"image.prompt": "a cat"}))
+    assert len(encoded) == 6
 
 
 def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):
