@@ -16,7 +16,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
-    package_data={"its_jax.tiny": ["weights/**"]},
+    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"]},
     install_requires=[
         "absl-py",
         "filelock",
@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
-        "test": [TORCH, "diffusers", "librosa", "pytest", "ruff"],
+        "test": [TORCH, "diffusers", "librosa", "playwright", "pytest", "ruff"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },
