@@ -36,6 +36,22 @@ def varying(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     return {name: several for name, several in found.items() if len(several) > 1}
 
 
+def ranks(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
+    """Of those columns that vary: for each sample, which of the values it has."""
+    found = {}
+    for name, several in varying(columns).items():
+        place = {value: rank for rank, value in enumerate(several)}
+        found[name] = [place[value] for value in columns[name]]
+    return found
+
+
+def order(columns: Mapping[str, Sequence[Any]]) -> list[int]:
+    """The samples' numbers, sorted by their settings."""
+    count = len(next(iter(columns.values())))
+    by_sample = list(zip(*ranks(columns).values(), strict=True)) or [()] * count
+    return sorted(range(count), key=by_sample.__getitem__)
+
+
 def _flat(settings):
     flat = {}
     for name, value in settings.items():

@@ -86,6 +86,8 @@ class Frame:
     width: int
     height: int
     captioned: bool
+    labels_across: bool
+    labels_down: bool
 
     SIZE, SMALL, MARGIN, GAP, LABEL = 18, 13, 28, 8, 230
 
@@ -99,12 +101,13 @@ class Frame:
 
     @property
     def top(self) -> int:
-        """Above the first line: the labels of the columns."""
-        return self.MARGIN + 3 * round(1.4 * self.SIZE) + self.GAP
+        """Above the first line: the labels of the columns, and beside them what the axes are."""
+        lines = 3 if self.labels_across else 1 if self.labels_down else 0
+        return self.MARGIN + lines * (round(1.4 * self.SIZE) + self.GAP // 2)
 
     @property
     def left(self) -> int:
-        return self.MARGIN + self.LABEL + self.GAP
+        return self.MARGIN + (self.LABEL + self.GAP) * (self.labels_across or self.labels_down)
 
     @property
     def foot(self) -> int:
@@ -220,6 +223,7 @@ def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     return tuple(fonts)
 
 
+@functools.lru_cache(maxsize=4096)
 def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
     """Whether it is drawn otherwise than a code point that no font may give a glyph to."""
     missing, mask = (font.getmask(c) for c in ("\U0010ffff", character))

@@ -36,7 +36,7 @@ def _page(workdir, embed):
     found = list(samples.open(workdir).values())
     if not found:
         raise UserError(f"{workdir}: there are no finished samples in it yet")
-    data = table.of(found, [_folder(sample) for sample in found])
+    data = table.of(found, _folder)
     data["workdir"] = str(workdir.absolute()) if files.is_local(workdir) else str(workdir)
     data["embedded"] = _embedded(found) if embed else {}
     _extract(found, workdir)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import soundfile
@@ -17,13 +17,16 @@ _DIGITS = 6  # of a score
 _CANVAS = ("width", "height", "crop_image", "cutoff_latent", "audio.model")
 
 
-def of(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, Any]:
-    """What the page is told, in JSON's values.
+def of(samples: Sequence[Sample], folder: Callable[[Sample], str]) -> dict[str, Any]:
+    """What the page is told, in JSON's values; samples in the order of their settings.
 
     Args:
-      folders: of each sample's files, relative to the page, in the same order.
+      folder: of a sample's files, relative to the page. Its last part is the sample's id.
     """
     settings = columns.of([sample.record for sample in samples])
+    order = columns.order(settings)
+    samples = [samples[i] for i in order]
+    settings = {name: [column[i] for i in order] for name, column in settings.items()}
     varying = columns.varying(settings)
     return {
         "ids": [sample.id for sample in samples],
@@ -33,9 +36,7 @@ def of(samples: Sequence[Sample], folders: Sequence[str]) -> dict[str, Any]:
         "canvas": _plainly_coded(_canvases(samples, settings)),
         "pictures": _plainly_coded([tuple(sample.pictures) for sample in samples]),
         "sounds": _plainly_coded([sample.sound for sample in samples]),
-        "folders": _plainly_coded(
-            [folder.removesuffix(sample.id) for folder, sample in zip(folders, samples, strict=True)]
-        ),
+        "folders": _plainly_coded([folder(sample).removesuffix(sample.id) for sample in samples]),
     }
 
 

@@ -1,6 +1,7 @@
 """Samples -> a grid of cells along two settings -> pages of at most `PAGE` pixels either way."""
 
 import dataclasses
+import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from its_jax import columns, files, jobs, media, samples, typeset
+from its_jax import columns, files, jobs, samples, typeset
 from its_jax.errors import UserError
 from its_jax.samples import Sample
 
@@ -32,10 +33,16 @@ def write(workdir: str | Path, x: str, y: str, picture: str) -> list[Path]:
     paths = []
     for page in _pages(grid, found, picture, workdir.name):
         paths.append(workdir / f"sheet-{len(paths) + 1:02d}.png")
-        files.write(paths[-1], media.png(np.asarray(page, np.float32) / 255, {}))
+        files.write(paths[-1], _png(page))
     for old in set(workdir.glob("sheet-[0-9]*.png")) - set(paths):
         old.unlink()
     return paths
+
+
+def _png(page):
+    file = io.BytesIO()
+    page.save(file, format="PNG")
+    return file.getvalue()
 
 
 def _axes(settings: Columns, x: str, y: str) -> tuple[str, str]:
@@ -52,10 +59,14 @@ def _axes(settings: Columns, x: str, y: str) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Grid:
-    """Labels of the columns and rows, and for each (row, column) the numbers of its samples, which `captions` tell
-    apart."""
+    """Labels of the columns and rows, and for each (row, column) the numbers of its samples.
+
+    Attributes:
+      captions: of each sample, what tells it from the others of its cell. common: the prompts that all samples have.
+    """
 
     corner: str
+    common: str
     across: list[str]
     down: list[str]
     cells: Mapping[tuple[int, int], list[int]]
@@ -63,21 +74,17 @@ class _Grid:
 
 
 def _grid(settings: Columns, x: str, y: str) -> _Grid:
-    varying = columns.varying(settings)
-    count = len(next(iter(settings.values())))
+    varying, ranks, order = columns.varying(settings), columns.ranks(settings), columns.order(settings)
     rest = [name for name in varying if name not in (x, y)]
-    ranks = {name: {value: rank for rank, value in enumerate(columns.values(settings[name]))} for name in settings}
-
-    def rank(name, sample):
-        return ranks[name][settings[name][sample]] if name else 0
-
+    rows, tops = (ranks.get(name, [0] * len(order)) for name in (y, x))
     cells = {}
-    for sample in sorted(range(count), key=lambda sample: [rank(name, sample) for name in rest]):
-        cells.setdefault((rank(y, sample), rank(x, sample)), []).append(sample)
-    across, down = ([_told(value) for value in ranks[name]] if name else [""] for name in (x, y))
-    captions = [", ".join(_caption(name, settings[name][sample]) for name in rest) for sample in range(count)]
+    for sample in order:
+        cells.setdefault((rows[sample], tops[sample]), []).append(sample)
+    across, down = ([_told(value) for value in columns.values(settings[name])] if name else [""] for name in (x, y))
+    captions = [", ".join(_caption(name, settings[name][sample]) for name in rest) for sample in range(len(order))]
     corner = "\n".join(f"{name} {way}" for name, way in ((x, "across"), (y, "down")) if name)
-    return _Grid(corner, across, down, cells, captions)
+    common = " | ".join(settings[name][0] for name in settings if columns.is_prompt(name) and name not in varying)
+    return _Grid(corner, common, across, down, cells, captions)
 
 
 def _told(value):
@@ -90,7 +97,7 @@ def _caption(name, value):
 
 def _pages(grid: _Grid, found: Sequence[Sample], picture: str, title: str) -> Iterator[Image.Image]:
     width, height = _size(found[0].picture(picture))
-    frame = typeset.Frame(width, height, captioned=any(grid.captions))
+    frame = typeset.Frame(width, height, any(grid.captions), any(grid.across), any(grid.down))
     tiles_fit, lines_fit = frame.fits(PAGE)
     in_cell = _side_by_side(max(map(len, grid.cells.values())), max(1, tiles_fit // len(grid.across)))
     lines_parts = _parts(list(_lines(grid, in_cell)), lines_fit)
@@ -102,7 +109,8 @@ def _pages(grid: _Grid, found: Sequence[Sample], picture: str, title: str) -> It
             label = grid.down[row] if n == 0 or lines[n - 1][0] != row else ""
             shown = [grid.cells.get((row, column), [])[tiles] for column in across]
             rows.append((label, [[_tile(grid, found, sample, picture) for sample in cell] for cell in shown]))
-        foot = f"{title}: {len(found)} samples" + f", page {number} of {len(pages)}" * (len(pages) > 1)
+        page = f"page {number} of {len(pages)}" if len(pages) > 1 else ""
+        foot = ", ".join(filter(None, (title, f"{len(found)} samples", page, grid.common)))
         yield typeset.grid(frame, in_cell, grid.corner, [grid.across[column] for column in across], rows, foot)
 
 

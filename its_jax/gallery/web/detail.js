@@ -30,7 +30,7 @@ function row(name, value) {
 }
 
 function view(i, name) {
-  const caption = element("figcaption", {}, `As the model of ${name} sees it: `, element("b", { textContent: text(setting(name + ".prompt", i)) }));
+  const caption = element("figcaption", {}, `${name}: `, element("b", { textContent: text(setting(name + ".prompt", i)) }));
   return element("figure", {}, element("img", { src: address(i, name + ".png"), alt: `Picture of ${name}`, decoding: "async" }), caption);
 }
 

@@ -1,6 +1,7 @@
 // Where the samples are: in bands, from top to bottom, of tiles. Only bands that are seen become elements.
 
 const GAP = 10;
+const CELL_GAP = 26; // between the cells of a table
 
 // A list: as many tiles side by side as fit.
 function listed(shown, width, size, captionLines) {
@@ -23,7 +24,7 @@ function crossed(shown, x, y, width, size, captionLines) {
   const inCell = Math.min(4, Math.ceil(Math.sqrt(most)));
   const tile = tileOf(shown, size, captionLines);
   const left = y ? Math.min(150, Math.floor(width / 4)) : 0, top = x ? 60 : 0;
-  const columnWidth = inCell * (tile.width + GAP);
+  const columnWidth = inCell * (tile.width + GAP) - GAP + CELL_GAP;
   const bands = [], rows = [];
   let bottom = top + GAP;
   down.values.forEach((value, r) => {
@@ -32,15 +33,15 @@ function crossed(shown, x, y, width, size, captionLines) {
     for (let line = 0; line < lines; line++) {
       const tiles = row.flatMap((cell, c) =>
         cell.slice(line * inCell, (line + 1) * inCell).map((i, k) => (
-          { i, x: left + GAP + c * (columnWidth + GAP) + k * (tile.width + GAP) })));
+          { i, x: left + GAP + c * columnWidth + k * (tile.width + GAP) })));
       bands.push({ y: bottom + line * (tile.height + GAP), tiles });
     }
-    rows.push({ label: y ? text(value) : "", y: bottom, height: lines * (tile.height + GAP) });
-    bottom += lines * (tile.height + GAP) + GAP;
+    rows.push({ label: y ? text(value) : "", y: bottom, height: lines * (tile.height + GAP) - GAP });
+    bottom += lines * (tile.height + GAP) - GAP + CELL_GAP;
   });
   const columns = across.values.map((value, c) => (
-    { label: x ? text(value) : "", x: left + GAP + c * (columnWidth + GAP), width: columnWidth - GAP }));
-  return { tile, bands, width: left + GAP + columns.length * (columnWidth + GAP), height: bottom, top, left, columns, rows };
+    { label: x ? text(value) : "", x: left + GAP + c * columnWidth, width: columnWidth - CELL_GAP }));
+  return { tile, bands, width: left + GAP + columns.length * columnWidth, height: bottom, top, left, columns, rows };
 }
 
 function axisValues(shown, name) {

@@ -10,11 +10,12 @@ function option(value, label = value) {
 function fillControls() {
   at("title").textContent = document.title = DATA.workdir.split("/").pop() || DATA.workdir;
   at("title").title = DATA.workdir;
-  at("sort").append(option("", "id"), ...Object.keys(DATA.scores).map((name) => option("score:" + name, name)), ...VARYING.map((name) => option(name)));
+  at("sort").append(option("", "settings"), ...Object.keys(DATA.scores).map((name) => option("score:" + name, name)), ...VARYING.map((name) => option(name)));
   for (const id of ["x", "y"]) at(id).append(option("", "none"), ...VARYING.map((name) => option(name)));
   at("size").value = innerWidth < 500 ? 160 : 260;
   at("filters").append(...VARYING.map(filter));
   at("filters").hidden = !VARYING.length;
+  at("about").open = innerWidth > 800;
 }
 
 function filter(name) {
@@ -58,7 +59,7 @@ function update({ keepPlace = false } = {}) {
     filters: state.filters, words: at("search").value.toLowerCase().split(/\s+/).filter(Boolean),
     only: state.starred ? isStarred : null, order, descending: state.descending,
   });
-  const width = list.clientWidth, size = Math.min(Number(at("size").value), width - 2 * GAP), lines = shown.length ? caption(shown[0]).length : 0;
+  const width = list.clientWidth, size = Math.min(Number(at("size").value), width - 2 * GAP) * (x || y ? 0.6 : 1), lines = shown.length ? caption(shown[0]).length : 0;
   const next = x || y ? crossed(shown, x, y, width, size, lines) : listed(shown, width, size, lines);
   next.order = next.bands.flatMap((band) => band.tiles.map((tile) => tile.i));
   next.positions = new Map(next.order.map((i, k) => [i, k]));
@@ -67,8 +68,9 @@ function update({ keepPlace = false } = {}) {
   next.corner = [y && y + " ↓", x && x + " →"].filter(Boolean).join("\n");
   at("count").textContent = shown.length === COUNT ? `${COUNT} samples` : `${shown.length} of ${COUNT} samples`;
   at("nothing").hidden = shown.length > 0;
-  at("direction").textContent = state.descending ? "↓ falling" : "↑ rising";
-  at("direction").setAttribute("aria-label", state.descending ? "Falling order; change to rising" : "Rising order; change to falling");
+  at("direction").textContent = state.descending ? "↓" : "↑";
+  at("direction").title = state.descending ? "Falling order; click for rising" : "Rising order; click for falling";
+  at("direction").setAttribute("aria-label", at("direction").title);
   at("starred").setAttribute("aria-pressed", state.starred);
   if (!keepPlace) list.scrollTop = list.scrollLeft = 0;
   arrange(next, caption);
@@ -167,7 +169,7 @@ at("more").addEventListener("click", () => {
   at("more").setAttribute("aria-expanded", !at("panel").hidden);
 });
 for (const id of ["x", "y"]) at(id).addEventListener("change", () => update());
-at("size").addEventListener("input", () => update());
+at("size").addEventListener("input", () => { update(); bringIntoView(selected); });
 for (const id of ["clear", "clear2"]) at(id).addEventListener("click", clearFilters);
 
 fillControls();

@@ -1,4 +1,5 @@
-// The samples' settings and scores, by their number; which of them are shown, and in which order.
+// The samples' settings and scores, by their number; which of them are shown, and in which order. Their numbers are in
+// the order of their settings.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const COUNT = DATA.ids.length;
@@ -56,7 +57,7 @@ function chosen({ filters, words, only, order, descending }) {
 // What has no score comes last in either direction.
 function sorted(found, order, descending) {
   const key = order.startsWith("score:") ? DATA.scores[order.slice(6)] : DATA.columns[order]?.index;
-  if (!key) return descending ? found.reverse() : found;
+  if (!key) return descending ? found.reverse() : found; // by settings
   const sign = descending ? -1 : 1;
   return found.sort((a, b) => (key[a] === null) - (key[b] === null) || sign * (key[a] - key[b]) || a - b);
 }

@@ -79,13 +79,16 @@ function mark(i) {
   tile.classList.toggle("heard", i === player.sample);
 }
 
+// By left and top: what is sticky goes by where its parent is before any transform.
 function drawHeads(left, right, top, bottom) {
   const columns = document.getElementById("columns"), rows = document.getElementById("rows");
   if (layout.top) {
     const seen = layout.columns.filter((column) => column.x + column.width > left && column.x < right);
     columns.replaceChildren(corner(), ...seen.map((column) => {
-      const head = element("span", { textContent: column.label, title: column.label });
-      head.style.cssText = `transform:translateX(${column.x}px);width:${column.width}px`;
+      const label = element("span", { textContent: column.label, title: column.label });
+      label.style.left = layout.left + "px";
+      const head = element("div", {}, label);
+      head.style.cssText = `left:${column.x}px;width:${column.width}px;height:${layout.top}px`;
       return head;
     }));
   }
@@ -95,7 +98,7 @@ function drawHeads(left, right, top, bottom) {
       const label = element("span", { textContent: row.label, title: row.label });
       label.style.top = layout.top + "px";
       const head = element("div", {}, label);
-      head.style.cssText = `transform:translateY(${row.y - layout.top}px);width:${layout.left}px;height:${row.height}px`;
+      head.style.cssText = `top:${row.y - layout.top}px;width:${layout.left}px;height:${row.height}px`;
       return head;
     }));
   }
