@@ -21,7 +21,7 @@ _TOLD = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportErro
 
 
 def start(main, *operands):
-    """Parses the flags and runs `main()`, with a string for each of `operands`, which name what stands without a flag."""
+    """Parses the flags and runs `main()`, with a string for each of `operands`, the names of what has no flag."""
     parse = functools.partial(_parse, operands=operands)
     app.run(lambda argv: _guarded(functools.partial(main, *argv[1:])), flags_parser=parse)
 

@@ -1,7 +1,7 @@
 """What the settings of many samples have in common, and what they differ in: the axes of a gallery or a contact sheet.
 
-A column is a setting by its full name (`seed`, `image.prompt`, ...) with a value for each sample; None where a sample has
-no such setting. No jax.
+A column is a setting by its full name (`seed`, `image.prompt`, ...) with a value for each sample; None where a sample
+has no such setting. No jax.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """A page over the samples of a work folder: `python -m its_jax.gallery WORKDIR`.
 
-Writes WORKDIR/gallery.html, which any browser opens from the disk. With --embed, WORKDIR/gallery_embedded.html, a single
-file with all pictures and sounds in it, for up to 64 MiB of them.
+Writes WORKDIR/gallery.html, which any browser opens from the disk. With --embed, WORKDIR/gallery_embedded.html, a
+single file with all pictures and sounds in it, for up to 64 MiB of them.
 """
 
 import logging

@@ -7,14 +7,15 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from its_jax import files, gallery, samples
+from its_jax import files, gallery, media, samples, store
 from its_jax.errors import UserError
 from its_jax.gallery import table
 
 # One after another they make the page's only script.
 SCRIPTS = ("table.js", "stars.js", "player.js", "layout.js", "tiles.js", "detail.js", "export.js", "main.js")
 ASSETS = "gallery"  # the folder for what lies in tar files, which a browser cannot look into
-_KINDS = {"png": "image/png", "wav": "audio/wav", "flac": "audio/flac"}
+_SOUND = store.Folders.sound
+_KINDS = {"png": "image/png", "wav": "audio/wav"}
 _WRITERS = 8
 _FRAME = '<div><iframe srcdoc="{page}" style="width: 100%; height: {height}px; border: 0"></iframe></div>'
 
@@ -53,7 +54,13 @@ def _is_in_tar(sample):
 
 
 def _shown(sample):
-    return *(f"{name}.png" for name in sample.pictures), sample.sound
+    return *(f"{name}.png" for name in sample.pictures), _SOUND
+
+
+def _content(sample, name):
+    if name in sample.files:
+        return sample.read(name)
+    return media.wav(*sample.waveform(), dict(sample.record))  # of FLAC: in some, Chromium finds no place to start at
 
 
 def _extract(found, workdir):
@@ -70,7 +77,7 @@ def _extract_one(sample, folder):
         with files.reasons(folder):
             folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        files.write(folder / name, sample.read(name))
+        files.write(folder / name, _content(sample, name))
 
 
 def _embedded(found):
@@ -78,7 +85,7 @@ def _embedded(found):
     addresses, size = {}, 0
     for sample in found:
         for name in _shown(sample):
-            content = sample.read(name)
+            content = _content(sample, name)
             size += len(content)
             if size > gallery.MAX_EMBEDDED:
                 most = gallery.MAX_EMBEDDED // 2**20

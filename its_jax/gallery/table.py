@@ -35,7 +35,6 @@ def of(samples: Sequence[Sample], folder: Callable[[Sample], str]) -> dict[str, 
         "scores": _scores([sample.record for sample in samples]),
         "canvas": _plainly_coded(_canvases(samples, settings)),
         "pictures": _plainly_coded([tuple(sample.pictures) for sample in samples]),
-        "sounds": _plainly_coded([sample.sound for sample in samples]),
         "folders": _plainly_coded([folder(sample).removesuffix(sample.id) for sample in samples]),
     }
 

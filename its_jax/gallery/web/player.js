@@ -53,4 +53,4 @@ audio.addEventListener("loadedmetadata", () => {
 });
 audio.addEventListener("play", follow);
 for (const event of ["pause", "seeked", "ended"]) audio.addEventListener(event, moved);
-audio.addEventListener("error", () => player.onFault("This sound cannot be read: " + coded(DATA.sounds, player.sample)));
+audio.addEventListener("error", () => player.onFault("This sound cannot be read: " + DATA.ids[player.sample]));

@@ -36,7 +36,7 @@ function address(i, name) {
 
 const pictures = (i) => coded(DATA.pictures, i);
 const spectrogramOf = (i) => address(i, "spectrogram.png");
-const soundOf = (i) => address(i, coded(DATA.sounds, i));
+const soundOf = (i) => address(i, "audio.wav");
 
 // filters: name -> a test of the value; words: all of which a prompt must have.
 function chosen({ filters, words, only, order, descending }) {
