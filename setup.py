@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TORCH = "torch==2.13.0"  # the reference version; an open range would pull in whatever is newest
+RAY, GCS = "ray", ["etils[epath]", "gcsfs"]
 
 setup(
     name="its_jax",
@@ -38,7 +39,9 @@ setup(
     ],
     extras_require={
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
-        "test": [TORCH, "diffusers", "librosa", "playwright", "pytest", "ruff"],
+        "ray": [RAY],  # --engine=ray of sweeps
+        "gcs": GCS,  # gs:// as a work folder
+        "test": [TORCH, "diffusers", "gcp-storage-emulator", "librosa", "playwright", "pytest", "ruff", RAY, *GCS],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

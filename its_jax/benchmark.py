@@ -14,7 +14,9 @@ from ml_collections import config_flags
 from its_jax import cli, jobs
 from its_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Settings, as of its_jax.sample.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Settings, as of its_jax.sample.", lock_config=True, allow_override=True
+)
 _BATCHES = flags.DEFINE_list("batches", [], "Batch sizes; without, the config's own.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "How many batches are timed, after one that is not.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "A JSON file for the figures.")

@@ -30,6 +30,12 @@ def is_local(path: str | os.PathLike) -> bool:
     return not str(path).startswith(_REMOTE)
 
 
+def size(path: pathlib.Path) -> int:
+    """Bytes."""
+    stat = path.stat()
+    return stat.st_size if is_local(path) else stat.length
+
+
 def write(path: str | os.PathLike, data: bytes) -> None:
     """Puts `data` there, under a temporary name first. UserError: cannot write; DiskFull: for want of space."""
     path = folder(path)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax import jobs, outlook, plan, production
+from its_jax import outlook, plan, production
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler
 from its_jax.scoring import Scorer
@@ -70,17 +70,28 @@ def begin(
     asked, written = how["batch_size"], plan.batch_size(workdir, group)
     if written and asked in (0, written) and not mine(written):
         return None, []
-    sampler = Sampler(
-        next(iter(group.jobs.values())),
-        pending=-(-len(group.jobs) // share[1]),
-        batch_size=asked or written,
-        devices_per_sample=how["devices_per_sample"],
-        may_shrink=not asked,
-    )
-    for job in {tuple(jobs.shared(job).items()): job for job in group.jobs.values()}.values():
-        sampler.tables([job])  # refuses what the models cannot do
+    pending = -(-len(group.jobs) // share[1])
+    sampler = sampler_for(plan.of_each_batch(group), pending, asked or written, how)
     sampler.warn(group.jobs.values())
     return sampler, mine(sampler.batch_size)
+
+
+def sampler_for(todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int, how: Mapping[str, Any]) -> Sampler:
+    """For jobs of one group, of which `todo` has one for each that no other can share a batch with.
+
+    Raises:
+      UserError: as `Sampler` does.
+    """
+    sampler = Sampler(
+        todo[0],
+        pending=pending,
+        batch_size=batch_size,
+        devices_per_sample=how["devices_per_sample"],
+        may_shrink=not how["batch_size"],
+    )
+    for job in todo:
+        sampler.tables([job])  # refuses what the models cannot do
+    return sampler
 
 
 def to_make(

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 # Rows of the matrices whose product shows what the machine gives: on an accelerator, and on a CPU.
 PRODUCT = 8192, 2048
 
+_VECTORS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+
 
 def here_and_now() -> str:
     """Where and when something is measured: devices or cores of the processor, date and version of JAX."""
@@ -27,11 +29,18 @@ def here_and_now() -> str:
 
 
 def processor() -> str:
-    """Its name, as the system tells it."""
+    """Its name, as the system tells it, and the widest of its instructions for vectors."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = told.get("model name", platform.processor() or platform.machine())
+    widest = next((told_as for flag, told_as in _VECTORS.items() if flag in told.get("flags", "").split()), None)
+    return f"{name} with {widest}" if widest else name
+
+
+def process_share() -> tuple[int, int]:
+    """Index and count of this process among those that run JAX together on several hosts."""
+    return jax.process_index(), jax.process_count()
 
 
 def matrix_rate(dtype, repeats: int = 5) -> float:

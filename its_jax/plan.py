@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax import fields, files, jobs, locks
+from its_jax import files, jobs, locks
 
 FOLDER = "plan"
 
@@ -37,6 +37,11 @@ def groups(todo: Mapping[str, Mapping[str, Any]]) -> list[Group]:
     return [Group(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10], of) for key, of in found.items()]
 
 
+def of_each_batch(group: Group) -> list[Mapping[str, Any]]:
+    """One job for each kind of batch."""
+    return list({tuple(jobs.shared(job).items()): job for job in group.jobs.values()}.values())
+
+
 def batch_size(workdir: Path, group: Group) -> int:
     """Of the batches that are written down; 0: there are none."""
     return _read(workdir, group)["batch_size"]
@@ -54,6 +59,8 @@ def batches(workdir: Path, group: Group, size: int) -> list[list[str]]:
         _sweep_up(workdir)
         known, new = _made_up(workdir, group, size)
         if new:
+            with files.reasons(workdir):
+                (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
             content = {"batch_size": size, "batches": known + new}
             files.write(_path(workdir, group), json.dumps(content).encode())
     return known + new
@@ -99,5 +106,7 @@ def _path(workdir, group):
 
 
 def _read(workdir, group):
-    path = _path(workdir, group)
-    return fields.read_json(path) if path.exists() else {"batch_size": 0, "batches": []}
+    try:
+        return json.loads(_path(workdir, group).read_bytes())
+    except (OSError, ValueError):  # there is none, or none that can be read: it is made up anew
+        return {"batch_size": 0, "batches": []}

@@ -64,8 +64,8 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
 
 def tell(workdir, line, faults=()):
     """Says what a pipeline has made. UserError: what it could not, and other faults."""
-    logging.info("%d samples in %s", line.written, workdir)
-    if faults := [*faults, *line.faults]:
+    logging.info("%d samples in %s", len(line.written), workdir)
+    if faults := [*faults, *line.faults.values()]:
         raise UserError(f"not written: {'; '.join(faults)}")
 
 
@@ -98,12 +98,12 @@ class Pipeline:
     """Batches one after another, while threads write the one before: no more than two are in memory.
 
     Attributes:
-      written: how many samples. faults: what could not be written, and why.
+      written: ids of samples. faults: id -> why it could not be written.
     """
 
     def __init__(self, store, bar, writers, video, scorers):
         self._store, self._bar, self._writers, self._video, self._scorers = store, bar, writers, video, scorers
-        self._writing, self.written, self.faults = [], 0, []
+        self._writing, self.written, self.faults = [], [], {}
 
     def make(self, sampler, batch, position=0, wanted=None):
         """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
@@ -113,20 +113,22 @@ class Pipeline:
         self.finish()
         for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
             if is_wanted and sample.fault:
-                self.faults.append(f"{jobs.job_id(job)}: {sample.fault}")
+                self.faults[jobs.job_id(job)] = f"{jobs.job_id(job)}: {sample.fault}"
             elif is_wanted:
-                self._writing.append(self._writers.submit(self._write, job, sample, sampler))
+                writing = self._writers.submit(self._write, job, sample, sampler)
+                self._writing.append((jobs.job_id(job), writing))
         return len(samples)
 
     def finish(self):
         """Waits for the writers; if one fails, what else was not written is told with it."""
         try:
             while self._writing:
-                self._writing.pop(0).result()
-                self.written += 1
+                name, writing = self._writing.pop(0)
+                writing.result()
+                self.written.append(name)
             self._store.flush()
         except UserError as error:
-            raise type(error)("; ".join([str(error), *self.faults])) from error
+            raise type(error)("; ".join([str(error), *self.faults.values()])) from error
 
     def _write(self, job, sample, sampler):
         write(job, sample, sampler, self._store, video=self._video, scorers=self._scorers)

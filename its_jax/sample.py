@@ -14,9 +14,11 @@ from its_jax import cli, jobs
 from its_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings: a file of configs/, or your own.", lock_config=True
+    "config", None, "Settings: a file of configs/, or your own.", lock_config=True, allow_override=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the samples; made if it does not exist.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for the samples; made if it does not exist.", required=True, allow_override=True
+)
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 

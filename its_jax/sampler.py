@@ -74,13 +74,14 @@ class Sample:
 
 
 @contextlib.contextmanager
-def timed(stage: str, seconds: dict[str, float]):
-    """Logs a stage's duration, and adds it to `seconds`."""
+def timed(stage: str, seconds: dict[str, float], tell: bool = True):
+    """Adds a stage's duration to `seconds`, and logs it."""
     start = time.perf_counter()
     yield
     spent = time.perf_counter() - start
     seconds[stage] = seconds.get(stage, 0.0) + spent
-    logging.info("%-8s %.2f s", stage, spent)
+    if tell:
+        logging.info("%-8s %.2f s", stage, spent)
 
 
 class Sampler:
@@ -118,7 +119,7 @@ class Sampler:
         with timed("load", self.seconds):
             self.models, self.mel = self._load(job)
         self._program, self._pictures = job_settings.program(job), job_settings.pictures(job)
-        self._unets, self._texts = self._prepared(), {}
+        self._unets, self._texts, self._told = self._prepared(), {}, False
         self._known = self._origin(job)
         self._job, self._devices, self._chosen = job, self._layout.at_once, may_shrink or not batch_size
         with timed("compile", self.seconds):
@@ -189,14 +190,15 @@ class Sampler:
             raise ValueError("jobs of one batch must agree in solver, steps and the kind of noise, too")
         filled = [*[jobs[0]] * position, *jobs]
         filled += [jobs[-1]] * (self.batch_size - len(filled))
-        seconds = dict(self.seconds)
-        with timed("encode", seconds):
+        seconds, tell = dict(self.seconds), not self._told  # of the first batch only: there may be thousands
+        self._told = True
+        with timed("encode", seconds, tell):
             terms = jax.block_until_ready(self._terms(filled))
-        with timed("denoise", seconds):
+        with timed("denoise", seconds, tell):
             latents, failed_at = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
-        with timed("decode", seconds):
+        with timed("decode", seconds, tell):
             spectrogram, pictures = jax.block_until_ready(self._decode(latents, self.decoders))
-        with timed("vocode", seconds):
+        with timed("vocode", seconds, tell):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
         pictures, *arrays, failed_at = jax.device_get((pictures, spectrogram, waveform, latents, failed_at))
         return [

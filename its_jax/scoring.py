@@ -33,8 +33,8 @@ class Item:
     sampling_rate: int
 
 
-# Items -> column -> a number for each item; more is better.
-Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float]]]
+# Items -> column -> a number for each item, of which more is better, or None where there is nothing to tell.
+Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float | None]]]
 
 
 def load(names: str) -> list[Scorer]:
@@ -49,10 +49,11 @@ def scores(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, float]]
       UserError: a scorer gave something else than a finite number.
     """
     found = {column: values[0] for scorer in scorers for column, values in scorer([item]).items()}
+    found = {column: float(value) for column, value in found.items() if value is not None}
     for column, value in found.items():
         if not math.isfinite(value):
             raise UserError(f"the score {column} is {value}: scorers must give finite numbers")
-    return {"scores": {column: float(value) for column, value in found.items()}} if scorers else {}
+    return {"scores": found} if scorers else {}
 
 
 def _load(name):

@@ -37,13 +37,6 @@ def here(
     return index, count
 
 
-def of_jax() -> tuple[int, int]:
-    """Index and count of this process among those that run one JAX program on several hosts."""
-    import jax
-
-    return jax.process_index(), jax.process_count()
-
-
 def _told(scheduler, environment):
     index_key, count_key = _SCHEDULERS[scheduler]
     try:

@@ -61,7 +61,7 @@ class Folders:
 
     def _look(self, sample):
         folder = self.workdir / sample
-        return json.loads((folder / RECORD).read_bytes()), sum(path.stat().st_size for path in folder.iterdir())
+        return json.loads((folder / RECORD).read_bytes()), sum(map(files.size, folder.iterdir()))
 
     def clean(self, samples: Iterable[str]) -> None:
         """Removes what a kill left of these samples, which nobody is adding now."""

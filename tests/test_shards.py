@@ -48,7 +48,3 @@ def test_what_does_not_fit_is_named(index, count, environment, words):
     with pytest.raises(UserError) as caught:
         shards.here(index, count, environment)
     assert words in str(caught.value)
-
-
-def test_one_process_of_jax_makes_all():
-    assert shards.of_jax() == (0, 1)

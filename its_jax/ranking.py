@@ -1,0 +1,38 @@
+"""The best of many samples, by rank on their scores."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from its_jax.errors import UserError
+
+
+def top(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], best: float = 0.2) -> list[str]:
+    """The samples that are among the best of every one of some columns, those first whose ranks are best in all.
+
+    Args:
+      scores: sample -> column -> score, of which more is better. Samples without one of the columns do not count.
+      best: the share of them that each column lets through, above 0 to 1.
+
+    Raises:
+      UserError: no sample has these columns, or `best` is no share.
+    """
+    if not 0 < best <= 1:
+        raise UserError(f"best={best}: must be a share, above 0 and at most 1")
+    scored = {name: row for name, row in scores.items() if all(column in row for column in columns)}
+    if not columns or not scored:
+        known = sorted({column for row in scores.values() for column in row})
+        hint = f"known are {', '.join(known)}" if known else "no sample has any; see --scorers of its_jax.sweep"
+        raise UserError(f"no sample has the scores {', '.join(columns) or '(none given)'}; {hint}")
+    ranks = [_ranks(scored, column) for column in columns]
+    let_through = math.ceil(best * len(scored) - 1e-9)
+    chosen = [name for name in scored if all(rank[name] < let_through for rank in ranks)]
+    return sorted(chosen, key=lambda name: (sum(rank[name] for rank in ranks), name))
+
+
+def _ranks(scored, column):
+    """Sample -> its place, 0 for the best; equal scores share the place of the first of them."""
+    in_order = sorted(scored.values(), key=lambda row: -row[column])
+    places = {}
+    for place, row in enumerate(in_order):
+        places.setdefault(row[column], place)
+    return {name: places[row[column]] for name, row in scored.items()}

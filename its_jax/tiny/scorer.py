@@ -1,0 +1,46 @@
+"""The judges as a scorer for sweeps of the embedded models: --scorers=its_jax.tiny.scorer:right."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from its_jax.tiny import data, judges, pictures, sounds
+
+
+def right(items):
+    """How sure the judges are that a sample shows and sounds what it was asked for: columns `picture` and `sound`, 0 to
+    100; none, where the prompt names nothing that they know, or the canvas is not of 128 mel bands."""
+    found = {"picture": [], "sound": []}
+    for item in items:
+        heard = np.asarray(data.to_spectrogram(item.waveform[None]))[0]
+        found["picture"].append(_sure("picture", item.spectrogram, _named(item.job["image"]["prompt"], _PICTURES)))
+        found["sound"].append(_sure("sound", heard, _named(item.job["audio"]["prompt"], _SOUNDS)))
+    return found
+
+
+# Phrase -> class; of several in a prompt the longest counts.
+_PICTURES = {phrase: i for i, subject in enumerate(data.SUBJECTS) for phrase in pictures.SUBJECTS[subject]}
+_SOUNDS = {phrase: i for i, sound in enumerate(data.SOUNDS) for phrase in sounds.SOUNDS[sound]}
+
+
+def _named(prompt, phrases):
+    there = [phrase for phrase in phrases if f" {phrase}" in f" {prompt.lower()}"]
+    return phrases[max(there, key=len)] if there else None
+
+
+def _sure(kind, picture, wanted):
+    if wanted is None or len(picture) != 128:
+        return None
+    return 100 * float(_chances(_judge(kind), jnp.asarray(picture[None], jnp.float32))[0, wanted])
+
+
+@jax.jit
+def _chances(judge, x):
+    return jax.nn.softmax(judge(x))
+
+
+@functools.cache
+def _judge(kind):
+    return judges.load(kind)

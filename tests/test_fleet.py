@@ -1,0 +1,64 @@
+"""Sweeps by actors of Ray, on this machine."""
+
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import pytest
+
+from its_jax import errors, fleet, samples, sweep
+
+ray = pytest.importorskip("ray")
+
+
+def actors():
+    """Process ids of actors that make something."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::Worker"):
+                found.append(int(path.parent.name))
+        except OSError:  # it has just ended
+            pass
+    return found
+
+
+def kill_one(workdir, killed):
+    """Once something is written."""
+    while not list(workdir.glob("*/sample.json")):
+        time.sleep(0.02)
+    (pid, *_) = actors()
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+def latents(workdir):
+    return {name: sample.record["run"]["latents_sha256"] for name, sample in samples.open(workdir).items()}
+
+
+@pytest.mark.usefixtures("quick_programs")
+def test_an_actor_is_killed_and_all_is_made_to_the_same_bits(small, tmp_path, caplog):
+    settings, axes = small(num_samples=1, batch_size=8).to_dict(), ["seed=0..31", "num_steps=4,5"]
+    sweep.run(settings, tmp_path / "here", axes=axes)
+    killed = []
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed), daemon=True)
+    killer.start()
+    sweep.run(settings, tmp_path / "ray", axes=axes, ray={"resources": {"CPU": 1}, "address": "local"})
+    killer.join()
+    assert killed and "an actor died" in caplog.text
+    assert len(list((tmp_path / "ray").glob("*/sample.json"))) == 64
+    assert latents(tmp_path / "ray") == latents(tmp_path / "here")
+    assert not [path for path in (tmp_path / "ray").glob("*/.*")]
+
+
+def test_what_is_wrong_with_a_fleet_is_named(small, tmp_path, monkeypatch):
+    settings = small(num_samples=1).to_dict()
+    with pytest.raises(errors.UserError, match="--engine=ray shares the sweep out itself"):
+        sweep.run(settings, tmp_path, axes=["seed=0..3"], share=(0, 2), ray={})
+    with pytest.raises(errors.UserError, match="--ray_address=127.0.0.1:1: there is no Ray cluster"):
+        sweep.run(settings, tmp_path, axes=["seed=0..3"], ray={"address": "127.0.0.1:1"})
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(errors.UserError, match=r"pip install 'its_jax\[ray\]'"):
+        fleet.make([], tmp_path, set(), how={})

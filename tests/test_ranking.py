@@ -1,0 +1,45 @@
+"""The best of many samples."""
+
+import pytest
+
+from its_jax import ranking
+from its_jax.errors import UserError
+
+SCORES = {
+    "a": {"clip": 9.0, "clap": 1.0},
+    "b": {"clip": 8.0, "clap": 9.0},
+    "c": {"clip": 7.0, "clap": 8.0},
+    "d": {"clip": 1.0, "clap": 9.0},
+    "e": {"clip": 0.0, "clap": 0.0},
+    "f": {"clip": 99.0},
+}
+
+
+@pytest.mark.parametrize(
+    "columns, best, expected",
+    [
+        (["clip"], 0.5, ["f", "a", "b"]),
+        (["clap"], 0.2, ["b", "d"]),  # they are equal
+        (["clip", "clap"], 0.6, ["b", "c"]),  # f has no clap, so that it is the best 3 of 5
+        (["clip", "clap"], 0.2, []),
+        (["clip", "clap"], 1, ["b", "a", "d", "c", "e"]),
+        (["clip"], 0.01, ["f"]),
+    ],
+)
+def test_samples_are_among_the_best_of_every_column(columns, best, expected):
+    assert ranking.top(SCORES, columns, best) == expected
+
+
+@pytest.mark.parametrize(
+    "scores, columns, best, words",
+    [
+        (SCORES, ["fid"], 0.2, "no sample has the scores fid; known are clap, clip"),
+        ({"a": {}}, ["clip"], 0.2, "no sample has any"),
+        (SCORES, [], 0.2, "known are clap, clip"),
+        (SCORES, ["clip"], 0, "best=0: must be a share"),
+        (SCORES, ["clip"], 20, "best=20: must be a share"),
+    ],
+)
+def test_what_cannot_be_ranked_is_named(scores, columns, best, words):
+    with pytest.raises(UserError, match=words):
+        ranking.top(scores, columns, best)
