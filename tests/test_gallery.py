@@ -290,6 +290,7 @@ def test_cells_of_two_settings_hold_their_samples(opened, folders):
     assert {*SUBJECTS, *SOUNDS} <= set(places)
     cells = boxes(page, ".tile", "ariaLabel")
     assert len(cells) == 16
+    assert max(places[sound][1] for sound in SOUNDS) + 20 < min(y for _, _, y in cells)
     for label, x, y in cells:
         (subject,) = (subject for subject in SUBJECTS if subject in label)
         assert max((s for s in SOUNDS if places[s][0] <= x + 8), key=lambda s: places[s][0]) in label
@@ -360,28 +361,51 @@ def test_a_frame_without_storage_says_so(opened, folders, tmp_path):
     assert frame.locator("#star").get_attribute("aria-pressed") == "true"
 
 
-def test_ten_thousand_samples_are_there_at_once(opened, tmp_path):
-    first = finished.record({"image.prompt": "a picture"}, {"good": 0.5})
-    finished.write(tmp_path, [first])
-    told = data(gallery.write(tmp_path))
-    count = 10_000
-    lines = (tmp_path / gallery.PAGE).read_text()
-    told |= {
-        "ids": [f"{first['id'][:-10]}{n:010x}" for n in range(count)],
-        "columns": {"seed": {"values": list(range(count)), "index": list(range(count))}},
-        "scores": {"good": [n * 7919 % count / count for n in range(count)]},
-    }
+# Runs before the page's own script: notes when tiles are on the screen.
+CLOCK = """
+    (function look() {
+        if (document.querySelector(".tile")) requestAnimationFrame(() => { window.painted = performance.now(); });
+        else requestAnimationFrame(look);
+    })()"""
+
+
+def test_ten_thousand_samples_are_there_at_once(browser, opened, tmp_path):
+    (sample,) = finished.write(tmp_path, [finished.record()])
+    path = gallery.write(tmp_path)
+    with_many(path, sample, 10_000)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.add_init_script(CLOCK)
+    page = opened(path, context=context)
+    times = []
+    for _ in range(3):  # the machine may be at something else
+        until(page, "window.painted")
+        times.append(page.evaluate("window.painted"))
+        page.reload()
+    assert min(times) < 1000  # milliseconds
+    assert page.locator("#count").text_content() == "10000 samples"
+    page.select_option("#sort", "score:good")
+    assert details(page)["seed"] == "0" and shown(page)[0].endswith("000000270f")
+    page.evaluate("list.scrollTop = list.scrollHeight")
+    until(page, """[...document.querySelectorAll(".tile")].some((tile) => tile.ariaPosInSet === "10000")""")
+    assert page.locator(".tile").count() < 100
+    client = context.new_cdp_session(page)
+    client.send("HeapProfiler.collectGarbage")
+    assert client.send("Runtime.getHeapUsage")["usedSize"] < 20 * 2**20  # bytes
+
+
+def with_many(path, sample, count):
+    """Makes the page of one sample that of many, which differ in their seeds and scores and share its files."""
+    told, seeds = data(path), list(range(count))
+    told["ids"] = [f"{sample[:-10]}{seed:010x}" for seed in seeds]
+    del told["common"]["seed"]
+    told["columns"] = {"seed": {"values": seeds, "index": seeds}}
+    told["scores"] = {"good": [seed / count for seed in seeds]}
     for key in ("canvas", "pictures", "folders"):
         told[key]["index"] = [0] * count
-    told["common"].pop("seed")
-    (tmp_path / gallery.PAGE).write_text(
-        re.sub(r'(?<=application/json">).*?(?=</script>)', lambda _: json.dumps(told), lines)
+    page = path.read_text()
+    path.write_text(
+        page.replace(json.dumps(data(path), separators=(",", ":")), json.dumps(told, separators=(",", ":")))
     )
-    for n in range(40):
-        os.symlink(tmp_path / first["id"], tmp_path / told["ids"][n])
-    page = opened(tmp_path / gallery.PAGE)
-    page.wait_for_selector(".tile")
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? performance.now()")
-    assert painted < 1000
-    assert page.locator("#count").text_content() == "10000 samples"
-    assert page.locator(".tile").count() < 100
+    for other in (*told["ids"][:100], *told["ids"][-100:]):
+        if other != sample:
+            (path.parent / other).symlink_to(sample)

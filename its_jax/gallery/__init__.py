@@ -16,7 +16,7 @@ def write(workdir: str | Path, embed: bool = False) -> Path:
     """Writes WORKDIR/gallery.html and returns its path; it links to the samples' files.
 
     Args:
-      embed: write WORKDIR/gallery_embedded.html, which holds all that it shows (some 150 samples of the default size).
+      embed: write WORKDIR/gallery_embedded.html, which holds all that it shows (some 200 samples of the default size).
 
     Raises:
       UserError: no such folder, no samples in it, more than `MAX_EMBEDDED` to embed, or it cannot be written.
