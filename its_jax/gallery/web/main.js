@@ -53,7 +53,7 @@ function caption(i) {
   return OTHERS.length || Object.keys(DATA.scores).length || axes.length ? [...lines, [...score, ...others].join(" · ")] : lines;
 }
 
-function update({ keepPlace = false } = {}) {
+function update({ keepPlace = false, fromFirst = false } = {}) {
   const order = at("sort").value, x = at("x").value, y = at("y").value;
   const shown = chosen({
     filters: state.filters, words: at("search").value.toLowerCase().split(/\s+/).filter(Boolean),
@@ -74,7 +74,7 @@ function update({ keepPlace = false } = {}) {
   at("starred").setAttribute("aria-pressed", state.starred);
   if (!keepPlace) list.scrollTop = list.scrollLeft = 0;
   arrange(next, caption);
-  if (!next.positions.has(selected) && next.count) select(next.order[0]);
+  if ((fromFirst || !next.positions.has(selected)) && next.count) select(next.order[0]);
 }
 
 function select(i) {
@@ -160,9 +160,9 @@ function move(key) {
 at("search").addEventListener("input", () => update());
 at("sort").addEventListener("change", () => {
   state.descending = at("sort").value.startsWith("score:"); // more is better
-  update();
+  update({ fromFirst: true });
 });
-at("direction").addEventListener("click", () => { state.descending = !state.descending; update(); });
+at("direction").addEventListener("click", () => { state.descending = !state.descending; update({ fromFirst: true }); });
 at("starred").addEventListener("click", () => { state.starred = !state.starred; update(); });
 at("more").addEventListener("click", () => {
   at("panel").hidden = !at("panel").hidden;
