@@ -17,7 +17,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
-    package_data={"its_jax.tiny": ["weights/**"]},
+    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"]},
     install_requires=[
         "absl-py",
         "filelock",
@@ -41,7 +41,7 @@ setup(
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
-        "test": [TORCH, "diffusers", "gcp-storage-emulator", "librosa", "pytest", "ruff", RAY, *GCS],
+        "test": [TORCH, "diffusers", "gcp-storage-emulator", "librosa", "playwright", "pytest", "ruff", RAY, *GCS],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

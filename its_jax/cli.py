@@ -2,6 +2,7 @@
 traceback."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -19,9 +20,10 @@ from its_jax.errors import UserError
 _TOLD = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 
 
-def start(main):
-    """Parses the flags and runs `main()`."""
-    app.run(lambda argv: _guarded(main), flags_parser=_parse)
+def start(main, *operands):
+    """Parses the flags and runs `main()`, with a string for each of `operands`, the names of what has no flag."""
+    parse = functools.partial(_parse, operands=operands)
+    app.run(lambda argv: _guarded(functools.partial(main, *argv[1:])), flags_parser=parse)
 
 
 def check_out(out: Path) -> None:
@@ -40,7 +42,7 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out={out}: is a folder; give the name of a file")
 
 
-def _parse(argv):
+def _parse(argv, operands):
     try:
         rest = flags.FLAGS(argv)
         # That a config file is missing is noticed only when something of it is asked for.
@@ -49,8 +51,11 @@ def _parse(argv):
         _fail(_reason(error))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
         _fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
-    if rest[1:]:
-        _fail(f"unexpected argument {rest[1]!r}; settings are given as --config.name=value")
+    if rest[1 + len(operands) :]:
+        how = f"give {' '.join(operands)} only" if operands else "settings are given as --config.name=value"
+        _fail(f"unexpected argument {rest[1 + len(operands)]!r}; {how}")
+    if missing := operands[len(rest) - 1 :]:
+        _fail(f"{missing[0]} is missing")
     return rest
 
 

@@ -51,9 +51,10 @@ def read(
         raise UserError(f"{key} is an axis, and a column of {prompts} too: take one of them away")
     made, cells = {}, 0
     for changes in _cells(rows, known):
-        for job in _jobs(settings, changes, known.get("seed")):
-            made.setdefault(jobs.job_id(job), job)
-            cells += 1
+        of_cell = _jobs(settings, changes, known.get("seed"))
+        cells += len(of_cell)
+        for name, job in zip(jobs.job_ids(of_cell[0], [job["seed"] for job in of_cell]), of_cell, strict=True):
+            made.setdefault(name, job)
     if cells > len(made):
         logging.info("%d of %d cells of the grid are the same as others; each is made once", cells - len(made), cells)
     return made
@@ -78,8 +79,8 @@ def _jobs(settings, changes, seeds):
             changed[key] = value
     if seeds is None:
         return jobs.expand(changed, changed["num_samples"])
-    for seed in (min(seeds), max(seeds)):
-        (job,) = jobs.expand(changed | {"seed": seed}, 1)
+    (job,) = jobs.expand(changed | {"seed": min(seeds)}, 1)
+    jobs.check_seed(max(seeds))
     return [job | {"seed": seed} for seed in seeds]
 
 

@@ -158,10 +158,9 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
         job[term] = _typed(settings[term], _TERM, f"{term}.")
     job["init_sha256"] = _digest(job)
-    jobs = [job | {"seed": job["seed"] + i} for i in range(num_samples)]
-    for job in jobs[:: max(1, num_samples - 1)]:  # the first and the last
-        check(job)
-    return jobs
+    check(job)
+    check_seed(job["seed"] + num_samples - 1)
+    return [job | {"seed": job["seed"] + i} for i in range(num_samples)]
 
 
 def _digest(job):
@@ -202,8 +201,7 @@ def _typed(settings, types, prefix=""):
 
 def check(job: Mapping[str, Any]) -> None:
     """Raises `UserError` for values that are wrong whatever the models are."""
-    if not 0 <= job["seed"] <= _MAX_SEED:
-        raise UserError(f"seed={job['seed']}: seeds must be 0 to {_MAX_SEED}")
+    check_seed(job["seed"])
     for key in ("height", "width", "num_steps", "cache_interval"):
         if job[key] < 1:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
@@ -216,6 +214,12 @@ def check(job: Mapping[str, Any]) -> None:
     _check_canvas(job)
     _check_start(job)
     _check_steps(job)
+
+
+def check_seed(seed: int) -> None:
+    """Raises `UserError` for a seed that cannot be drawn from."""
+    if not 0 <= seed <= _MAX_SEED:
+        raise UserError(f"seed={seed}: seeds must be 0 to {_MAX_SEED}")
 
 
 def _check_term(name, term):
@@ -314,11 +318,18 @@ def job_id(job: Mapping[str, Any]) -> str:
 
     Safe as a file name on any system; equal settings give equal ids.
     """
+    return job_ids(job, [job["seed"]])[0]
+
+
+def job_ids(job: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+    """Those of jobs that differ in their seed alone."""
     # What a file holds counts, by `init_sha256`, not where it lies.
-    placeless = job | {key: "file" for key in ("init_image", "init_audio") if job[key]}
-    digest = hashlib.sha256(json.dumps(placeless, sort_keys=True).encode()).hexdigest()[:10]
-    words = [_slug(job[term]["prompt"]) for term in TERMS]
-    return "_".join([*(word for word in words if word), str(job["seed"]), digest])
+    placeless = job | {key: "file" for key in ("init_image", "init_audio") if job[key]} | {"seed": 0}
+    # Quotes in a prompt are escaped, so that no prompt holds this.
+    before, _, after = json.dumps(placeless, sort_keys=True).partition('"seed": 0')
+    words = [word for term in TERMS if (word := _slug(job[term]["prompt"]))]
+    digests = (hashlib.sha256(f'{before}"seed": {seed}{after}'.encode()).hexdigest()[:10] for seed in seeds)
+    return ["_".join([*words, str(seed), digest]) for seed, digest in zip(seeds, digests, strict=True)]
 
 
 def _slug(text, length=28):

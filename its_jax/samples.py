@@ -6,7 +6,9 @@ for sample in samples.open("sweep"):
 """
 
 import dataclasses
+import glob
 import io
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +23,7 @@ from its_jax import files, jobs, store
 from its_jax.errors import UserError
 
 SOUNDS = (store.Folders.sound, store.Shards.sound)
+VIDEOS = "videos"  # the folder for videos of samples in tar files, made later: nothing is added to those any more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Sample:
     def sound(self) -> str:
         """The name of the sound's file."""
         return next(name for name in SOUNDS if name in self.files)
+
+    @property
+    def pictures(self) -> list[str]:
+        """The names that `picture` knows: terms, and last `spectrogram`."""
+        return [name.removesuffix(".png") for name in self.files if name.endswith(".png")]
 
     def picture(self, name: str = "spectrogram") -> np.ndarray:
         """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, or a further view's term."""
@@ -89,8 +97,30 @@ def open(workdir: str | Path) -> Samples:  # noqa: A001
     return Samples(found | {sample.id: sample for sample in _in_folders(workdir)})
 
 
-def _in_folders(workdir):
-    for path in workdir.glob(f"*/{jobs.RECORD}"):
+def one(place: str | Path) -> Sample:
+    """The sample WORKDIR/ID, whichever layout the work folder has.
+
+    Raises:
+      UserError: there is none, or it is not finished.
+    """
+    place = files.folder(place)
+    in_folder = _in_folders(place.parent, glob.escape(place.name))
+    in_shards = (sample for sample in _in_shards(place.parent) if sample.id == place.name)
+    found = next(itertools.chain(in_folder, in_shards), None)
+    if found is None:
+        raise UserError(f"{place}: there is no finished sample; give WORKDIR/ID, with an id that is in WORKDIR")
+    return found
+
+
+def video(sample: Sample) -> Path:
+    """Where its video is, or would be."""
+    in_folder = sample.place.suffix != ".tar"
+    return sample.place / jobs.VIDEO if in_folder else sample.place.parents[1] / VIDEOS / f"{sample.id}.mp4"
+
+
+def _in_folders(workdir, pattern="*"):
+    with_video = {path.parent.name for path in workdir.glob(f"{pattern}/{jobs.VIDEO}")}
+    for path in workdir.glob(f"{pattern}/{jobs.RECORD}"):
         folder = path.parent
         try:
             record = json.loads(path.read_bytes())
@@ -98,7 +128,7 @@ def _in_folders(workdir):
             logging.warning("%s: cannot be read (%s); it is left out", path, files.reason(error))
             continue
         names = (f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram"))
-        there = (*names, SOUNDS[0], *[jobs.VIDEO] * record["run"]["video"], jobs.RECORD)
+        there = (*names, SOUNDS[0], *[jobs.VIDEO] * (folder.name in with_video), jobs.RECORD)
         yield Sample(folder.name, record, there, folder, lambda name, folder=folder: (folder / name).read_bytes())
 
 

@@ -1,14 +1,15 @@
-"""Pictures laid out with text, as Pillow images: the slide of a video, its playhead, a contact sheet.
+"""Pictures laid out with text, as Pillow images: the slide of a video, its playhead, contact sheets.
 
 Any text may be drawn. It is set in the font that has most of its characters: the one inside Pillow, which has
 little beyond ASCII, or one of the system. What that font lacks is spelled out (symbols) or drawn as a box.
 """
 
 import bisect
+import dataclasses
 import functools
 import unicodedata
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 PAPER, INK, DIM, ACCENT = "#101216", "#eceae4", "#959ba6", (255, 180, 84)
 
@@ -78,6 +79,93 @@ def contact_sheet(pictures: list[Image.Image], captions: list[str], columns: int
     return canvas
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Sizes on a page of `grid`, in pixels: of pictures `[height, width]`, and of all that is around them."""
+
+    width: int
+    height: int
+    captioned: bool
+    labels_across: bool
+    labels_down: bool
+
+    SIZE, SMALL, MARGIN, GAP, LABEL = 18, 13, 28, 8, 230
+
+    @property
+    def step_x(self) -> int:
+        return self.width + self.GAP
+
+    @property
+    def step_y(self) -> int:
+        return self.height + self.GAP + self.captioned * round(1.4 * self.SMALL)
+
+    @property
+    def top(self) -> int:
+        """Above the first line: the labels of the columns, and beside them what the axes are."""
+        lines = 3 if self.labels_across else 1 if self.labels_down else 0
+        return self.MARGIN + lines * (round(1.4 * self.SIZE) + self.GAP // 2)
+
+    @property
+    def left(self) -> int:
+        return self.MARGIN + (self.LABEL + self.GAP) * (self.labels_across or self.labels_down)
+
+    @property
+    def foot(self) -> int:
+        return self.GAP + round(1.4 * self.SMALL) + self.MARGIN
+
+    def fits(self, pixels: int) -> tuple[int, int]:
+        """How many pictures fit side by side, and one above the other, on a page of so many pixels; 1 at least.
+
+        As if each were a cell of its own, which has the widest gaps.
+        """
+        across = (pixels - self.left - self.MARGIN) // (self.step_x + self.GAP)
+        down = (pixels - self.top - self.foot) // (self.step_y + self.GAP)
+        return max(1, across), max(1, down)
+
+
+Tile = tuple[Image.Image, str]  # and its caption
+
+
+def grid(
+    frame: Frame, in_cell: int, corner: str, across: list[str], rows: list[tuple[str, list[list[Tile]]]], foot: str
+) -> Image.Image:
+    """A page of a contact sheet: pictures along two axes.
+
+    Args:
+      in_cell: how many pictures of a cell are side by side. across: labels of the columns.
+      rows: label, which is empty where the row above goes on, and for each column the pictures of its cell.
+    """
+    column_width = in_cell * frame.step_x + frame.GAP
+    new_rows = [bool(label) or n == 0 for n, (label, _) in enumerate(rows)]
+    width = frame.left + len(across) * column_width - 2 * frame.GAP + frame.MARGIN
+    height = frame.top + len(rows) * frame.step_y + sum(new_rows) * frame.GAP + frame.foot
+    canvas = _canvas(width, height)
+    for j, line in enumerate(corner.split("\n")):
+        _Paragraph(line, frame.SMALL, frame.LABEL).draw(canvas, frame.MARGIN, frame.MARGIN + 20 * j, DIM)
+    for column, label in enumerate(across):
+        paragraph = _Paragraph(label, frame.SIZE, column_width - 2 * frame.GAP, num_lines=3)
+        # They stand on the pictures.
+        paragraph.draw(canvas, frame.left + column * column_width, frame.top - frame.GAP - paragraph.height, INK)
+    y = frame.top
+    for n, (label, cells) in enumerate(rows):
+        y += frame.GAP * new_rows[n] * (n > 0)
+        num_lines = max(1, frame.step_y // round(1.4 * frame.SIZE))
+        _Paragraph(label, frame.SIZE, frame.LABEL, num_lines).draw(canvas, frame.MARGIN, y, INK)
+        for column, cell in enumerate(cells):
+            for k, tile in enumerate(cell):
+                _draw_tile(canvas, frame, tile, frame.left + column * column_width + k * frame.step_x, y)
+        y += frame.step_y
+    _Paragraph(foot, frame.SMALL, width - 2 * frame.MARGIN).draw(canvas, frame.MARGIN, y + frame.GAP, DIM)
+    return canvas
+
+
+def _draw_tile(canvas, frame, tile, x, y):
+    picture, caption = tile
+    canvas.paste(ImageOps.contain(picture.convert("RGB"), (frame.width, frame.height)), (x, y))
+    if frame.captioned:
+        _Paragraph(caption, frame.SMALL, frame.width).draw(canvas, x, y + frame.height + 1, DIM)
+
+
 def one_line(text: str) -> str:
     """White space becomes single spaces; invisible, unassigned and ill-formed characters go."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
@@ -135,6 +223,7 @@ def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
     return tuple(fonts)
 
 
+@functools.lru_cache(maxsize=4096)
 def _has_glyph(font: ImageFont.FreeTypeFont, character: str) -> bool:
     """Whether it is drawn otherwise than a code point that no font may give a glyph to."""
     missing, mask = (font.getmask(c) for c in ("\U0010ffff", character))

@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "evaluate", "colorize", "benchmark")}
 ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate"}
+ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet")}
 # What entry points share: it parses the flags for them.
 COMMAND_LINE = "its_jax.cli"
 FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
@@ -134,9 +135,10 @@ def test_5_nothing_that_is_imported_on_the_way_needs_torch():
 
 
 def test_6_files_and_figures_need_no_jax():
-    names = ("media", "files", "store", "samples", "jobs", "grid", "shards", "noise", "gallery", "metrics")
-    plain = [f"its_jax.{name}" for name in names]
-    assert_none({name: imports_of(name, ["jax", "flax"]) for name in plain if name in _sources()})
+    names = ("media", "files", "store", "samples", "columns", "jobs", "grid", "shards", "noise", "metrics")
+    names += ("gallery", "sheet")
+    plain = tuple(f"its_jax.{name}." for name in names)
+    assert_none({name: imports_of(name, ["jax", "flax"]) for name in _sources() if f"{name}.".startswith(plain)})
 
 
 def test_6_arrays_leave_the_device_in_one_place():
@@ -155,7 +157,10 @@ def test_7_nobody_imports_an_entry_point():
     assert_none({name: imports_of(name, ENTRY_POINTS) for name in modules("its_jax", "convert", "configs", "bench")})
 
 
-COMMANDS = ["convert", *(f"its_jax.{name}" for name in ("sample", "benchmark", "tiny.train", "tiny.evaluate"))]
+COMMANDS = [
+    "convert",
+    *(f"its_jax.{name}" for name in ("sample", "benchmark", "gallery", "sheet", "tiny.train", "tiny.evaluate")),
+]
 
 
 def answer(command, *arguments):

@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 
+import finished
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from its_jax import fields, media, typeset
+from its_jax import fields, jobs, media, samples, typeset
 from its_jax.errors import UserError
+from its_jax.media import __main__ as later
 
 PROMPTS = [
     "a castle",
@@ -194,6 +196,25 @@ def test_a_failing_ffmpeg_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="a.mp4: cannot write: ffmpeg: "):
         media.write_video(tmp_path / "a.mp4", np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b", fps=-1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["folders", "shards"])
+def test_a_finished_sample_gets_its_video_later(tmp_path, layout):
+    one, other = finished.write(tmp_path, [finished.record({"seed": seed}) for seed in (1, 2)], layout)
+    assert jobs.VIDEO not in samples.open(tmp_path)[one].files
+    path = later.run(f"{tmp_path}/{one}/")
+    assert path == tmp_path / {"folders": f"{one}/video.mp4", "shards": f"videos/{one}.mp4"}[layout]
+    assert re.search(r"h264 .*30 fps", probe(path, "v")[0])
+    assert sorted(samples.open(tmp_path)) == sorted([one, other])
+    found = samples.one(tmp_path / one)
+    assert samples.video(found) == path and (jobs.VIDEO in found.files) == (layout == "folders")
+
+
+def test_a_video_of_no_sample_is_refused_in_one_line(tmp_path):
+    finished.write(tmp_path, [finished.record()])
+    for place in (tmp_path / "nothing", tmp_path, tmp_path / "no" / "where", tmp_path / "*"):
+        with pytest.raises(UserError, match=re.escape(f"{place}: there is no finished sample")):
+            later.run(place)
 
 
 def ffmpeg(*arguments) -> subprocess.CompletedProcess:

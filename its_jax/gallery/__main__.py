@@ -1,0 +1,21 @@
+"""A page over the samples of a work folder: `python -m its_jax.gallery WORKDIR`.
+
+Writes WORKDIR/gallery.html, which any browser opens from the disk. With --embed, WORKDIR/gallery_embedded.html, a
+single file with all pictures and sounds in it, for up to 64 MiB of them.
+"""
+
+import logging
+
+from absl import flags
+
+from its_jax import cli, gallery
+
+_EMBED = flags.DEFINE_bool("embed", False, "A single file that holds all pictures and sounds.")
+
+
+def main(workdir):
+    logging.info("%s", gallery.write(workdir, embed=_EMBED.value).absolute())
+
+
+if __name__ == "__main__":
+    cli.start(main, "WORKDIR")
