@@ -31,15 +31,13 @@ class Group:
 
 def groups(todo: Mapping[str, Mapping[str, Any]]) -> list[Group]:
     """Jobs by id -> those that share programs, in the order of the first of each."""
-    found = {}
-    for name, job in todo.items():
-        found.setdefault(tuple(jobs.program(job).items()), {})[name] = job
+    found = _together(todo, jobs.program)
     return [Group(hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10], of) for key, of in found.items()]
 
 
 def of_each_batch(group: Group) -> list[Mapping[str, Any]]:
     """One job for each kind of batch."""
-    return list({tuple(jobs.shared(job).items()): job for job in group.jobs.values()}.values())
+    return [next(iter(of.values())) for of in _together(group.jobs, jobs.shared).values()]
 
 
 def batch_size(workdir: Path, group: Group) -> int:
@@ -88,10 +86,19 @@ def _made_up(workdir, group, size):
 
 def _cut(todo, size):
     """Those that can share a batch, in their order, by `size`."""
-    together = {}
+    together = [list(of) for of in _together(todo, jobs.shared).values()]
+    return [names[i : i + size] for names in together for i in range(0, len(names), size)]
+
+
+def _together(todo, what):
+    """Jobs by id, by what they must share; of one that differs from the last in its seed alone, that is known."""
+    found, last = {}, {}
     for name, job in todo.items():
-        together.setdefault(tuple(jobs.shared(job).items()), []).append(name)
-    return [names[i : i + size] for names in together.values() for i in range(0, len(names), size)]
+        if last | {"seed": job["seed"]} != job:
+            key = tuple(what(job).items())
+        last = job
+        found.setdefault(key, {})[name] = job
+    return found
 
 
 def _sweep_up(workdir):

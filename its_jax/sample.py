@@ -1,16 +1,17 @@
 """Two prompts in, a picture that sounds out: `python -m its_jax.sample --config=configs/default.py --workdir=out`.
 
 Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json, and one more picture
-for each further view among the config's terms. A second run with the same settings makes only what is missing.
-`--from=FILE` (one of those files, but the video) makes that sample again.
+for each further view among the config's terms; and WORKDIR/gallery.html, a page over all of them. A second run with the
+same settings makes only what is missing. `--from=FILE` (one of those files, but the video) makes that sample again.
 """
 
+import logging
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from its_jax import cli, jobs
+from its_jax import cli, gallery, jobs
 from its_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,6 +38,7 @@ def run(config, workdir):
     from its_jax import production  # slow, as JAX is: what is wrong with flags and settings is said before
 
     production.make(todo, workdir, **{name: how[name] for name in ("batch_size", "devices_per_sample", "video")})
+    logging.info("%s shows them", gallery.write(workdir))
 
 
 def run_again(file, workdir):

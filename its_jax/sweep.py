@@ -8,6 +8,7 @@ With --engine=ray the actors of a Ray cluster do.
 """
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from its_jax import cli, files, grid, jobs, locks, outlook, plan, scoring, shards, store
-from its_jax.errors import UserError
+from its_jax import cli, files, gallery, grid, jobs, locks, outlook, plan, shards, store
+from its_jax.errors import DiskFull, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings, and a grid of them.", lock_config=True, allow_override=True
@@ -74,6 +75,8 @@ def run(
     asked = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
     settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
     _, how = jobs.read(settings)
+    from its_jax import scoring  # slow, as numpy is
+
     scorers = scoring.load(asked["scorers"])
     todo = grid.read(settings, asked["grid"], asked["prompts"], axes)
     groups = plan.groups(todo)
@@ -86,7 +89,7 @@ def run(
         raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
     share = share or ((0, 1) if ray is not None else _share_of_jax())
     name = "shard-{}-of-{}".format(*share)
-    with locks.held(workdir, name):
+    with locks.held(workdir, name), _shown(workdir):
         _sweep_up(asked["layout"], workdir)
         if ray is not None:
             from its_jax import fleet
@@ -98,6 +101,26 @@ def run(
 
             kept = store.open_store(asked["layout"], workdir, name)
             make(groups, workdir, kept, done, how=how, share=share, scorers=scorers)
+
+
+@contextlib.contextmanager
+def _shown(workdir):
+    """Writes the page over all that is there, also if some could not be made."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except UserError:
+        _show(workdir)
+        raise
+    _show(workdir)
+
+
+def _show(workdir):
+    from its_jax import samples  # slow, as numpy is
+
+    if files.is_local(workdir) and samples.open(workdir):
+        logging.info("%s shows them", gallery.write(workdir))
 
 
 def _share_of_jax():
