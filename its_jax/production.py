@@ -33,7 +33,7 @@ def make_again(file, workdir):
 
 
 def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
-    """Makes and writes jobs that agree in all but seed, prompts and numbers.
+    """Makes and writes jobs that agree in all but seed, prompts and numbers; returns whether any was missing.
 
     Args:
       position: of the first job of each batch in it; the others follow.
@@ -47,7 +47,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
     if asked > len(todo):
         logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
     if not todo:
-        return
+        return False
     keep_programs()
     how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
     sampler = Sampler(todo[0], pending=len(todo), **how)
@@ -60,6 +60,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
         while done < len(todo):
             done += line.make(sampler, todo[done : done + sampler.batch_size - position], position)
     tell(workdir, line)
+    return True
 
 
 def tell(workdir, line, faults=()):

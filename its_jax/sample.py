@@ -37,8 +37,9 @@ def run(config, workdir):
     todo, how = jobs.read(config.to_dict())
     from its_jax import production  # slow, as JAX is: what is wrong with flags and settings is said before
 
-    production.make(todo, workdir, **{name: how[name] for name in ("batch_size", "devices_per_sample", "video")})
-    logging.info("%s shows them", gallery.write(workdir))
+    how = {name: how[name] for name in ("batch_size", "devices_per_sample", "video")}
+    if production.make(todo, workdir, **how):
+        logging.info("%s shows them", gallery.write(workdir))
 
 
 def run_again(file, workdir):

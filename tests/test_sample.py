@@ -135,7 +135,7 @@ def assert_same_sample(folder, other):
 
 
 def test_every_file_is_written_and_the_record_last(made):
-    assert len(list(made.iterdir())) == 3
+    assert len(list(made.glob("*/"))) == 3 and (made / "gallery.html").exists()
     folder = folder_of(2, made)
     assert sorted(path.name for path in folder.iterdir()) == FILES
     changed = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -193,7 +193,7 @@ def test_the_spectrogram_is_what_is_vocoded(made, sampler):
 
 def test_crop_image_shortens_all_files(small, shared, tmp_path):
     sample.run(small(crop_image=True, num_samples=1), tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("*/")
     assert media.read_png(folder / "image.png")[0].shape == (12, 16, 3)
     assert media.read_png(folder / "spectrogram.png")[0].shape == (12, 16)
     assert len(media.read_wav(folder / "audio.wav")[0]) == 960 - int(32 / 48 * 960)
@@ -201,7 +201,7 @@ def test_crop_image_shortens_all_files(small, shared, tmp_path):
 
 def test_cutoff_latent_shortens_all_files(small, tmp_path):
     sample.run(small(cutoff_latent=True, num_samples=1), tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("*/")
     assert media.read_png(folder / "image.png")[0].shape == (12, 40, 3)
     assert media.read_png(folder / "spectrogram.png")[0].shape == (12, 40)
     assert len(media.read_wav(folder / "audio.wav")[0]) == 800
