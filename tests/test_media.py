@@ -317,3 +317,15 @@ def test_contact_sheet_holds_every_picture_in_its_place():
         places.append((rows.min(), columns.min()))
     assert places == sorted(places) and len({row for row, _ in places}) == 2
     assert places[0][1] == places[3][1] and places[1][1] == places[4][1]
+
+
+@pytest.mark.parametrize("prompt", ["bell ringing", ""])
+def test_flac_holds_the_values_of_wav_and_its_settings(prompt):
+    waveform = np.random.default_rng(0).uniform(-1, 1, 500)
+    settings = {"seed": 1, "audio": {"prompt": prompt}}
+    (sound, rate), (other, _) = (
+        soundfile.read(io.BytesIO(make(waveform, 16000, settings)), dtype="int16") for make in (media.flac, media.wav)
+    )
+    np.testing.assert_array_equal(sound, other)
+    with soundfile.SoundFile(io.BytesIO(media.flac(waveform, 16000, settings))) as file:
+        assert (rate, json.loads(file.comment), file.title) == (16000, settings, prompt)

@@ -78,7 +78,9 @@ def flac(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
     """16-bit mono FLAC, the values of `wav`; the title tag holds the prompts, the comment tag `settings` as JSON."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", sampling_rate, 1, format="FLAC") as sound:
-        sound.title, sound.comment = _title(settings), _to_json(settings)
+        if title := _title(settings):  # an empty one is refused
+            sound.title = title
+        sound.comment = _to_json(settings)
         sound.write(_to_pcm(waveform))
     return file.getvalue()
 
