@@ -5,6 +5,7 @@ another one, at the same places, hence to the same bits. Each actor writes what 
 """
 
 import collections
+import contextlib
 import logging
 import socket
 import uuid
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from its_jax import files, jobs, plan, store
+from its_jax import files, jobs, locks, plan, store
 from its_jax.errors import UserError
 
 MAX_DEATHS = 3  # of actors over one batch, before it is given up
@@ -50,9 +51,9 @@ def make(
         left = sum(len(group.jobs.keys() - done) for group in groups)
         with tqdm(total=left, unit="sample") as bar:
             faults = [fault for group in groups for fault in _make_group(fleet, group, workdir, done, how, bar)]
+            logging.info("%d samples in %s", bar.n, workdir)
     finally:
         ray.shutdown()
-    logging.info("%d samples in %s", left - len(faults), workdir)
     if faults:
         raise UserError(f"not written: {'; '.join(faults)}")
 
@@ -209,10 +210,12 @@ class Worker:
 
         production.keep_programs()
         self._how, self._key, self._sampler = how, None, None
-        self._store = store.open_store(layout, files.folder(workdir), f"actor-{uuid.uuid4().hex[:10]}")
+        folder, name = files.folder(workdir), f"actor-{uuid.uuid4().hex[:10]}"
+        self._store = store.open_store(layout, folder, name)
         pipeline = production.pipeline(self._store, [], video=how["video"], scorers=scoring.load(scorers))
-        self._line = pipeline.__enter__()  # for the actor's life
-        self._pipeline = pipeline
+        self._life = contextlib.ExitStack()  # of the actor
+        self._life.enter_context(locks.held(folder, name))  # so that nobody sweeps up what it is writing
+        self._line = self._life.enter_context(pipeline)
 
     def begin(self, key: str, todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int) -> int:
         """Loads and compiles what a group takes, where that is not done; its batch size."""

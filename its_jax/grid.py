@@ -39,19 +39,25 @@ def read(
 
     Args:
       settings: a config's, those of a job and `num_samples`. axes: values by setting, as nested as the settings.
-      prompts: name of a prompt file, or "". flags: axes as 'setting=values', in place of those of the same name.
+      prompts: name of a prompt file, or ""; its columns take the place of `axes` of the same name.
+      flags: axes as 'setting=values'; they do so, too.
 
     Raises:
       UserError: a setting or file that is not there, a value that is wrong (its line is named), no cell at all.
     """
     kinds = jobs.kinds(settings) | {"num_samples": int}
-    known = _axes(axes, kinds) | dict(_flag(flag, kinds) for flag in flags)
-    rows = _rows(prompts, kinds) if prompts else [{}]
-    for key in known.keys() & {key for row in rows for key in row}:
-        raise UserError(f"{key} is an axis, and a column of {prompts} too: take one of them away")
+    given = _flags(flags, kinds)
+    rows = _rows(prompts, kinds) if prompts else [("", {})]
+    columns = {key for _, row in rows for key in row}
+    for key in given.keys() & columns:
+        raise UserError(f"--axis={key} is a column of {prompts} too: take one of them away")
+    known = {key: values for key, values in (_axes(axes, kinds) | given).items() if key not in columns}
     made, cells = {}, 0
-    for changes in _cells(rows, known):
-        of_cell = _jobs(settings, changes, known.get("seed"))
+    for where, changes in _cells(rows, known):
+        try:
+            of_cell = _jobs(settings, changes, known.get("seed"))
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from error
         cells += len(of_cell)
         for name, job in zip(jobs.job_ids(of_cell[0], [job["seed"] for job in of_cell]), of_cell, strict=True):
             made.setdefault(name, job)
@@ -63,9 +69,9 @@ def read(
 def _cells(rows, axes):
     """Changes of the settings, seeds aside."""
     crossed = {key: values for key, values in axes.items() if key != "seed"}
-    for row in rows:
+    for where, row in rows:
         for values in itertools.product(*crossed.values()):
-            yield row | dict(zip(crossed, values, strict=True))
+            yield where, row | dict(zip(crossed, values, strict=True))
 
 
 def _jobs(settings, changes, seeds):
@@ -92,6 +98,15 @@ def _axes(axes, kinds, prefix=""):
             found |= _axes(given, kinds, f"{key}.")
         else:
             found[key] = _values(key, given, _kind(key, kinds, "the grid"))
+    return found
+
+
+def _flags(flags, kinds):
+    found = {}
+    for key, values in (_flag(flag, kinds) for flag in flags):
+        if key in found:
+            raise UserError(f"--axis={key} is given twice: give all of its values at once")
+        found[key] = values
     return found
 
 
@@ -155,7 +170,7 @@ def _range(text, kind):
 
 
 def _rows(file, kinds):
-    rows = [row for _, row in _lines(file, kinds)]
+    rows = list(_lines(file, kinds))
     if not rows:
         raise UserError(f"{file}: has no rows, so that there is nothing to make")
     return rows
@@ -195,7 +210,7 @@ def _cell(where, name, value, kinds):
 
 
 def _txt(file, text, key):
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -214,8 +229,10 @@ def _csv(file, text, key):
         columns = [name.strip() for name in next(lines, [])]
         if len(set(columns)) < len(columns):
             raise UserError(f"{file}, line 1: a column is there twice; each needs a name of its own")
+        if "" in columns:
+            raise UserError(f"{file}, line 1: a column has no name")
         for cells in lines:
-            if not any(cells):
+            if not any(map(str.strip, cells)):
                 continue
             if len(cells) != len(columns):
                 count = f"{len(cells)} cells for {len(columns)} columns"
@@ -226,7 +243,7 @@ def _csv(file, text, key):
 
 
 def _jsonl(file, text, key):
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             row = _json(f"{file}, line {number}", line)
             if key and not isinstance(row, dict):

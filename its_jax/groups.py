@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def make(
     """
     production.keep_programs()
     todo = [job for group in groups for name, job in group.jobs.items() if name not in done]
-    faults = []
+    faults, clock = [], _Clock(-(-len(todo) // share[1]))
     with production.pipeline(store, todo[:: share[1]], video=how["video"], scorers=scorers) as line:
         for group in groups:
             wanted = group.jobs.keys() - done
@@ -48,8 +48,9 @@ def make(
                 faults.append(str(error))
                 continue
             store.clean(name for batch in batches for name in batch if name in wanted)
-            for batch in _timed(batches):
+            for batch in batches:
                 make_batch(line, sampler, *to_make(group, batch, wanted))
+                clock.tell(len(wanted.intersection(batch)))
             line.finish()
             sampler = None  # its memory is for the next one
     production.tell(workdir, line, faults)
@@ -65,7 +66,7 @@ def begin(
     """
 
     def mine(size):
-        batches = plan.share(group, plan.batches(workdir, group, size), *share)
+        batches = plan.share(group, plan.batches(workdir, group, size, alone=share[1] == 1), *share)
         return [batch for batch in batches if not wanted.isdisjoint(batch)]
 
     asked, written = how["batch_size"], plan.batch_size(workdir, group)
@@ -73,6 +74,10 @@ def begin(
         return None, []
     pending = -(-len(group.jobs) // share[1])
     sampler = sampler_for(plan.of_each_batch(group), pending, asked or written, how)
+    if asked and written and share[1] > 1 and written != sampler.batch_size:
+        raise UserError(
+            f"batch_size={asked}: the other shares of this work folder make {written} at once; give that, or 0"
+        )
     sampler.warn(group.jobs.values())
     return sampler, mine(sampler.batch_size)
 
@@ -113,12 +118,15 @@ def make_batch(
         made += line.make(sampler, todo[made:], wanted=wanted[made:])
 
 
-def _timed(batches) -> Iterator[Sequence[str]]:
-    """The batches; after the second one (the first takes longer) it is told how long the others will take."""
-    for number, batch in enumerate(batches):
-        start = time.perf_counter()
-        yield batch
-        left = len(batches) - 2
-        if number == 1 and left:
-            seconds = time.perf_counter() - start
-            logging.info("%d batches of these settings are left: about %s", left, outlook.duration(seconds * left))
+class _Clock:
+    """Tells once, after the second batch (the first takes longer), how long the other samples will take."""
+
+    def __init__(self, samples):
+        self._left, self._batches, self._start = samples, 0, time.perf_counter()
+
+    def tell(self, samples: int) -> None:
+        """After each batch: how many samples it has made."""
+        self._batches, self._left = self._batches + 1, self._left - samples
+        seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
+        if self._batches == 2 and self._left > 0:
+            logging.info("%d samples are left: about %s", self._left, outlook.duration(seconds / samples * self._left))

@@ -22,6 +22,7 @@ TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all 
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
+SOLVERS = ("ddim", "dpmpp_2m", "euler")
 RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 
@@ -205,7 +206,7 @@ def check(job: Mapping[str, Any]) -> None:
     for key in ("height", "width", "num_steps", "cache_interval"):
         if job[key] < 1:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
-    for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES)):
+    for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES), ("solver", SOLVERS)):
         check_choice(key, job[key], known)
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")

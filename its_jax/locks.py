@@ -1,6 +1,7 @@
 """One process at a time: a lock that ends with the process that held it."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import socket
@@ -36,6 +37,14 @@ def held(workdir: Path, name: str) -> Iterator[None]:
         yield
 
 
+def check_no_other(workdir: Path, pattern: str, but: str) -> None:
+    """Raises `Locked` if a process holds a lock whose name fits `pattern` and not `but`."""
+    for sign in (workdir / FOLDER).glob(f"{pattern}.json"):
+        if not fnmatch.fnmatch(sign.stem, but):
+            with held(workdir, sign.stem):  # nobody's any more
+                pass
+
+
 @contextlib.contextmanager
 def turn(workdir: Path, name: str) -> Iterator[None]:
     """Waits until no other process on this disk is inside; where nothing can be locked, does not."""
@@ -60,7 +69,7 @@ def _locked(folder, name):
             yield
         return
     try:
-        files.write(sign, _signature())
+        sign.write_bytes(_signature())  # for people: no harm is done if a kill leaves half of it
         yield
     finally:
         sign.unlink(missing_ok=True)

@@ -32,7 +32,8 @@ def tell(
     logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
     logging.info("%s", _batches(workdir, waiting, done, how["batch_size"]))
     looked_at = store.look(done, LOOKED_AT)
-    logging.info("%s", _space(workdir, left, [size for _, size in looked_at], how["video"]))
+    twice = store.sound != Folders.sound  # beside tar files, the page has pictures and sounds of its own
+    logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], how["video"], 1 + twice))
     logging.info("%s", _time(len(left), [record for record, _ in looked_at]))
 
 
@@ -55,9 +56,9 @@ def _batches(workdir, groups, done, asked):
     return f"{counts} batches of up to {max(sizes)}"
 
 
-def _space(workdir, left, sizes, video):
+def _space(workdir, left, sizes, video, times):
     """Of finished samples, or as much as the arrays have bytes, which PNG and FLAC do not exceed."""
-    each = sum(sizes) / len(sizes) if sizes else max(map(_bytes, left.values()))
+    each = sum(sizes) / len(sizes) if sizes else times * max(map(_bytes, left.values()))
     need, guess = each * len(left), "" if sizes else "at most "
     told = f"{guess}{_in_bytes(need)} of files"
     if not files.is_local(workdir):

@@ -45,16 +45,18 @@ def batch_size(workdir: Path, group: Group) -> int:
     return _read(workdir, group)["batch_size"]
 
 
-def batches(workdir: Path, group: Group, size: int) -> list[list[str]]:
+def batches(workdir: Path, group: Group, size: int, alone: bool = True) -> list[list[str]]:
     """The batches of a group, as ids of `size` jobs or fewer, after having written down those that are new.
 
-    Some of the ids may be of jobs that the grid has lost since.
+    Some of the ids may be of jobs that the grid has lost since. Batches of another size are made up anew; not so if
+    other processes may be at work on them (not `alone`): then their size counts.
 
     Raises:
       UserError: the folder cannot be written.
     """
     with locks.turn(workdir, FOLDER):
         _sweep_up(workdir)
+        size = size if alone else _read(workdir, group)["batch_size"] or size
         known, new = _made_up(workdir, group, size)
         if new:
             with files.reasons(workdir):

@@ -21,7 +21,11 @@ def top(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], best:
     scored = {name: row for name, row in scores.items() if all(column in row for column in columns)}
     if not columns or not scored:
         known = sorted({column for row in scores.values() for column in row})
-        hint = f"known are {', '.join(known)}" if known else "no sample has any; see --scorers of its_jax.sweep"
+        hint = (
+            f"known are {', '.join(known)}"
+            if known
+            else "no sample has any: they are made with the samples, by --scorers of its_jax.sweep"
+        )
         raise UserError(f"no sample has the scores {', '.join(columns) or '(none given)'}; {hint}")
     ranks = [_ranks(scored, column) for column in columns]
     let_through = math.ceil(best * len(scored) - 1e-9)

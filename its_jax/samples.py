@@ -1,6 +1,6 @@
 """Reads what was made: `samples.open(workdir)` gives the same from folders and from tar files.
 
-for sample in samples.open("sweep"):
+for sample in samples.open("sweep").values():
     print(sample.id, sample.record["image"]["prompt"])
     picture, (waveform, sampling_rate) = sample.picture("image"), sample.waveform()
 """

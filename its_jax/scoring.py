@@ -48,12 +48,21 @@ def scores(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, float]]
     Raises:
       UserError: a scorer gave something else than a finite number.
     """
-    found = {column: values[0] for scorer in scorers for column, values in scorer([item]).items()}
+    found = {column: values[0] for scorer in scorers for column, values in _columns(scorer, item).items()}
     found = {column: float(value) for column, value in found.items() if value is not None}
     for column, value in found.items():
         if not math.isfinite(value):
             raise UserError(f"the score {column} is {value}: scorers must give finite numbers")
     return {"scores": found} if scorers else {}
+
+
+def _columns(scorer, item):
+    try:
+        return scorer([item])
+    except UserError:
+        raise
+    except Exception as error:  # it is the user's program
+        raise UserError(f"the scorer {scorer.__module__}:{scorer.__name__} fails: {error!r}") from error
 
 
 def _load(name):

@@ -50,25 +50,33 @@ class Folders:
             raise
 
     def finished(self) -> set[str]:
-        """Ids of the samples that are there; a record that cannot be read is set aside, with a warning."""
+        """Ids of the samples that are there; a record that cannot be read gets a warning, and does not count."""
         if not files.is_local(self.workdir):
             return {path.parent.name for path in self.workdir.glob(f"*/{RECORD}")}
-        return {sample for sample in _folders(self.workdir) if self._is_finished(sample)}
+        found = {sample: self._is_finished(sample) for sample in _folders(self.workdir)}
+        for sample in (sample for sample, finished in found.items() if finished is None):
+            logging.warning("%s/%s/%s: cannot be read; its sample will be made again", self.workdir, sample, RECORD)
+        return {sample for sample, finished in found.items() if finished}
 
     def look(self, samples: Collection[str], count: int) -> list[tuple[dict[str, Any], int]]:
         """Record, and bytes of all files, of a few of these."""
-        return [self._look(sample) for sample in itertools.islice(samples, count)]
+        with contextlib.suppress(ValueError):  # in Google Cloud Storage nobody has looked into them before
+            return [self._look(sample) for sample in itertools.islice(samples, count)]
+        return []
 
     def _look(self, sample):
         folder = self.workdir / sample
         return json.loads((folder / RECORD).read_bytes()), sum(map(files.size, folder.iterdir()))
 
     def clean(self, samples: Iterable[str]) -> None:
-        """Removes what a kill left of these samples, which nobody is adding now."""
+        """Removes what a kill left of these samples, which nobody is adding now; sets aside what cannot be read."""
         if files.is_local(self.workdir):
             for sample in set(samples).intersection(_folders(self.workdir)):
                 for path in (self.workdir / sample).glob(files.TEMPORARY):
                     path.unlink(missing_ok=True)
+                if self._is_finished(sample) is None:
+                    record = self.workdir / sample / RECORD
+                    os.replace(record, f"{record}.unreadable")
 
     def flush(self) -> None:
         """Nothing waits here."""
@@ -76,14 +84,15 @@ class Folders:
     close = flush
 
     def _is_finished(self, sample):
+        """None: its record is there, and cannot be read."""
         path = f"{self.workdir}/{sample}/{RECORD}"
         try:
             with open(path, "rb") as file:
-                return isinstance(json.loads(file.read()), dict) or _set_aside(path)
+                return True if isinstance(json.loads(file.read()), dict) else None
         except FileNotFoundError:
             return False
         except (OSError, ValueError):
-            return _set_aside(path)
+            return None
 
 
 class Shards:
@@ -105,19 +114,20 @@ class Shards:
         """Appends a sample. UserError: cannot write."""
         content = list(content)
         with self._adding, files.reasons(self.folder):
-            if self._tar is None or self._tar.tell() >= SHARD_BYTES:
+            if self._tar is None or self._end >= SHARD_BYTES:
                 self.close()
                 self._open()
-            start = self._tar.tell()
             try:
                 self._append(sample, content)
             except OSError:
-                self._tar.seek(start)  # the next one overwrites it
+                # Nothing of it stays, neither in the files nor in a buffer: the next one begins at the same place.
+                self._index.truncate(self._index_end)
+                self._tar.truncate(self._end)
                 raise
 
     def finished(self) -> set[str]:
         """Ids of the samples that any writer has added."""
-        return {entry["id"] for index in indices(self.workdir) for entry in entries(index)}
+        return {entry["id"] for index in indices(self.workdir) for entry in entries(index, warn=True)}
 
     def look(self, samples: Collection[str], count: int) -> list[tuple[dict[str, Any], int]]:
         """Record, and bytes of all files, of a few of these."""
@@ -128,12 +138,16 @@ class Shards:
         ]
 
     def clean(self, samples: Iterable[str] = ()) -> None:
-        """Cuts off what a kill left at the end of this writer's files, before it adds to them."""
+        """Cuts off what a kill left at the end of this writer's files, before it adds to them, and sets aside lines of
+        their indices that cannot be read."""
         if self._tar is not None or not files.is_local(self.workdir):
             return
         for index in self.folder.glob(f"{glob.escape(self.writer)}-*.jsonl"):
             lines = index.read_bytes()
             os.truncate(index, lines.rfind(b"\n") + 1)
+            if unreadable := [line for line in lines.splitlines(keepends=True)[:-1] if _entry(line) is None]:
+                files.write(f"{index}.unreadable", b"".join(unreadable))
+                files.write(index, b"".join(line for line in lines.splitlines(keepends=True) if _entry(line)))
             end = max((entry["end"] for entry in entries(index)), default=0)
             if index.with_suffix(".tar").exists():
                 with open(index.with_suffix(".tar"), "r+b") as tar:
@@ -168,30 +182,27 @@ class Shards:
             last = self.folder / f"{self.writer}-{number + 1:05d}.tar"
         self._path = last
         if not local:
-            self._tar, self._index = io.BytesIO(), io.BytesIO()
+            self._tar, self._index, self._end, self._index_end = io.BytesIO(), io.BytesIO(), 0, 0
             return
         last.touch()
-        self._tar, self._index = open(last, "r+b"), open(last.with_suffix(".jsonl"), "ab")
-        self._tar.seek(max(0, last.stat().st_size - len(_END)))
+        self._tar = open(last, "r+b", buffering=0)
+        self._index = open(last.with_suffix(".jsonl"), "a+b", buffering=0)
+        self._end = max((entry["end"] for entry in entries(last.with_suffix(".jsonl"))), default=0)
+        self._index_end = self._index.seek(0, os.SEEK_END)
 
     def _append(self, sample, content):
-        places = {name: self._put(f"{sample}.{_member(name)}", data) for name, data in content}
-        end = self._tar.tell()
-        self._tar.write(_END)
-        self._tar.seek(end)
-        record = json.loads(content[-1][1])
-        entry = {"id": sample, "end": end, "files": places, "record": record}
-        _sync(self._tar)
-        self._index.write(json.dumps(entry).encode() + b"\n")
-        _sync(self._index)
-
-    def _put(self, name, data):
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self._tar.write(header.tobuf(tarfile.PAX_FORMAT))
-        place = self._tar.tell()
-        self._tar.write(data + b"\0" * (-len(data) % tarfile.BLOCKSIZE))
-        return place, len(data)
+        block, places = bytearray(), {}
+        for name, data in content:
+            header = tarfile.TarInfo(f"{sample}.{_member(name)}")
+            header.size = len(data)
+            block += header.tobuf(tarfile.PAX_FORMAT)
+            places[name] = self._end + len(block), len(data)
+            block += data + b"\0" * (-len(data) % tarfile.BLOCKSIZE)
+        end, record = self._end + len(block), json.loads(content[-1][1])
+        line = json.dumps({"id": sample, "end": end, "files": places, "record": record}).encode() + b"\n"
+        _write(self._tar, self._end, bytes(block) + _END)
+        _write(self._index, self._index_end, line)
+        self._end, self._index_end = end, self._index_end + len(line)
 
 
 def open_store(layout: str, workdir: Path, writer: str = "0-of-1") -> Folders | Shards:
@@ -209,19 +220,25 @@ def indices(workdir: Path) -> list[Path]:
     return sorted((workdir / SHARDS).glob("*.jsonl"))
 
 
-def entries(index: Path) -> Iterator[dict[str, Any]]:
-    """`id`, `files` (name -> place, length in the tar), `record`; what cannot be read is left out, with a warning."""
+def entries(index: Path, warn: bool = False) -> Iterator[dict[str, Any]]:
+    """`id`, `files` (name -> place, length in the tar), `record`; what cannot be read is left out."""
     with index.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
                 return  # being written, or left by a kill
-            try:
-                entry = json.loads(line)
-                entry["id"], entry["end"], entry["files"], entry["record"]
-            except (ValueError, TypeError, KeyError):
+            if (entry := _entry(line)) is not None:
+                yield entry
+            elif warn:
                 logging.warning("%s, line %d: cannot be read; its sample will be made again", index, number)
-                continue
-            yield entry
+
+
+def _entry(line):
+    try:
+        entry = json.loads(line)
+        entry["id"], entry["end"], entry["files"], entry["record"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return entry
 
 
 def _member(name):
@@ -229,8 +246,11 @@ def _member(name):
     return "json" if name == RECORD else name
 
 
-def _sync(file):
-    file.flush()
+def _write(file, at, data):
+    file.seek(at)
+    left = memoryview(data)
+    while len(left):
+        left = left[file.write(left) :]
     if hasattr(file, "name"):  # not in memory
         os.fsync(file.fileno())
 
@@ -239,11 +259,3 @@ def _folders(workdir):
     with contextlib.suppress(FileNotFoundError), os.scandir(workdir) as found:
         return [entry.name for entry in found if entry.is_dir() and not entry.name.startswith(".")]
     return []
-
-
-def _set_aside(path):
-    """A record that cannot be read: its sample is made again."""
-    aside = f"{path}.unreadable"
-    os.replace(path, aside)
-    logging.warning("%s: cannot be read; it is set aside as %s, and its sample made again", path, aside)
-    return False

@@ -9,6 +9,7 @@ With --engine=ray the actors of a Ray cluster do.
 
 import contextlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ def main():
         raise UserError("give --config=FILE.py, such as configs/sweep.py")
     given = {"prompts": _PROMPTS.value, "layout": _LAYOUT.value, "scorers": _SCORERS.value}
     settings = _CONFIG.value.to_dict() | {name: value for name, value in given.items() if value is not None}
-    how = {"axes": _AXIS.value, "plan_only": _PLAN.value, "share": shards.here(_INDEX.value, _COUNT.value)}
-    if _ENGINE.value == "ray":
+    by_ray = _ENGINE.value == "ray"
+    share = shards.here(_INDEX.value, _COUNT.value, {} if by_ray else os.environ)
+    how = {"axes": _AXIS.value, "plan_only": _PLAN.value, "share": share}
+    if by_ray:
         how["ray"] = {"address": _ADDRESS.value, "resources": _resources(_RESOURCES.value)}
     run(settings, files.folder(_WORKDIR.value), **how)
 
@@ -83,19 +86,25 @@ def run(
     kept = store.open_store(asked["layout"], workdir)
     done = kept.finished() & todo.keys()
     outlook.tell(workdir, groups, done, how, kept)
-    if plan_only or len(done) == len(todo):
+    if plan_only:
         return
     if ray is not None and share:
         raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
     share = share or ((0, 1) if ray is not None else _share_of_jax())
     name = "shard-{}-of-{}".format(*share)
-    with locks.held(workdir, name), _shown(workdir):
+    with locks.held(workdir, name), _shown(workdir, len(done) < len(todo)):
+        locks.check_no_other(workdir, "shard-*-of-*", f"shard-*-of-{share[1]}")
         _sweep_up(asked["layout"], workdir)
+        if len(done) == len(todo):
+            return
         if ray is not None:
             from its_jax import fleet
 
             choice = {"layout": asked["layout"], "scorers": asked["scorers"]}
-            fleet.make(groups, workdir, done, how=how, **choice, **ray)
+            try:
+                fleet.make(groups, workdir, done, how=how, **choice, **ray)
+            finally:
+                _sweep_up(asked["layout"], workdir)
         else:
             from its_jax.groups import make
 
@@ -104,23 +113,27 @@ def run(
 
 
 @contextlib.contextmanager
-def _shown(workdir):
-    """Writes the page over all that is there, also if some could not be made."""
+def _shown(workdir, anew):
+    """Writes the page over all that is there, also if some could not be made; else where it is missing."""
     try:
         yield
-    except DiskFull:
+    except (DiskFull, locks.Locked):
         raise
     except UserError:
         _show(workdir)
         raise
-    _show(workdir)
+    if anew or not (workdir / gallery.PAGE).exists():
+        _show(workdir)
 
 
 def _show(workdir):
     from its_jax import samples  # slow, as numpy is
 
     if files.is_local(workdir) and samples.open(workdir):
-        logging.info("%s shows them", gallery.write(workdir))
+        with locks.turn(workdir, gallery.__name__):
+            for path in (*workdir.glob(files.TEMPORARY), *workdir.glob(f"gallery/*/{files.TEMPORARY}")):
+                path.unlink(missing_ok=True)  # left by a kill: this is the only process that writes there
+            logging.info("%s shows them", gallery.write(workdir))
 
 
 def _share_of_jax():

@@ -3,18 +3,29 @@
 import pathlib
 import runpy
 
+import jax
 import numpy as np
 import pytest
 import scipy.signal
 import soundfile
 from PIL import Image
 
-from its_jax import jobs, media, origin, stages
+from its_jax import jobs, load, media, origin, stages
 from its_jax.sampler import Sampler
 from its_jax.tiny import data
 from its_jax.windows import Windows
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Of the eight that tests have: each would make a copy of a single sample."""
+    devices = jax.local_devices()[:1]
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "mesh", lambda: mesh)
+        yield
 
 
 def make(**change):
@@ -104,7 +115,7 @@ def test_little_strength_stays_near_a_picture_and_what_is_kept_nearer(tmp_path):
 def test_half_precision_is_close_to_float32():
     """Schedule, guidance, solver, statistics of norms and scores of attention are always in float32, and all of the
     text encoder's attention; no other part needs to be."""
-    change = dict(num_steps=50, solver="ddim", width=256)
+    change = dict(num_steps=25, solver="ddim", width=256)
     _, exact = make(**change)
     for dtype in ("bfloat16", "float16"):
         _, rounded = make(**change, dtype=dtype)

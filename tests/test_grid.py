@@ -120,6 +120,8 @@ def test_same_cells_are_made_once_with_a_notice(settings, caplog):
         ({"seed": (1, 2**32)}, [], "seed=4294967296: seeds must be"),
         ({"image": {"prompt": "a painting of trees"}}, [], "must be a list of values, a range of numbers, or a file"),
         ({"solver": ("ddim",), "num_steps": (10, 0)}, [], "num_steps=0"),
+        ({"solver": ("ddim", "foo")}, [], "solver='foo' is not known here; choose one of"),
+        ({}, ["seed=1", "seed=2"], "--axis=seed is given twice"),
         ({}, ["seed"], "--axis=seed: must be SETTING=VALUES"),
         ({}, ["image.prompt="], "has no values"),
         ({}, ["image.prompt=[1"], "is no JSON"),
@@ -145,6 +147,8 @@ def test_a_wrong_axis_is_named(settings, axes, flags, words):
         ("a.csv", 'image\n"a\n', "a.csv, line 2: is no CSV"),
         ("a.csv", "image,image\na,b\n", "a.csv, line 1: a column is there twice"),
         ("a.csv", "", "a.csv: has no rows"),
+        ("a.csv", "image,\na,b\n", "a.csv, line 1: a column has no name"),
+        ("a.csv", "image,seed\n  , \na,-5\n", "a.csv, line 3: seed=-5: seeds must be"),
         ("a.jsonl", '{"image": "a"}\n{"image": \n', "a.jsonl, line 2: is no JSON"),
         ("a.jsonl", '"a"\n', "a.jsonl, line 1: must be an object"),
         ("a.jsonl", '{"seed": 1.5}\n', "a.jsonl, line 1: seed=1.5: must be of type int"),
@@ -160,10 +164,21 @@ def test_a_malformed_line_is_named(settings, tmp_path, name, content, words):
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_an_axis_is_no_column_too(settings, tmp_path):
+def test_columns_take_the_place_of_axes_of_the_config(settings, tmp_path):
     (tmp_path / "a.txt").write_text("a | b\n")
-    with pytest.raises(UserError, match=r"image.prompt is an axis, and a column of .*a.txt too"):
-        grid.read(settings, {"image": {"prompt": ("c",)}}, str(tmp_path / "a.txt"))
+    made = grid.read(settings, {"image": {"prompt": ("c", "d")}, "num_steps": (10, 20)}, str(tmp_path / "a.txt"))
+    assert values(made, "image.prompt") == ["a", "a"] and values(made, "num_steps") == [10, 20]
+    with pytest.raises(UserError, match=r"--axis=image.prompt is a column of .*a.txt too"):
+        grid.read(settings, {}, str(tmp_path / "a.txt"), ["image.prompt=c"])
+
+
+def test_lines_end_at_newlines_alone(settings, tmp_path):
+    rows = [{"image": "one\u2028two\x0cthree", "audio": "b"}, {"image": "c"}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_bytes(lines.encode())
+    assert values(grid.read(settings, {}, str(tmp_path / "a.jsonl")), "image.prompt") == [row["image"] for row in rows]
+    (tmp_path / "a.txt").write_bytes("one\u2028two | b\r\n".encode())
+    assert values(grid.read(settings, {}, str(tmp_path / "a.txt")), "image.prompt") == ["one\u2028two"]
 
 
 def test_an_axis_file_has_one_column(settings, tmp_path):
