@@ -1,5 +1,7 @@
 """Sweeps: what is made, what a kill leaves, and that the rest is made to the same bits."""
 
+import contextlib
+import json
 import os
 import pathlib
 import random
@@ -14,7 +16,7 @@ import pytest
 import sweep_driver
 from small import CONFIG
 
-from its_jax import errors, groups, jobs, samples, store, sweep
+from its_jax import errors, files, groups, jobs, locks, samples, store, sweep
 
 DRIVER = pathlib.Path(__file__).with_name("sweep_driver.py")
 TINY = ["--config.height=16", "--config.width=32", "--config.num_samples=1", "--config.video=False"]
@@ -61,6 +63,8 @@ def latents(workdir):
     for name, sample in samples.open(workdir).items():
         assert sample.picture().shape == (16, 32) and sample.picture("image").shape == (16, 32, 3)
         assert sample.waveform()[0].shape == (32 * 160,)
+        assert json.loads(sample.read("sample.json"))["id"] == name and sample.record["id"] == name
+        assert name.encode() in sample.read("image.png")
         found[name] = sample.record["run"]["latents_sha256"]
     return found
 
@@ -124,7 +128,7 @@ def assert_whole_tars(workdir, expected):
 
 
 def test_three_shards_one_of_them_killed_make_what_one_run_makes(unbroken, tmp_path):
-    running = [start(tmp_path, f"--shard_index={i}", "--num_shards=3", seconds=0.2) for i in range(3)]
+    running = [start(tmp_path, f"--shard_index={i}", "--num_shards=3", seconds=0.6) for i in range(3)]
     wait_for_first_line(running[1])
     time.sleep(0.7)
     os.killpg(running[1].pid, signal.SIGKILL)
@@ -276,7 +280,8 @@ def test_an_unreadable_record_is_set_aside_and_made_again(tiny, tmp_path, caplog
     broken = next(tmp_path.glob("*/sample.json"))
     broken.write_text('{"seed": ')
     tiny(tmp_path)
-    assert f"{broken}: cannot be read; it is set aside as {broken}.unreadable" in caplog.text
+    assert f"{broken}: cannot be read; its sample will be made again" in caplog.text
+    assert broken.with_name("sample.json.unreadable").read_text() == '{"seed": '
     assert latents(tmp_path) == before
 
 
@@ -312,22 +317,95 @@ def test_a_full_disk_ends_it_with_status_3_and_the_rest_can_be_made(layout, tiny
     assert latents(tmp_path / "out") == latents(tmp_path / "whole") and not strays(tmp_path)
 
 
-def test_a_disk_that_is_really_full(tmp_path):
-    """Where this machine lets us mount a small one."""
+@pytest.mark.parametrize("layout", store.LAYOUTS)
+def test_a_disk_that_is_really_full(layout, tiny, tmp_path):
+    """At many moments, where this machine lets us mount small disks."""
+    tiny(tmp_path / "whole", ["seed=0..9"], layout=layout)
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
+    for size in range(60, 260, 8):
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk], capture_output=True
+        ).returncode:
+            pytest.skip("mounting takes rights that are not ours here")
+        try:
+            with contextlib.suppress(errors.DiskFull):
+                tiny(disk / "out", ["seed=0..9"], layout=layout)
+            subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
+            tiny(disk / "out", ["seed=0..9"], layout=layout)
+            assert latents(disk / "out") == latents(tmp_path / "whole") and not strays(disk)
+            if layout == "shards":
+                assert_whole_tars(disk / "out", latents(disk / "out"))
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_is_exit_status_3(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("mounting takes rights that are not ours here")
     try:
         process = start(disk / "out", "--config.width=256", seconds=0)
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 3 and "cannot write: No space left on device" in out.splitlines()[-1]
-        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        finish(start(disk / "out", "--config.width=256", seconds=0))
-        assert len(samples.open(disk / "out")) == 40 and not strays(disk)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_kill_while_the_page_is_written_leaves_nothing(tiny, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(path, data, write=files.write):
+        if path.suffix != ".html":
+            return write(path, data)
+        (path.parent / ".0123.tmp").write_bytes(data[:9])
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files, "write", kill)
+        tiny(tmp_path)
+    assert strays(tmp_path) and not (tmp_path / "gallery.html").exists()
+    tiny(tmp_path)
+    assert not strays(tmp_path) and (tmp_path / "gallery.html").exists()
+
+
+def test_shares_of_another_count_are_refused(tmp_path):
+    first = start(tmp_path, "--shard_index=0", "--num_shards=2", seconds=30)
+    while not list((tmp_path / ".locks").glob("*.json")):
+        time.sleep(0.05)
+    second = start(tmp_path)
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 2 and "error: shard-0-of-2 is being made in" in out
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    finish(start(tmp_path, seconds=0))
+    assert len(samples.open(tmp_path)) == 40
+
+
+def test_shares_agree_on_the_size_of_batches(tiny, tmp_path):
+    axes = ["seed=0..23"]
+    tiny(tmp_path, axes, share=(0, 2), batch_size=4)
+    with pytest.raises(errors.UserError, match="batch_size=2: the other shares of this work folder make 4 at once"):
+        tiny(tmp_path, axes, share=(1, 2), batch_size=2)
+    tiny(tmp_path, axes, share=(1, 2))
+    assert len(samples.open(tmp_path)) == 24
+
+
+def test_who_writes_a_tar_file_is_left_in_peace(tiny, tmp_path):
+    kept = store.Shards(tmp_path, "actor-0")
+    content = [("a.png", b"1" * 999), ("sample.json", b"{}")]
+    with locks.held(tmp_path, "actor-0"):
+        kept.add("first", content)
+        sweep._sweep_up("shards", tmp_path)
+        kept.add("second", content)
+        with open(tmp_path / "shards" / "actor-0-00000.tar", "ab") as tar:
+            tar.write(b"torn")
+    kept.close()
+    sweep._sweep_up("shards", tmp_path)
+    with tarfile.open(tmp_path / "shards" / "actor-0-00000.tar") as tar:
+        assert tar.getnames() == ["first.a.png", "first.json", "second.a.png", "second.json"]
 
 
 # With models
