@@ -73,6 +73,9 @@ def _run(main):
         main()
     except UserError as error:
         _fail(error, error.status)
+    except BrokenPipeError:  # whoever reads what we print has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         _fail("interrupted; what is complete is kept, and the same command makes the rest")
 

@@ -72,7 +72,7 @@ def run(
       ray: `address` and `resources` of `its_jax.fleet.make`, if that is to make it.
 
     Raises:
-      UserError: settings that are wrong; samples that could not be made (named; all others are there).
+      UserError: settings that are wrong; programs or samples that could not be made (named; all others are there).
       DiskFull: what is complete is there, and the same call goes on.
     """
     asked = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
