@@ -137,8 +137,14 @@ def program(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shared(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What jobs must share to share a batch: `program`, a solver table and the source of their noise."""
-    return program(job) | {key: job[key] for key in _TRACED}
+    """What jobs must share to share a batch: `program`, a solver table and the source of their noise; and, where layers
+    serve several steps, at which steps each term takes part and is guided, for from these it follows when they do."""
+    own = {key: job[key] for key in _TRACED}
+    if job["cache_interval"] > 1:
+        own |= {
+            f"{term}.steps": (job[term]["weight"] > 0, steps(job, term), guided_steps(job, term)) for term in terms(job)
+        }
+    return program(job) | own
 
 
 def _steps(job, start, stop):
