@@ -22,7 +22,7 @@ TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all 
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
-SOLVERS = ("ddim", "dpmpp_2m", "euler")
+SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.denoise` has them
 RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 

@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 
 from bench.topology import COLLECTIVES
 from its_jax import denoise as d
+from its_jax import jobs
 from its_jax.errors import UserError
 from its_jax.views import VIEWS
 from its_jax.windows import Windows
@@ -564,3 +565,7 @@ def test_files_of_other_schedulers_are_read(name):
     schedule = d.Schedule.from_dict(json.loads(scheduler.to_json_string()))
     np.testing.assert_allclose(schedule.alphas_cumprod(), scheduler.alphas_cumprod, rtol=1e-5)
     assert schedule.steps_offset == 1 and schedule.timestep_spacing == "leading"
+
+
+def test_jobs_know_every_solver():
+    assert jobs.SOLVERS == tuple(d.SOLVERS)
