@@ -49,6 +49,18 @@ def write(path: str | os.PathLike, data: bytes) -> None:
             os.fsync(file.fileno())
 
 
+def sweep_up(*folders: pathlib.Path) -> None:
+    """Removes what kills left in these local folders, into which nobody is writing."""
+    for place in folders:
+        for path in place.glob(TEMPORARY):
+            path.unlink(missing_ok=True)
+
+
+def absolute(path: pathlib.Path) -> str:
+    """Its name for other processes, whose working folder may be another."""
+    return str(path.absolute() if is_local(path) else path)
+
+
 @contextlib.contextmanager
 def reasons(path: str | os.PathLike) -> Iterator[None]:
     """An OSError inside becomes a UserError with path and reason."""

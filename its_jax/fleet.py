@@ -47,7 +47,9 @@ def make(
     ray = _ray(address)
     try:
         finished = store.open_store(layout, workdir).finished
-        fleet = _Fleet(ray, resources or _resources(ray), (_absolute(workdir), layout, dict(how), scorers), finished)
+        fleet = _Fleet(
+            ray, resources or _resources(ray), (files.absolute(workdir), layout, dict(how), scorers), finished
+        )
         left = sum(len(group.jobs.keys() - done) for group in groups)
         with tqdm(total=left, unit="sample") as bar:
             faults = [fault for group in groups for fault in _make_group(fleet, group, workdir, done, how, bar)]
@@ -251,8 +253,3 @@ class Worker:
         self._line.written.clear()
         self._line.faults.clear()
         return written, faults
-
-
-def _absolute(workdir):
-    """Actors have working folders of their own."""
-    return str(workdir.absolute() if files.is_local(workdir) else workdir)

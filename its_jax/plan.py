@@ -55,7 +55,8 @@ def batches(workdir: Path, group: Group, size: int, alone: bool = True) -> list[
       UserError: the folder cannot be written.
     """
     with locks.turn(workdir, FOLDER):
-        _sweep_up(workdir)
+        if files.is_local(workdir):
+            files.sweep_up(workdir / FOLDER)
         size = size if alone else _read(workdir, group)["batch_size"] or size
         known, new = _made_up(workdir, group, size)
         if new:
@@ -101,13 +102,6 @@ def _together(todo, what):
         last = job
         found.setdefault(key, {})[name] = job
     return found
-
-
-def _sweep_up(workdir):
-    """What a kill left."""
-    if files.is_local(workdir):
-        for path in (workdir / FOLDER).glob(files.TEMPORARY):
-            path.unlink(missing_ok=True)
 
 
 def _path(workdir, group):

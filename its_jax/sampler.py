@@ -188,7 +188,8 @@ class Sampler:
             raise ValueError(
                 "jobs of one sampler must agree in models, views, sizes, dtype, vocoder, and in which terms are guided"
             )
-        if any(job_settings.shared(job) != job_settings.shared(jobs[0]) for job in jobs[1:]):
+        shared = job_settings.shared(jobs[0])
+        if any(job_settings.shared(job) != shared for job in jobs[1:]):
             raise ValueError("jobs of one batch must agree in solver, steps and the kind of noise, too")
         filled = [*[jobs[0]] * position, *jobs]
         filled += [jobs[-1]] * (self.batch_size - len(filled))

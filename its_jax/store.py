@@ -72,8 +72,7 @@ class Folders:
         """Removes what a kill left of these samples, which nobody is adding now; sets aside what cannot be read."""
         if files.is_local(self.workdir):
             for sample in set(samples).intersection(_folders(self.workdir)):
-                for path in (self.workdir / sample).glob(files.TEMPORARY):
-                    path.unlink(missing_ok=True)
+                files.sweep_up(self.workdir / sample)
                 if self._is_finished(sample) is None:
                     record = self.workdir / sample / RECORD
                     os.replace(record, f"{record}.unreadable")
@@ -148,7 +147,7 @@ class Shards:
             if unreadable := [line for line in lines.splitlines(keepends=True)[:-1] if _entry(line) is None]:
                 files.write(f"{index}.unreadable", b"".join(unreadable))
                 files.write(index, b"".join(line for line in lines.splitlines(keepends=True) if _entry(line)))
-            end = max((entry["end"] for entry in entries(index)), default=0)
+            end = _end(index)
             if index.with_suffix(".tar").exists():
                 with open(index.with_suffix(".tar"), "r+b") as tar:
                     tar.truncate(end)
@@ -187,7 +186,7 @@ class Shards:
         last.touch()
         self._tar = open(last, "r+b", buffering=0)
         self._index = open(last.with_suffix(".jsonl"), "a+b", buffering=0)
-        self._end = max((entry["end"] for entry in entries(last.with_suffix(".jsonl"))), default=0)
+        self._end = _end(last.with_suffix(".jsonl"))
         self._index_end = self._index.seek(0, os.SEEK_END)
 
     def _append(self, sample, content):
@@ -230,6 +229,11 @@ def entries(index: Path, warn: bool = False) -> Iterator[dict[str, Any]]:
                 yield entry
             elif warn:
                 logging.warning("%s, line %d: cannot be read; its sample will be made again", index, number)
+
+
+def _end(index):
+    """Where the next sample begins in the tar file."""
+    return max((entry["end"] for entry in entries(index)), default=0)
 
 
 def _entry(line):

@@ -131,8 +131,7 @@ def _show(workdir):
 
     if files.is_local(workdir) and samples.open(workdir):
         with locks.turn(workdir, gallery.__name__):
-            for path in (*workdir.glob(files.TEMPORARY), *workdir.glob(f"gallery/*/{files.TEMPORARY}")):
-                path.unlink(missing_ok=True)  # left by a kill: this is the only process that writes there
+            files.sweep_up(workdir, *workdir.glob("gallery/*"))  # this is the only process that writes there
             logging.info("%s shows them", gallery.write(workdir))
 
 

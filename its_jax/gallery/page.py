@@ -38,7 +38,7 @@ def _page(workdir, embed):
     if not found:
         raise UserError(f"{workdir}: there are no finished samples in it yet")
     data = table.of(found, _folder)
-    data["workdir"] = str(workdir.absolute()) if files.is_local(workdir) else str(workdir)
+    data["workdir"] = files.absolute(workdir)
     data["embedded"] = _embedded(found) if embed else {}
     _extract(found, workdir)
     return _filled(_part("page.html"), {"style": _part("page.css"), "data": _json(data), "script": _script()})
