@@ -233,7 +233,7 @@ def samplers(settings):
 def test_samples_are_those_of_one_device(settings, samplers):
     todo, _ = jobs.read(settings())
     for i, job in enumerate(todo):  # each with numbers and prompts of its own
-        numbers = {"weight": 0.2 + i, "guidance_scale": 2.0 + i, "start_step": i % 2, "prompt": "cat " * i}
+        numbers = {"weight": 0.2 + i, "guidance_scale": 2.0 + i, "start_step": 1, "prompt": "cat " * i}
         job["image"] = job["image"] | numbers
     assert {n: sampler.batch_size for n, sampler in samplers.items()} == {1: 8, 2: 4, 4: 4}
     expected = samplers[1](todo)
