@@ -111,6 +111,11 @@ def steps(job: Mapping[str, Any], term: str) -> range:
     return _steps(job, job[term]["start_step"], job[term]["stop_step"])
 
 
+def takes_part(job: Mapping[str, Any], term: str) -> bool:
+    """Whether a term has a say at any step."""
+    return job[term]["weight"] > 0 and len(steps(job, term)) > 0
+
+
 def guided_steps(job: Mapping[str, Any], term: str) -> range:
     """The steps at which a term that takes part is pushed away from its negative prompt."""
     if job[term]["guidance_scale"] == 1:

@@ -119,7 +119,8 @@ def arithmetic(sampler, job):
         texts, sight = len(jobs.prompts(job, name)), sampler.sight(job, name)
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
         text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
-        work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)
+        if jobs.takes_part(job, name):
+            work["encode"] += flops(stages.prepare_texts, text_encoder, unet, ids)
         features = jax.eval_shape(stages.prepare_texts, text_encoder, unet, ids)
         windows = sight["windows"]
         columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)

@@ -399,10 +399,15 @@ class Sampler:
         return text and jax.device_put(text, self._of_source(source))
 
     def _prompts_of(self, job, name):
-        return self._layout.prompts(job_settings.prompts(job, name))
+        """Those that are encoded; None in the place of one that its term does not need."""
+        prompts = self._layout.prompts(job_settings.prompts(job, name))
+        return prompts if job_settings.takes_part(job, name) else [None] * len(prompts)
 
     def _prepare_text(self, model, prompt):
         """What a model's UNet takes from a prompt, leaves `[1, ...]`."""
+        if prompt is None:
+            blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), self._text[model.source])
+            return jax.device_put(blank, self._of_source(model.source))
         ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._of_source(model.source))
         return self._encode[model.source](model.text_encoder, model.unet, ids)
 

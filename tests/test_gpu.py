@@ -2,17 +2,21 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax import lax
+from jax._src.cudnn import fused_attention_stablehlo
 from twins import read
 
 from bench import attention, gpu, trace
 from its_jax import denoise
 from its_jax.errors import UserError
-from its_jax.models.layers import attend
+from its_jax.models import forms
+from its_jax.models.layers import Attention, attend
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.stages import prepare_unet
 from its_jax.weights import abstract
@@ -202,8 +206,9 @@ def test_a_program_tells_of_itself():
     assert found == {"fused_attentions": 1, "convolutions_by_layout": {"b01f": 1}, "host_operations": 1}
 
 
-def test_the_loop_is_lowered_for_cuda_without_talk_with_the_host():
-    """From shapes alone, in bfloat16, two models; and in the end it is one loop."""
+def test_the_loop_is_lowered_for_cuda_with_fused_attention_and_without_talk_with_the_host(monkeypatch):
+    """From shapes alone, in bfloat16, two models. What JAX asks of a GPU is answered for it."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     change = {"block_out_channels": [32, 64], "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 8}
     change |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
     change |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
@@ -213,6 +218,8 @@ def test_the_loop_is_lowered_for_cuda_without_talk_with_the_host():
         dtype=jnp.bfloat16,
         param_dtype=jnp.bfloat16,
     )
+    forms.fit(unet, SimpleNamespace(platform="gpu", compute_capability="9.0"), prepare=True)
+    attentions = sum(isinstance(layer, Attention) for _, layer in nnx.iter_graph(unet))
     prepared = jax.eval_shape(lambda unet: prepare_unet(unet, 1000), unet)
     texts = jax.eval_shape(lambda unet, text: unet.project_text(text), unet, shape(2, 77, 768))
     texts = jax.tree.map(lambda a: shape(1, *a.shape, dtype=a.dtype), texts)
@@ -224,6 +231,7 @@ def test_the_loop_is_lowered_for_cuda_without_talk_with_the_host():
     inputs = ([prepared] * 2, terms, rows, shape(2, 1000, dtype=jnp.bool_), state, number, number)
     text = denoise.denoise.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.convolution") > 20 and "xbf16>" in text
+    assert attentions == 8 and text.count("__cudnn$fmhaSoftmax") == 2 * attentions
     assert not re.search("callback|infeed|outfeed|stablehlo.send|stablehlo.recv", text)
 
 

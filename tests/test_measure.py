@@ -72,6 +72,9 @@ def test_arithmetic_follows_steps_and_guidance(sampler, job, work):
     assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
         assert work[stage] == other[stage]
+    alone = measure.arithmetic(sampler, job | {"image": job["image"] | {"weight": 0.0}})
+    assert alone["encode"] == pytest.approx(work["encode"] / 2)
+    assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
 def test_columns_that_are_cut_off_are_not_counted(sampler, job, work):

@@ -385,7 +385,7 @@ def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
     encoded = []
 
     def counted(self, model, prompt, prepare=Sampler._prepare_text):
-        encoded.append((model.source, prompt))
+        encoded.extend([(model.source, prompt)] * (prompt is not None))
         return prepare(self, model, prompt)
 
     monkeypatch.setattr(Sampler, "_prepare_text", counted)
@@ -403,6 +403,21 @@ def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
     monkeypatch.setattr(sampler_module, "HOST_TEXT_BYTES", 0)  # so that it is forgotten
     sampler(expand({"image.prompt": "a cat"}))
     assert len(encoded) == 6
+
+
+@pytest.mark.parametrize("change", [{"image.weight": 0.0}, {"image.start_step": 4}])
+def test_prompts_of_a_term_that_takes_no_part_are_not_encoded(expand, sampler, monkeypatch, change):
+    (expected,) = sampler(expand(change, num_samples=1))
+    encoded, encode = [], sampler._encode
+
+    def counted(source):
+        return lambda *inputs: encoded.append(source) or encode[source](*inputs)
+
+    monkeypatch.setattr(sampler, "_encode", {source: counted(source) for source in encode})
+    monkeypatch.setattr(sampler, "_texts", {})
+    (sample,) = sampler(expand(change | {"image.prompt": "a cat"}, num_samples=1))
+    assert encoded == [sampler.audio.source] * 2
+    np.testing.assert_array_equal(sample.latents, expected.latents)
 
 
 def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):

@@ -8,6 +8,7 @@ All else is plain: attention in chunks of queries, so that no score matrix of al
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.models import cpu
@@ -47,7 +48,7 @@ def _cudnn_takes(device, dtype, head):
         return False
     capability = tuple(map(int, capability))
     largest = next((largest for least, largest in CUDNN_HEADS if capability >= least), 0)
-    return dtype in ("bfloat16", "float16") and head % 8 == 0 and head <= largest
+    return jnp.dtype(dtype).name in ("bfloat16", "float16") and head % 8 == 0 and head <= largest
 
 
 def cudnn(q, k, v):
