@@ -9,8 +9,9 @@ makes them. PyTorch has its best settings: channels last, scaled dot product att
 `compiled`, by `torch.compile`; on a GPU also `graphs`, which has CUDA graphs besides, on a CPU `frozen`, whose weights
 are packed when it is compiled. A round times each once; a ratio is ours / PyTorch's, seconds a sample in each round, of
 which median and range are told. A form that fails is left out, and the reason told. Both must agree, see `AGREEMENT`,
-or the comparison is void. Peak memory is that of a process for ours and for PyTorch's best that does nothing else; on
-Linux, what it took to load and compile is left out.
+or the comparison is void. `limit_seconds` is what the arithmetic would take at the higher of both sides' rates in a
+plain matrix product (Winograd's transforms save some of it). Peak memory is that of a process for ours and for PyTorch's
+best that does nothing else; on Linux, what it took to load and compile is left out.
 """
 
 import argparse
@@ -84,11 +85,13 @@ def run(args: argparse.Namespace) -> None:
     if DEVICE == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")  # as JAX has it there
-    results = {}
+    rates, results = matrix_rates(args.dtype), {}
     for part, b in sizes:
         work = WORK[part][0](b, args)
         forms = [form for form in args.forms if form in (work.forms or args.forms)] or list(work.forms)
         result = contest(work, args.rounds, forms)
+        result |= limit(work.flops(), max(rates.values()))
+        del work
         torch.compiler.reset()  # lets go of the models, so that there is room for those of the next processes
         gc.collect()
         sides = "ours", result["best_of_pytorch"]
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         results[f"{part}, batch {b}"] = result
         print(f"{part}, batch {b}: {json.dumps(result)}", flush=True)
         if args.out:  # after each: a long run may be cut off
-            media.write_json(args.out, record(args, results))
+            media.write_json(args.out, record(args, rates, results))
         check_agreement(part, args.dtype, result["relative_difference"])
 
 
@@ -117,10 +120,31 @@ def check_device() -> None:
         raise UserError(f"JAX is on {platform}, PyTorch on {DEVICE}: install both for one, or set JAX_PLATFORMS=cpu")
 
 
-def record(args, results):
+def record(args, rates, results):
     settings = {name: getattr(args, name) for name in ("dtype", "rounds", "steps")}
-    device = jax.local_devices()[0].device_kind
-    return {**about(), "device": device, "torch_threads": torch.get_num_threads(), **settings, "results": results}
+    about_device = {"device": jax.local_devices()[0].device_kind, "torch_threads": torch.get_num_threads()}
+    rates = {side: round(rate / 1e9, 1) for side, rate in rates.items()}
+    return {**about(), **about_device, **settings, "matrix_product_gflops": rates, "results": results}
+
+
+def matrix_rates(dtype: str) -> dict[str, float]:
+    """Side -> floating-point operations per second in a plain product of square matrices: what there is to be had."""
+    n = machine.PRODUCT[DEVICE == "cpu"]
+    a = torch.full((n, n), 1 / n, dtype=getattr(torch, dtype), device=DEVICE)
+
+    def product():
+        a @ a
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    product()
+    seconds = timed({"pytorch": product}, 5)["pytorch"]
+    return {"ours": machine.matrix_rate(dtype), "pytorch": 2 * n**3 / min(seconds)}
+
+
+def limit(flops: int, rate: float) -> dict[str, float]:
+    """Arithmetic of a sample, and the seconds that it takes at the higher rate of a matrix product."""
+    return {"gflop": round(flops / 1e9, 1), "limit_seconds": round(flops / rate, 5)}
 
 
 def contest(work: Work, rounds: int, forms: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from bench.parity_full_size import ours_of
 from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import stages
+from its_jax import denoise, measure, parts, stages
+from its_jax.flops import flops
 from its_jax.models import forms
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
@@ -44,12 +45,15 @@ class Work:
 
     Attributes:
       ours: makes our call. theirs: makes PyTorch's, as a function of what wraps modules, such as `torch.compile`.
-      samples: that a call of ours and one of PyTorch's make. forms: of PyTorch that it has; None is all.
+      samples: that a call of ours and one of PyTorch's make.
+      flops: counts the floating-point operations of a sample in products, as the plain layers have them.
+      forms: of PyTorch that it has; None is all.
     """
 
     ours: Callable[[], Run]
     theirs: Callable[[], Callable[[Callable], Run]]
     samples: tuple[int, int]
+    flops: Callable[[], int]
     forms: tuple[str, ...] | None = None
 
 
@@ -101,6 +105,10 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+def plain(part, name):
+    return parts.abstract_module(part, config(name), jnp.dtype("float32"), name=part)
+
+
 def unet(b, args):
     x, text, t = normal(2 * b, HEIGHT // 8, WIDTH // 8, 4), normal(2 * b, TOKENS, 768, seed=1), np.full(2 * b, 501)
 
@@ -115,7 +123,12 @@ def unet(b, args):
         x_ = x_.contiguous(memory_format=torch.channels_last)
         return on_theirs(lambda x, t, text: twin(x, t, text, return_dict=False), x_, torch.from_numpy(t), text_)
 
-    return Work(make_ours, make_theirs, (b, b))
+    def count():
+        model = plain("unet", "sd15.unet")
+        texts = jax.eval_shape(lambda model, text: model.project_text(text), model, text[:2])
+        return measure.of_evaluation(model, denoise.Way(guided=True, reused=False), x[:2], texts)
+
+    return Work(make_ours, make_theirs, (b, b), count)
 
 
 def vae(b, args):
@@ -129,7 +142,10 @@ def vae(b, args):
         z_ = torch.from_numpy(z.transpose(0, 3, 1, 2)).to(twin.dtype).contiguous(memory_format=torch.channels_last)
         return on_theirs(lambda z: twin.decode(z, return_dict=False), z_)
 
-    return Work(make_ours, make_theirs, (b, b))
+    def count():
+        return flops(lambda model, z: model.decode(z), plain("vae", "sd15.vae"), z[:1])
+
+    return Work(make_ours, make_theirs, (b, b), count)
 
 
 def vocoder(b, args):
@@ -142,14 +158,18 @@ def vocoder(b, args):
         twin = module("vocoder", "auffusion.vocoder", args.dtype).to(DEVICE)
         return on_theirs(twin, torch.from_numpy(mel).mT.to(next(twin.parameters()).dtype).contiguous())
 
-    return Work(make_ours, make_theirs, (b, b))
+    def count():
+        return flops(lambda model, mel: model(mel), plain("vocoder", "auffusion.vocoder"), mel[:1])
+
+    return Work(make_ours, make_theirs, (b, b), count)
 
 
 def sample(b, args, *, authors=False):
     settings = peer_sample.settings(args.config, args.models, args.dtype, args.steps)
+    ours_once = functools.cache(lambda: peer_sample.Ours(settings, b))
 
     def make_ours():
-        return _in_turn(peer_sample.Ours(settings, b), settings, b)
+        return _in_turn(ours_once(), settings, b)
 
     def make_theirs():
         dtype = torch.float16 if authors else getattr(torch, args.dtype)
@@ -158,7 +178,10 @@ def sample(b, args, *, authors=False):
         noise = peer.noise(peer_sample.batch(settings, many, 0)).to(dtype if authors else torch.float32)
         return lambda wrap: _in_turn(functools.partial(peer.wrapped(wrap), noise=noise), settings, many)
 
-    return Work(make_ours, make_theirs, (b, 1 if authors else b), ("eager",) if authors else None)
+    def count():
+        return sum(measure.arithmetic(ours_once().sampler, peer_sample.batch(settings, 1, 0)[0]).values())
+
+    return Work(make_ours, make_theirs, (b, 1 if authors else b), count, ("eager",) if authors else None)
 
 
 def _in_turn(run, settings, b):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench import full_size, peer, peer_parts, peer_sample
-from its_jax import load, parts
+from its_jax import load, measure, parts
 from its_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -112,21 +112,37 @@ def test_a_form_that_fails_is_told_with_its_reason():
             return lambda: 1 / 0
         return lambda: torch.ones(2, 3)
 
-    work = peer_parts.Work(lambda: lambda: np.ones((2, 3)), lambda: theirs, (1, 1))
+    work = peer_parts.Work(lambda: lambda: np.ones((2, 3)), lambda: theirs, (1, 1), int)
     result = peer.contest(work, 1, ["eager", "compiled"])
     assert result["failed"] == {"compiled": "division by zero"} and result["ratio"].keys() == {"eager"}
 
 
 def test_results_that_differ_make_the_comparison_void(monkeypatch, tmp_path, capsys):
     work = peer_parts.Work(
-        lambda: lambda: np.ones((1, 3)), lambda: lambda wrap: lambda: torch.full((1, 3), 2.0), (1, 1)
+        lambda: lambda: np.ones((1, 3)), lambda: lambda wrap: lambda: torch.full((1, 3), 2.0), (1, 1), lambda: 6 * 10**9
     )
+    monkeypatch.setattr(peer, "matrix_rates", lambda dtype: {"ours": 2e12, "pytorch": 3e12})
     monkeypatch.setitem(peer.WORK, "vae", (lambda b, args: work, 1))
     monkeypatch.setattr(peer, "measured_apart", lambda *_: None)
     out = tmp_path / "new" / "out.json"
     command(monkeypatch, "--parts=vae", "--rounds=1", "--forms=eager", f"--out={out}")
     assert "void" in capsys.readouterr().err
-    assert json.loads(out.read_text())["results"]["vae, batch 1"]["relative_difference"] == 0.5
+    told = json.loads(out.read_text())
+    result = told["results"]["vae, batch 1"]
+    assert result["relative_difference"] == 0.5
+    assert told["matrix_product_gflops"] == {"ours": 2000, "pytorch": 3000}
+    assert (result["gflop"], result["limit_seconds"]) == (6, 0.002)
+
+
+@pytest.mark.parametrize("part, gflop", [("unet", 1600.5), ("vae", 2514.5), ("vocoder", 308.6)])
+def test_arithmetic_is_that_of_a_sample_of_full_size(part, gflop):
+    work, _ = peer_parts.WORK[part]
+    assert work(2, argparse.Namespace(dtype="bfloat16")).flops() / 1e9 == pytest.approx(gflop, abs=0.1)
+
+
+def test_arithmetic_of_samples_is_that_of_all_stages(args, once, sampler):
+    work = measure.arithmetic(sampler.sampler, peer_sample.batch(settings(args), 1, 0)[0])
+    assert peer_parts.sample(2, args).flops() == sum(work.values())
 
 
 @pytest.mark.parametrize(
