@@ -10,8 +10,8 @@ makes them. PyTorch has its best settings: channels last, scaled dot product att
 are packed when it is compiled. A round times each once; a ratio is ours / PyTorch's, seconds a sample in each round, of
 which median and range are told. A form that fails is left out, and the reason told. Both must agree, see `AGREEMENT`,
 or the comparison is void. `limit_seconds` is what the arithmetic would take at the higher of both sides' rates in a
-plain matrix product (Winograd's transforms save some of it). Peak memory is that of a process for ours and for PyTorch's
-best that does nothing else; on Linux, what it took to load and compile is left out.
+plain matrix product; Winograd's transforms save some of it. Peak memory is that of a process for ours and for
+PyTorch's best that does nothing else; on Linux, what it took to load and compile is left out.
 """
 
 import argparse
