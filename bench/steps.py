@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from bench import flags
 from bench.about import about
 from its_jax.jobs import expand
 from its_jax.measure import arithmetic
@@ -60,6 +61,14 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     args = parser.parse_args()
+    with flags.told(parser):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises `UserError`: work folder or file cannot be made."""
+    flags.check_out(args.out)
+    flags.make_folder("--workdir", args.workdir)
     keep_programs()
     reference, rows = result(settings_of(VARIANTS[REFERENCE]), args.workdir), {}
     for name in args.variants:
