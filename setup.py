@@ -41,7 +41,18 @@ setup(
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
-        "test": [TORCH, "diffusers", "gcp-storage-emulator", "librosa", "playwright", "pytest", "ruff", RAY, *GCS],
+        "test": [
+            TORCH,
+            "diffusers",
+            "gcp-storage-emulator",
+            "librosa",
+            "playwright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            RAY,
+            *GCS,
+        ],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },
