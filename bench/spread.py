@@ -27,6 +27,7 @@ from bench.about import about
 from bench.published import PARTS, config
 from its_jax import denoise, media, spread
 from its_jax.layout import Alone
+from its_jax.models import forms
 from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
 from its_jax.weights import abstract
 
@@ -82,6 +83,8 @@ def outline(mesh):
 
     configs = [UNetConfig.from_dict(config(parts["unet"])) for parts in PARTS.values()]
     unets = [abstract(UNet2DConditionModel, config, dtype=DTYPE, param_dtype=DTYPE) for config in configs]
+    for unet in unets:
+        forms.fit(unet, mesh.devices.flat[0], prepare=True)
     times = jnp.arange(TRAINING_STEPS)
     models = [jax.eval_shape(lambda unet: Prepared(unet, unet.project_time(times)), unet) for unet in unets]
     text = jax.ShapeDtypeStruct((2 * b, TOKENS, unets[0].config.cross_attention_dim), DTYPE)
