@@ -144,14 +144,14 @@ def _attend_at_once(q, k, v):
 
 def _attend_in_chunks(q, k, v):
     """The same, head by head: the sum of a row of weights is its product with a column of ones beside v, one pass less
-    over the scores."""
-    v = jnp.pad(v, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    over the scores. Keys are transposed once, not for each chunk."""
+    k, v = k.mT, jnp.pad(v, ((0, 0), (0, 0), (0, 1)), constant_values=1)
 
     def of_head(qkv):
         q, k, v = qkv
 
         def of_queries(q):
-            scores = _product(q, k.T) * q.shape[-1] ** -0.5
+            scores = _product(q, k) * q.shape[-1] ** -0.5
             weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(v.dtype)
             out = _product(weights, v)
             return (out[:, :-1] / out[:, -1:]).astype(q.dtype)
