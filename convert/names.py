@@ -12,6 +12,8 @@ from its_jax.errors import UserError
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _LEGACY_ATTENTION = re.compile(r"(?<=attentions)(\.\d+\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 _ATTENTION_WEIGHT = re.compile(r"attentions\.\d+\.(to_[qkv]|to_out\.0)\.weight$")
+# Buffers that follow from the sizes, and a count of training's steps.
+_CONSTANTS = {"position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked"}
 # What torch.nn.utils.weight_norm calls weight_g and weight_v, torch.nn.utils.parametrizations calls so.
 _PARAMETRIZATION = re.compile(r"parametrizations\.weight\.original([01])$")
 
@@ -23,10 +25,12 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
       UserError: two tensors come to the same name.
     """
     origin, named = {}, {}
+    # CLIP's text encoder alone was a part of something larger, before transformers 5.
+    prefix = "text_model." if all(key.startswith("text_model.") for key in tensors) else ""
     for key, tensor in tensors.items():
-        if key.rpartition(".")[2] == "position_ids":  # 0, 1, 2, ...: a buffer that older transformers saved
+        if key.rpartition(".")[2] in _CONSTANTS:
             continue
-        today = _today(key)
+        today = _today(key.removeprefix(prefix))
         if today in named:
             raise UserError(f"{name}: tensors {origin[today]!r} and {key!r} are two for one place")
         origin[today] = key
@@ -35,7 +39,6 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
 
 
 def _today(key):
-    key = key.removeprefix("text_model.")  # transformers before 5
     key = _LEGACY_ATTENTION.sub(lambda match: match[1] + _ATTENTION[match[2]], key)
     return _PARAMETRIZATION.sub(lambda match: "weight_" + "gv"[int(match[1])], key)
 

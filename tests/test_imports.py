@@ -78,13 +78,15 @@ def third_parties(name):
 
 
 def test_1_models_know_jax_flax_and_their_layers_only():
-    """And the forms of layers for a device, which are picked in one place."""
+    """And those that they are made of; the forms of layers for a device are picked in one place."""
     models = [name for name in modules("its_jax") if name.startswith("its_jax.models.")]
     assert models
     layers = {name: ["its_jax.models.layers"] for name in models}
-    layers["its_jax.models.forms"] = ["its_jax.models.layers", "its_jax.models.cpu"]
+    made_of = {"forms": "cpu", "clip": "text", "clap": "roberta"}
+    for name, other in made_of.items():
+        layers[f"its_jax.models.{name}"].append(f"its_jax.models.{other}")
     assert_none({name: foreign(name) - imports_of(name, layers[name]) for name in models})
-    assert_none({name: third_parties(name) - {"jax", "flax"} for name in models})
+    assert_none({name: third_parties(name) - {"jax", "flax", "numpy"} for name in models})
 
 
 def test_2_the_paper_needs_jax_and_numpy_only():

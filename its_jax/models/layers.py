@@ -51,6 +51,12 @@ def layer_norm(features, epsilon, **kw):
     return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, **kw)
 
 
+def unit(x):
+    """Vectors along the last axis in float32, at length 1."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def attend(q, k, v):
     """Softmax attention with float32 scores.
 

@@ -11,7 +11,7 @@ from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import layer_norm
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP: Hendrycks and Gimpel 2016
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
@@ -23,7 +23,6 @@ _IGNORED = (
     "bos_token_id",
     "dropout",
     "dtype",
-    "eos_token_id",
     "id2label",
     "initializer_factor",
     "initializer_range",
@@ -61,21 +60,28 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    eos_token_id: int = 49407  # where `CLIPModel` finds the end of a text
 
     @classmethod
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
         check_sizes(config, *_SIZES)
-        if config.hidden_act not in _ACTIVATIONS:
-            known = " or ".join(map(repr, _ACTIVATIONS))
-            raise UserError(f"CLIPTextConfig: hidden_act={config.hidden_act!r} is not supported, only {known}")
-        if config.hidden_size % config.num_attention_heads:
-            raise UserError(
-                f"CLIPTextConfig: hidden_size {config.hidden_size} must be a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
-            )
+        check_transformer(config)
         return config
+
+
+def check_transformer(config):
+    """Raises `UserError` for what `Encoder` cannot do."""
+    name = type(config).__name__
+    if config.hidden_act not in ACTIVATIONS:
+        known = " or ".join(map(repr, ACTIVATIONS))
+        raise UserError(f"{name}: hidden_act={config.hidden_act!r} is not supported, only {known}")
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{name}: hidden_size {config.hidden_size} must be a multiple of "
+            f"num_attention_heads {config.num_attention_heads}"
+        )
 
 
 class Embeddings(nnx.Module):
@@ -87,11 +93,11 @@ class Embeddings(nnx.Module):
         return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
 
 
-class CausalAttention(nnx.Module):
-    """Multi-head self-attention of tokens `[b, n, features]` to themselves and to those before."""
+class SelfAttention(nnx.Module):
+    """Multi-head attention of tokens `[b, n, features]` to all, or if `causal` to themselves and those before."""
 
-    def __init__(self, features, heads, **kw):
-        self.heads = heads
+    def __init__(self, features, heads, causal, **kw):
+        self.heads, self.causal = heads, causal
         self.q_proj = nnx.Linear(features, features, **kw)
         self.k_proj = nnx.Linear(features, features, **kw)
         self.v_proj = nnx.Linear(features, features, **kw)
@@ -101,7 +107,7 @@ class CausalAttention(nnx.Module):
         q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in (self.q_proj, self.k_proj, self.v_proj))
         # In float32, for a CPU has no float16 products with a float32 result; it is a small part of the whole.
         q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
-        attended = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="xla")
+        attended = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="xla")
         return self.out_proj(attended.reshape(x.shape).astype(x.dtype))
 
 
@@ -112,15 +118,15 @@ class MLP(nnx.Module):
         self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **kw)
 
     def __call__(self, x):
-        return self.fc2(_ACTIVATIONS[self.activation](self.fc1(x)))
+        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 
 
 class EncoderLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config, **kw):
+    def __init__(self, config, causal, **kw):
         self.layer_norm1 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
-        self.self_attn = CausalAttention(config.hidden_size, config.num_attention_heads, **kw)
+        self.self_attn = SelfAttention(config.hidden_size, config.num_attention_heads, causal, **kw)
         self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
         self.mlp = MLP(config, **kw)
 
@@ -130,8 +136,10 @@ class EncoderLayer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    def __init__(self, config, **kw):
-        self.layers = nnx.List([EncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
+    """Layers one after the other, on tokens `[b, n, hidden_size]`."""
+
+    def __init__(self, config, causal, **kw):
+        self.layers = nnx.List([EncoderLayer(config, causal, **kw) for _ in range(config.num_hidden_layers)])
 
     def __call__(self, x):
         for layer in self.layers:
@@ -151,7 +159,7 @@ class CLIPTextModel(nnx.Module):
         self.config = config
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.embeddings = Embeddings(config, **kw)
-        self.encoder = Encoder(config, **kw)
+        self.encoder = Encoder(config, causal=True, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
     def __call__(self, input_ids):

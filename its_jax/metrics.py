@@ -1,0 +1,65 @@
+"""Figures over many samples: Frechet distance, means with intervals. numpy only."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from its_jax.errors import UserError
+
+NORMAL_95 = 1.96  # standard deviations within which 95 % of a normal distribution lie
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution fitted to features: mean `[d]` and covariance `[d, d]` in float64, of n samples."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    n: int
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Gaussian":
+        """Of features `[n, d]`. UserError: fewer than two of them, or one that is not finite."""
+        features = np.asarray(features, np.float64)
+        if len(features) < 2:
+            raise UserError(f"a Frechet distance of {len(features)} samples: there must be 2 or more on either side")
+        if not np.isfinite(features).all():
+            raise UserError("a Frechet distance of features that are not finite")
+        return cls(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+
+
+def frechet(a: Gaussian, b: Gaussian) -> float:
+    """Squared Frechet distance of two normal distributions (Dowson and Landau 1982), as FID and FAD have it.
+
+    |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)); the trace of the root is that of (A^(1/2) B A^(1/2))^(1/2), which is
+    symmetric, so that covariances of few samples, which are singular, need no offset and give no complex numbers.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise UserError(
+            f"a Frechet distance of features of {len(a.mean)} and {len(b.mean)} numbers: they must be equal"
+        )
+    root = _root(a.covariance)
+    between = np.linalg.eigvalsh(root @ b.covariance @ root)
+    spread = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(np.maximum(between, 0)).sum()
+    return float(max(0.0, np.square(a.mean - b.mean).sum() + spread))
+
+
+def _root(covariance):
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and how far its 95 % interval reaches to either side: 1.96 standard errors; nan for less than two."""
+    values = np.asarray(values, np.float64)
+    if not len(values):
+        return float("nan"), float("nan")
+    reach = NORMAL_95 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return float(values.mean()), float(reach)
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of vectors `[..., d]`, row by row, in float64."""
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))

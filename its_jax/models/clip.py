@@ -1,0 +1,129 @@
+"""`CLIPModel`: pictures and texts to one space, in which what belongs together lies close (Radford et al. 2021)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from its_jax.errors import UserError
+from its_jax.fields import check_sizes, read_fields
+from its_jax.models.layers import layer_norm, unit
+from its_jax.models.text import CLIPTextConfig, CLIPTextModel, Encoder, check_transformer
+
+_FIXED = {"model_type": ("clip_vision_model",), "num_channels": (3,), "is_encoder_decoder": (False,)}
+_FIXED |= {"chunk_size_feed_forward": (0,)}
+# Training and bookkeeping.
+_BOOKKEEPING = ("architectures", "dtype", "id2label", "initializer_factor", "initializer_range", "label2id")
+_BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
+_BOOKKEEPING += ("transformers_version",)
+_DROPPED = ("attention_dropout", "dropout", "projection_dim")  # the projection is the whole model's
+# A config that states this end of text is from before it was kept: it is the highest token of any text.
+_NO_EOS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPVisionConfig:
+    """The fields of `vision_config` that shape the model; defaults are those of transformers."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, raw):
+        """Reads a parsed config; raises `UserError` for what the model cannot do."""
+        config = read_fields(cls, raw, fixed=_FIXED, ignored=_BOOKKEEPING + _DROPPED)
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_sizes(config, *sizes, "image_size", "patch_size")
+        check_transformer(config)
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers' configs, and the size of their common space."""
+
+    text_config: CLIPTextConfig
+    vision_config: CLIPVisionConfig
+    projection_dim: int = 512
+
+    @classmethod
+    def from_dict(cls, raw):
+        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+        towers = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+        for name in towers:
+            if not isinstance(raw.get(name), dict):
+                raise UserError(f"CLIPConfig: {name} is missing from the model's config")
+        read = {name: tower.from_dict(raw[name]) for name, tower in towers.items()}
+        fixed = {"model_type": ("clip",), "is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,)}
+        # Old files hold each tower's config twice, the second time complete and the same.
+        ignored = (*_BOOKKEEPING, "logit_scale_init_value", "text_config_dict", "vision_config_dict")
+        config = read_fields(cls, {**raw, **read}, fixed=fixed, ignored=ignored)
+        check_sizes(config, "projection_dim")
+        return config
+
+
+class VisionEmbeddings(nnx.Module):
+    def __init__(self, config, *, dtype, param_dtype, rngs):
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        size, patches = (config.patch_size,) * 2, (config.image_size // config.patch_size) ** 2
+        self.class_embedding = nnx.Param(jnp.zeros(config.hidden_size, param_dtype))
+        self.patch_embedding = nnx.Conv(3, config.hidden_size, size, size, padding="VALID", use_bias=False, **kw)
+        self.position_embedding = nnx.Embed(patches + 1, config.hidden_size, **kw)
+
+    def __call__(self, x):
+        patches = self.patch_embedding(x)
+        patches = patches.reshape(len(x), -1, patches.shape[-1])
+        first = jnp.broadcast_to(self.class_embedding[...].astype(patches.dtype), (len(x), 1, patches.shape[-1]))
+        tokens = jnp.concatenate([first, patches], axis=1)
+        return tokens + self.position_embedding(jnp.arange(tokens.shape[1]))
+
+
+class CLIPVisionModel(nnx.Module):
+    """Vision transformer, named as in transformers."""
+
+    def __init__(self, config, **kw):
+        self.config = config
+        self.embeddings = VisionEmbeddings(config, **kw)
+        self.pre_layrnorm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)  # its name in all checkpoints
+        self.encoder = Encoder(config, causal=False, **kw)
+        self.post_layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+
+    def __call__(self, x):
+        """`[b, image_size, image_size, 3]` -> `[b, hidden_size]`, of the class token."""
+        return self.post_layernorm(self.encoder(self.pre_layrnorm(self.embeddings(x)))[:, 0])
+
+
+class CLIPModel(nnx.Module):
+    """Both towers with their projections, named as in transformers.
+
+    Args:
+      config: a `CLIPConfig`.
+      dtype: of the activations. param_dtype: of the weights.
+    """
+
+    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
+        self.config = config
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        text, vision = config.text_config, config.vision_config
+        self.text_model = CLIPTextModel(text, **kw)
+        self.vision_model = CLIPVisionModel(vision, **kw)
+        self.text_projection = nnx.Linear(text.hidden_size, config.projection_dim, use_bias=False, **kw)
+        self.visual_projection = nnx.Linear(vision.hidden_size, config.projection_dim, use_bias=False, **kw)
+        self.logit_scale = nnx.Param(jnp.zeros((), param_dtype))
+
+    def embed_text(self, input_ids):
+        """int `[b, n]`, with an end of text each -> float32 `[b, projection_dim]` of length 1."""
+        eos = self.config.text_config.eos_token_id
+        ends = (input_ids if eos == _NO_EOS else input_ids == eos).argmax(axis=-1)
+        states = jnp.take_along_axis(self.text_model(input_ids), ends[:, None, None], axis=1)[:, 0]
+        return unit(self.text_projection(states))
+
+    def embed_picture(self, x):
+        """`[b, image_size, image_size, 3]`, normalised -> float32 `[b, projection_dim]` of length 1."""
+        return unit(self.visual_projection(self.vision_model(x)))

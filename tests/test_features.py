@@ -1,0 +1,45 @@
+"""What CLIP and CLAP are given is what transformers' processors make."""
+
+import numpy as np
+import pytest
+from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from its_jax.errors import UserError
+from its_jax.features import PictureFeatures, SoundFeatures
+
+PREPROCESSOR = dict(feature_size=64, sampling_rate=48000, hop_length=480, max_length_s=10, fft_window_size=1024,
+                    frequency_min=50, frequency_max=14000, truncation="rand_trunc", padding="repeatpad")  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (128, 512), (300, 225), (224, 224), (100, 100)])
+def test_pictures_are_clips(shape):
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    picture = np.pad(picture, ((0, shape[0] % 4), (0, shape[1] % 4), (0, 0)))
+    expected = CLIPImageProcessorPil()(picture, return_tensors="np").pixel_values[0]
+    np.testing.assert_allclose(PictureFeatures()(picture), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [10.0, 5.12, 2.9, 0.3])
+def test_sounds_are_claps(seconds):
+    rng = np.random.default_rng(0)
+    t = np.arange(int(seconds * 48000)) / 48000
+    waveform = (np.sin(2 * np.pi * (300 + 2000 * t) * t) * 0.5 + rng.normal(0, 0.01, len(t))).astype(np.float32)
+    expected = ClapFeatureExtractor(**PREPROCESSOR)(waveform, sampling_rate=48000, return_tensors="np")
+    found = SoundFeatures()(waveform)
+    assert found.shape == (1001, 64) and found.std() > 5
+    np.testing.assert_allclose(found, expected.input_features[0, 0], rtol=0, atol=1e-3)
+
+
+def test_of_a_longer_sound_a_stretch_is_heard():
+    waveform = np.random.default_rng(0).normal(0, 0.1, 12 * 48000)
+    expected = SoundFeatures()(waveform[48000:][: 10 * 48000])
+    np.testing.assert_array_equal(SoundFeatures()(waveform, start=48000), expected)
+
+
+@pytest.mark.parametrize("change", [{"truncation": "fusion"}, {"padding": "pad"}, {"top_db": 80}, {"spec_augment": 1}])
+def test_an_unknown_processor_is_refused(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        SoundFeatures.from_dict(PREPROCESSOR | change)
+    assert SoundFeatures.from_dict(PREPROCESSOR) == SoundFeatures()

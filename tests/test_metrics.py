@@ -1,0 +1,59 @@
+"""Frechet distance against scipy's root, where that is defined, and against closed forms, where it is not."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from its_jax import metrics
+from its_jax.errors import UserError
+
+
+def features(n, d, seed, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + shift
+
+
+def by_scipy(a, b):
+    root = scipy.linalg.sqrtm(a.covariance @ b.covariance)
+    return np.square(a.mean - b.mean).sum() + np.trace(a.covariance + b.covariance - 2 * root.real)
+
+
+@pytest.mark.parametrize("n, d", [(200, 3), (500, 20), (40, 30)])
+def test_frechet_is_scipys(n, d):
+    a, b = metrics.Gaussian.of(features(n, d, 0)), metrics.Gaussian.of(features(n + 7, d, 1, shift=0.5))
+    assert metrics.frechet(a, b) == pytest.approx(by_scipy(a, b), rel=1e-6)
+    assert metrics.frechet(a, b) == pytest.approx(metrics.frechet(b, a), rel=1e-9)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-6 * np.trace(a.covariance))
+
+
+def test_few_samples_of_many_features_are_no_trouble():
+    """All in one line: the root is the product of the deviations."""
+    direction = np.random.default_rng(0).normal(size=512)
+    direction /= np.linalg.norm(direction)
+    a, b = (metrics.Gaussian.of(np.outer([-s, s], direction)) for s in (1.0, 3.0))
+    expected = (np.sqrt(18) - np.sqrt(2)) ** 2
+    assert metrics.frechet(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        (np.ones((1, 3)), np.ones((4, 3)), "2 or more"),
+        (np.ones((4, 3)), np.ones((4, 2)), "must be equal"),
+        (np.full((4, 3), np.nan), np.ones((4, 3)), "not finite"),
+    ],
+)
+def test_what_has_no_distance_is_said(a, b, words):
+    with pytest.raises(UserError, match=words):
+        metrics.frechet(metrics.Gaussian.of(a), metrics.Gaussian.of(b))
+
+
+def test_intervals_are_of_the_mean():
+    mean, reach = metrics.mean_and_reach([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5 and reach == pytest.approx(1.96 * np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert metrics.mean_and_reach([5.0])[0] == 5 and np.isnan(metrics.mean_and_reach([5.0])[1])
+    assert np.isnan(metrics.mean_and_reach([])[0])
+
+
+def test_cosines_are_row_by_row():
+    np.testing.assert_allclose(metrics.cosines([[1, 0], [1, 1]], [[0, 2], [3, 3]]), [0, 1])
