@@ -25,8 +25,8 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
       UserError: two tensors come to the same name.
     """
     origin, named = {}, {}
-    # CLIP's text encoder alone was a part of something larger, before transformers 5.
-    prefix = "text_model." if all(key.startswith("text_model.") for key in tensors) else ""
+    # transformers before 5 called a text encoder so, even alone; with another tower beside it, it still is.
+    prefix = "" if any(key.startswith(("vision_model.", "audio_model.")) for key in tensors) else "text_model."
     for key, tensor in tensors.items():
         if key.rpartition(".")[2] in _CONSTANTS:
             continue

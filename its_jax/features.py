@@ -4,7 +4,6 @@ Both follow `preprocessor_config.json` of openai/clip-vit-base-patch16 and laion
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from its_jax.fields import check_sizes, read_fields
-from its_jax.spectrogram import MelConfig, mel_basis
+from its_jax.spectrogram import MelConfig, hann, mel_basis
 
 _FLOOR = 1e-10  # of a power, before its logarithm
 
@@ -82,12 +81,11 @@ class SoundFeatures:
         half = self.fft_window_size // 2
         padded = np.pad(np.pad(waveform, (0, length - len(waveform))).astype(np.float64), half, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.fft_window_size)[:: self.hop_length]
-        turns = np.arange(self.fft_window_size) / self.fft_window_size
-        power = np.abs(np.fft.rfft(frames * (0.5 - 0.5 * np.cos(2 * np.pi * turns)))) ** 2
-        return (10 * np.log10(np.maximum(power @ self._basis.T, _FLOOR))).astype(np.float32)
+        power = np.abs(np.fft.rfft(frames * hann(self._mel))) ** 2
+        return (10 * np.log10(np.maximum(power @ mel_basis(self._mel).T, _FLOOR))).astype(np.float32)
 
-    @functools.cached_property
-    def _basis(self):
+    @property
+    def _mel(self):
         size, bands = self.fft_window_size, self.feature_size
         limits = dict(fmin=self.frequency_min, fmax=self.frequency_max)
-        return mel_basis(MelConfig(self.sampling_rate, size, size, self.hop_length, bands, **limits))
+        return MelConfig(self.sampling_rate, size, size, self.hop_length, bands, **limits)

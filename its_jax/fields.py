@@ -11,6 +11,11 @@ from its_jax.errors import UserError
 
 T = TypeVar("T")
 
+# What transformers writes into any of its configs, and what has no part in the results.
+BOOKKEEPING = ("architectures", "dtype", "id2label", "initializer_factor", "initializer_range", "label2id")
+BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
+BOOKKEEPING += ("transformers_version",)
+
 
 def read_json(path):
     """The object in a JSON file; `UserError` if there is none."""
@@ -33,7 +38,8 @@ def read_fields(
     """Builds the frozen dataclass `cls` from a config dictionary.
 
     Args:
-      cls: dataclass whose fields are the settings that the model uses; their annotations are binding.
+      cls: dataclass whose fields are the settings that the model uses; their annotations are binding. A field that is
+        a config of its own is read by its `from_dict`.
       raw: the parsed `config.json`. Names that begin with `_` are bookkeeping and skipped.
       fixed: settings that change the mathematics but are supported at these values only.
       ignored: settings that are known not to change what the model computes at inference.
@@ -47,7 +53,8 @@ def read_fields(
     used = {}
     for name, value in raw.items():
         if name in known:
-            used[name] = _frozen(value)
+            nested = isinstance(value, Mapping) and dataclasses.is_dataclass(known[name])
+            used[name] = known[name].from_dict(value) if nested else _frozen(value)
             if not _fits(used[name], known[name]):
                 expected = getattr(known[name], "__name__", None) or known[name]
                 raise UserError(f"{cls.__name__}: {name}={value!r} is not supported, only {expected}")
@@ -79,6 +86,15 @@ def check_sizes(sizes, *names):
         value = getattr(sizes, name)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
             raise UserError(f"{type(sizes).__name__}: {name}={value!r} must be 1 or more")
+
+
+def check_heads(sizes):
+    """Raises `UserError` unless `hidden_size` can be divided among the attention's heads."""
+    if sizes.hidden_size % sizes.num_attention_heads:
+        raise UserError(
+            f"{type(sizes).__name__}: hidden_size {sizes.hidden_size} must be a multiple of "
+            f"num_attention_heads {sizes.num_attention_heads}"
+        )
 
 
 def _fits(value, annotation):

@@ -12,11 +12,10 @@ NORMAL_95 = 1.96  # standard deviations within which 95 % of a normal distributi
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """A normal distribution fitted to features: mean `[d]` and covariance `[d, d]` in float64, of n samples."""
+    """A normal distribution fitted to features: mean `[d]` and covariance `[d, d]` in float64."""
 
     mean: np.ndarray
     covariance: np.ndarray
-    n: int
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Gaussian":
@@ -26,7 +25,7 @@ class Gaussian:
             raise UserError(f"a Frechet distance of {len(features)} samples: there must be 2 or more on either side")
         if not np.isfinite(features).all():
             raise UserError("a Frechet distance of features that are not finite")
-        return cls(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+        return cls(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:

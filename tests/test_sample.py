@@ -385,7 +385,7 @@ def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
     encoded = []
 
     def counted(self, model, prompt, prepare=Sampler._prepare_text):
-        encoded.extend([(model.source, prompt)] * (prompt is not None))
+        encoded.append((model.source, prompt))
         return prepare(self, model, prompt)
 
     monkeypatch.setattr(Sampler, "_prepare_text", counted)

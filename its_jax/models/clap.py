@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
+from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.models.layers import layer_norm, unit
-from its_jax.models.roberta import BOOKKEEPING, ClapTextConfig, ClapTextModel, Output
+from its_jax.models.roberta import ClapTextConfig, ClapTextModel, Output
 
 _NOT_FUSED = {"enable_fusion": (False,), "fusion_type": (None,), "patch_embed_input_channels": (1,)}
 _FIXED = {"model_type": ("clap_audio_model",), "hidden_act": ("gelu",), "projection_hidden_act": ("relu",)}
@@ -84,11 +84,6 @@ class ClapConfig:
     @classmethod
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
-        towers = {"text_config": ClapTextConfig, "audio_config": ClapAudioConfig}
-        for name in towers:
-            if not isinstance(raw.get(name), dict):
-                raise UserError(f"ClapConfig: {name} is missing from the model's config")
-        read = {name: tower.from_dict(raw[name]) for name, tower in towers.items()}
         fixed = {"model_type": ("clap",), "projection_hidden_act": ("relu",), "is_encoder_decoder": (False,)}
         # Sizes of the whole are copies of the text tower's, for training.
         ignored = (
@@ -98,7 +93,7 @@ class ClapConfig:
             "num_hidden_layers",
             "chunk_size_feed_forward",
         )
-        config = read_fields(cls, {**raw, **read}, fixed=fixed, ignored=ignored)
+        config = read_fields(cls, raw, fixed=fixed, ignored=ignored)
         check_sizes(config, "projection_dim")
         return config
 

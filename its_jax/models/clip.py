@@ -5,17 +5,12 @@ import dataclasses
 import jax.numpy as jnp
 from flax import nnx
 
-from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
+from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.models.layers import layer_norm, unit
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel, Encoder, check_transformer
 
 _FIXED = {"model_type": ("clip_vision_model",), "num_channels": (3,), "is_encoder_decoder": (False,)}
 _FIXED |= {"chunk_size_feed_forward": (0,)}
-# Training and bookkeeping.
-_BOOKKEEPING = ("architectures", "dtype", "id2label", "initializer_factor", "initializer_range", "label2id")
-_BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
-_BOOKKEEPING += ("transformers_version",)
 _DROPPED = ("attention_dropout", "dropout", "projection_dim")  # the projection is the whole model's
 # A config that states this end of text is from before it was kept: it is the highest token of any text.
 _NO_EOS = 2
@@ -37,7 +32,7 @@ class CLIPVisionConfig:
     @classmethod
     def from_dict(cls, raw):
         """Reads a parsed config; raises `UserError` for what the model cannot do."""
-        config = read_fields(cls, raw, fixed=_FIXED, ignored=_BOOKKEEPING + _DROPPED)
+        config = read_fields(cls, raw, fixed=_FIXED, ignored=BOOKKEEPING + _DROPPED)
         sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         check_sizes(config, *sizes, "image_size", "patch_size")
         check_transformer(config)
@@ -55,15 +50,10 @@ class CLIPConfig:
     @classmethod
     def from_dict(cls, raw):
         """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
-        towers = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
-        for name in towers:
-            if not isinstance(raw.get(name), dict):
-                raise UserError(f"CLIPConfig: {name} is missing from the model's config")
-        read = {name: tower.from_dict(raw[name]) for name, tower in towers.items()}
         fixed = {"model_type": ("clip",), "is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,)}
         # Old files hold each tower's config twice, the second time complete and the same.
-        ignored = (*_BOOKKEEPING, "logit_scale_init_value", "text_config_dict", "vision_config_dict")
-        config = read_fields(cls, {**raw, **read}, fixed=fixed, ignored=ignored)
+        ignored = (*BOOKKEEPING, "logit_scale_init_value", "text_config_dict", "vision_config_dict")
+        config = read_fields(cls, raw, fixed=fixed, ignored=ignored)
         check_sizes(config, "projection_dim")
         return config
 

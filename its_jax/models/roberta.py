@@ -6,14 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
+from its_jax.fields import BOOKKEEPING, check_heads, check_sizes, read_fields
 from its_jax.models.layers import layer_norm
 
-# Training and bookkeeping, of any of CLAP's configs.
-BOOKKEEPING = ("architectures", "dtype", "id2label", "initializer_factor", "initializer_range", "label2id")
-BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
-BOOKKEEPING += ("transformers_version",)
 _FIXED = {"model_type": ("clap_text_model",), "hidden_act": ("gelu",), "projection_hidden_act": ("relu",)}
 _FIXED |= {"is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,), "type_vocab_size": (1,)}
 _FIXED |= {"position_embedding_type": ("absolute",)}
@@ -40,11 +35,7 @@ class ClapTextConfig:
         config = read_fields(cls, raw, fixed=_FIXED, ignored=BOOKKEEPING + _IGNORED)
         names = {field.name for field in dataclasses.fields(cls) if field.type is int} - {"pad_token_id"}
         check_sizes(config, *sorted(names))
-        if config.hidden_size % config.num_attention_heads:
-            raise UserError(
-                f"ClapTextConfig: hidden_size {config.hidden_size} must be a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
-            )
+        check_heads(config)
         return config
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
+from its_jax.fields import BOOKKEEPING, check_heads, check_sizes, read_fields
 from its_jax.models.layers import layer_norm
 
 ACTIVATIONS = {
@@ -16,28 +16,8 @@ ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
 _FIXED = {"model_type": ("clip_text_model",), "is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,)}
-# Training, tokenizer, pooled output and bookkeeping: without a part in the hidden states.
-_IGNORED = (
-    "architectures",
-    "attention_dropout",
-    "bos_token_id",
-    "dropout",
-    "dtype",
-    "id2label",
-    "initializer_factor",
-    "initializer_range",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token_id",
-    "problem_type",
-    "projection_dim",
-    "return_dict",
-    "torch_dtype",
-    "transformers_version",
-)
-
-
+# Training, tokenizer and pooled output: without a part in the hidden states.
+_IGNORED = (*BOOKKEEPING, "attention_dropout", "bos_token_id", "dropout", "pad_token_id", "projection_dim")
 _SIZES = (
     "vocab_size",
     "hidden_size",
@@ -73,15 +53,10 @@ class CLIPTextConfig:
 
 def check_transformer(config):
     """Raises `UserError` for what `Encoder` cannot do."""
-    name = type(config).__name__
     if config.hidden_act not in ACTIVATIONS:
         known = " or ".join(map(repr, ACTIVATIONS))
-        raise UserError(f"{name}: hidden_act={config.hidden_act!r} is not supported, only {known}")
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"{name}: hidden_size {config.hidden_size} must be a multiple of "
-            f"num_attention_heads {config.num_attention_heads}"
-        )
+        raise UserError(f"{type(config).__name__}: hidden_act={config.hidden_act!r} is not supported, only {known}")
+    check_heads(config)
 
 
 class Embeddings(nnx.Module):
