@@ -17,7 +17,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
-    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"]},
+    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"], "its_jax.versus": ["web/*"]},
     install_requires=[
         "absl-py",
         "filelock",
@@ -25,6 +25,7 @@ setup(
         "huggingface_hub",
         "imageio-ffmpeg",
         "jax>=0.7.2",
+        "matplotlib",
         "ml_collections",
         "numpy>=2.0",
         "optax",
@@ -39,6 +40,7 @@ setup(
     ],
     extras_require={
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
+        "eval": [TORCH, "torch-fidelity", "torchvggish"],  # the networks of FID and FAD, for its_jax.evaluate
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
         "test": [
@@ -50,6 +52,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "torchmetrics",
             RAY,
             *GCS,
         ],

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert import originals
+from convert import names, originals
 from convert.lora import Lora
 from its_jax import load, parts
 from its_jax.errors import UserError
+from its_jax.models.clip import CLIPModel
 
 try:
     import diffusers
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # largest difference relative to the largest value: rounding takes about 1e-5
 
 # Small, for these are only to be compared: 16 x 16 latents, 64 x 64 pixels, 32 frames.
+_TOWERS = "text tower", "other tower"
 _LATENT, _PICTURE, _FRAMES = (1, 16, 16), (1, 64, 64), 32
 
 
@@ -59,7 +61,8 @@ def check(source: str, out, *, loras=(), config_from=None) -> None:
 
 
 def _inputs(part, raw):
-    random, sizes = np.random.default_rng(0), parts.PARTS[part][1].from_dict(raw)
+    random, (kind, config) = np.random.default_rng(0), parts.classes(part, raw)
+    sizes = config.from_dict(raw)
 
     def normal(*shape):
         return random.normal(size=shape).astype(np.float32)
@@ -70,14 +73,21 @@ def _inputs(part, raw):
         return normal(*_LATENT, sizes.in_channels), np.array([500]), normal(1, 7, sizes.cross_attention_dim)
     if part == "vae":
         return normal(*_PICTURE, sizes.in_channels), normal(*_LATENT, sizes.latent_channels)
-    return (5 * normal(1, _FRAMES, sizes.num_mels),)
+    if part == "vocoder":
+        return (5 * normal(1, _FRAMES, sizes.num_mels),)
+    text = random.integers(sizes.text_config.vocab_size, size=(1, 7))
+    if kind is CLIPModel:
+        return text, normal(1, sizes.vision_config.image_size, sizes.vision_config.image_size, 3)
+    return text, 10 * normal(1, sizes.audio_config.frames, sizes.audio_config.num_mel_bins)
 
 
 def _of_torch(part, original, inputs):
     """What is compared -> result, channels last as ours are."""
     module = _torch_module(part, original.config(part))
     state = {key: torch.from_numpy(t.read().astype(np.float32)) for key, t in original.tensors(part).items()}
-    module.load_state_dict(state, assign=True)
+    missing, unexpected = module.load_state_dict(state, assign=True, strict=False)
+    if unexpected or {key.rpartition(".")[2] for key in missing} - names.CONSTANTS:
+        raise UserError(f"{original.name}: {part}: PyTorch's class has other tensors: {[*missing, *unexpected][:3]}")
     module.eval()
     x, *rest = (torch.from_numpy(np.moveaxis(v, -1, 1).copy() if v.ndim == 4 else v) for v in inputs)
     with torch.no_grad():
@@ -89,14 +99,29 @@ def _of_torch(part, original, inputs):
             posterior = module.encode(x).latent_dist
             moments = torch.cat([posterior.mean, posterior.logvar], dim=1)
             results = {"vae, encoding": moments, "vae, decoding": module.decode(*rest).sample}
-        else:
+        elif part == "vocoder":
             results = {part: module(x.mT)[:, 0]}
+        else:
+            results = dict(zip(_TOWERS, _embedded(module, x, *rest), strict=True))
     return {what: np.moveaxis(y.numpy(), 1, -1) if y.ndim == 4 else y.numpy() for what, y in results.items()}
+
+
+def _embedded(module, text, seen):
+    """PyTorch's embeddings of a text, and of a picture or a sound, of length 1."""
+    if isinstance(module, transformers.ClapModel):
+        mask = text != module.config.text_config.pad_token_id
+        both = module.get_text_features(text, mask), module.get_audio_features(seen[:, None])
+    else:
+        both = module.get_text_features(text), module.get_image_features(seen)
+    return [torch.nn.functional.normalize(one.pooler_output, dim=-1) for one in both]
 
 
 def _torch_module(part, raw):
     if part == "text_encoder":
         return transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw))
+    if part == "dual_encoder":
+        kind = raw["architectures"][0]
+        return getattr(transformers, kind)(getattr(transformers, kind).config_class.from_dict(raw))
     with torch.device("meta"):  # the weights come afterwards
         if part == "vocoder":
             return TorchGenerator(raw)
@@ -109,6 +134,10 @@ def _of_jax(part, out, inputs):
         if part == "vae":
             moments, decoded = _once(lambda m, x, z: (_moments(m.encode(x)), m.decode(z)), module, *inputs)
             return {"vae, encoding": moments, "vae, decoding": decoded}
+        if part == "dual_encoder":
+            see = "embed_picture" if isinstance(module, CLIPModel) else "embed_sound"
+            both = _once(lambda m, text, x: (m.embed_text(text), getattr(m, see)(x)), module, *inputs)
+            return dict(zip(_TOWERS, both, strict=True))
         return {part: _once(lambda m, *x: m(*x), module, *inputs)}
 
 

@@ -13,7 +13,7 @@ _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 _LEGACY_ATTENTION = re.compile(r"(?<=attentions)(\.\d+\.)(query|key|value|proj_attn)(?=\.(?:weight|bias)$)")
 _ATTENTION_WEIGHT = re.compile(r"attentions\.\d+\.(to_[qkv]|to_out\.0)\.weight$")
 # Buffers that follow from the sizes, and a count of training's steps.
-_CONSTANTS = {"position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked"}
+CONSTANTS = {"position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked"}
 # What torch.nn.utils.weight_norm calls weight_g and weight_v, torch.nn.utils.parametrizations calls so.
 _PARAMETRIZATION = re.compile(r"parametrizations\.weight\.original([01])$")
 
@@ -28,7 +28,7 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
     # transformers before 5 called a text encoder so, even alone; with another tower beside it, it still is.
     prefix = "" if any(key.startswith(("vision_model.", "audio_model.")) for key in tensors) else "text_model."
     for key, tensor in tensors.items():
-        if key.rpartition(".")[2] in _CONSTANTS:
+        if key.rpartition(".")[2] in CONSTANTS:
             continue
         today = _today(key.removeprefix(prefix))
         if today in named:

@@ -87,7 +87,7 @@ def gather(name: str, path: pathlib.Path, loras: Sequence[Lora] = (), *, config_
     else:
         layout = sources.layout(sources.file_names(path), source=name)
         weights = {part: tuple(path / file for file in files) for part, files in layout.weights.items()}
-        original = Original(name, weights, {file: path / file for file in layout.plain})
+        original = Original(name, weights, {file: path / name for file, name in layout.plain.items()})
     check_parts(loras, original.weights, name=name)
     return dataclasses.replace(original, loras=tuple(loras))
 

@@ -1,4 +1,4 @@
-"""Where models come from: a folder in diffusers' layout, one on the Hugging Face hub, or a single file."""
+"""Where models come from: a folder in diffusers' or transformers' layout, one on the Hugging Face hub, or a file."""
 
 import contextlib
 import dataclasses
@@ -7,10 +7,10 @@ import itertools
 import logging
 import pathlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from its_jax.errors import UserError
-from its_jax.parts import PARTS
+from its_jax.parts import DIFFUSION
 
 _warn_once = functools.cache(logging.getLogger(__name__).warning)
 
@@ -23,6 +23,11 @@ _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "vocoder")
 _KINDS = tuple(itertools.product(("", ".fp16"), (".safetensors", ".bin", ".pt"), _STEMS))  # variant, suffix, stem
 # Copied as they are. `vocabulary.json` lists the words that a small text encoder of ours knows.
 _PLAIN = re.compile(r"tokenizer/[^/]+|scheduler/scheduler_config\.json|model_index\.json|vocabulary\.json")
+# transformers' layout: one model without a folder of its own. Its tokenizer gets one.
+_ALONE = "dual_encoder"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER += ("added_tokens.json",)
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +36,15 @@ class Layout:
 
     Attributes:
       weights: part -> file of its weights; or index, then shards.
-      plain: configs, tokenizer and scheduler files.
+      plain: name in a conversion -> config, or file of tokenizer, scheduler or preprocessor.
     """
 
-    weights: dict[str, tuple[str, ...]]
-    plain: tuple[str, ...]
+    weights: Mapping[str, tuple[str, ...]]
+    plain: Mapping[str, str]
 
     @property
     def names(self):
-        return sorted((*itertools.chain(*self.weights.values()), *self.plain))
+        return sorted((*itertools.chain(*self.weights.values()), *self.plain.values()))
 
 
 def layout(names: Collection[str], *, source) -> Layout:
@@ -48,18 +53,36 @@ def layout(names: Collection[str], *, source) -> Layout:
     Raises:
       UserError: there is no part of a model, or one without config or weights.
     """
-    parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in names)]
+    parts = [part for part in DIFFUSION if any(name.startswith(f"{part}/") for name in names)]
+    if not parts and "config.json" in names:
+        return _alone(names, source)
     if not parts:
         raise UserError(
-            f"{source}: {'not a model folder' if names else 'an empty folder'}; expected {', '.join(PARTS)} "
-            "(each a folder with config.json and weights), tokenizer and scheduler"
+            f"{source}: {'not a model folder' if names else 'an empty folder'}; expected {', '.join(DIFFUSION)} "
+            "(each a folder with config.json and weights), tokenizer and scheduler; or, of a CLIP or CLAP, "
+            "config.json, weights, tokenizer and preprocessor_config.json"
         )
-    plain = configs(names, parts, source=source)
-    weights = {part: _weights(part, names) for part in parts}
+    plain = {name: name for name in configs(names, parts, source=source)}
+    weights = {part: _weights(f"{part}/", names) for part in parts}
     for part, found in weights.items():
         if not found:
             raise UserError(f"{source}: {part}/ has no weights, such as {part}/{_example(part)}")
     return Layout(weights, plain)
+
+
+def _alone(names, source):
+    """The layout of one model of transformers'."""
+    weights = _weights("", names)
+    for what, found in (
+        ("weights, such as model.safetensors", weights),
+        ("preprocessor_config.json", set(_PREPROCESSORS) & set(names)),
+        ("tokenizer, such as tokenizer.json", {"tokenizer.json", "vocab.json"} & set(names)),
+    ):
+        if not found:
+            raise UserError(f"{source}: has no {what}")
+    plain = {f"{_ALONE}/{name}": name for name in ("config.json", *_PREPROCESSORS) if name in names}
+    plain |= {f"tokenizer/{name}": name for name in _TOKENIZER if name in names}
+    return Layout({_ALONE: weights}, plain)
 
 
 def configs(names: Collection[str], parts: Collection[str], *, source) -> tuple[str, ...]:
@@ -76,17 +99,21 @@ def configs(names: Collection[str], parts: Collection[str], *, source) -> tuple[
     )
 
 
-def _weights(part, names):
-    """The file of a part's weights, or their index and all of its shards; empty where there are none."""
+def _weights(folder, names):
+    """The file of a part's weights, or their index and all of its shards; empty where there are none.
+
+    Args:
+      folder: of the part, with a slash at its end; "" is the model's own.
+    """
     for variant, suffix, stem in _KINDS:
-        whole = f"{part}/{stem}{variant}{suffix}"
+        whole = f"{folder}{stem}{variant}{suffix}"
         # Libraries of several ages put the variant before or after what they add to the name.
-        indices = {f"{whole}.index.json", f"{part}/{stem}{suffix}.index{variant}.json"}
+        indices = {f"{whole}.index.json", f"{folder}{stem}{suffix}.index{variant}.json"}
         if whole in names:
             return (whole,)
         if index := sorted(indices & set(names)):
             number = r"-\d{5}-of-\d{5}"
-            v, start = re.escape(variant), re.escape(f"{part}/{stem}")
+            v, start = re.escape(variant), re.escape(f"{folder}{stem}")
             shard = re.compile(f"{start}({v}{number}|{number}{v}){re.escape(suffix)}")
             return (index[0], *sorted(filter(shard.fullmatch, names)))
     return ()

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
 from its_jax.spectrogram import MelConfig, hann, mel_basis
 
+# What CLIP's processor does with every picture, and what says the same in other words.
+_PICTURES_FIXED = {f"do_{step}": (True,) for step in ("resize", "center_crop", "normalize", "convert_rgb", "rescale")}
+_PICTURES_FIXED |= {"resample": (3,), "rescale_factor": (1 / 255,)}  # 3: Pillow's bicubic
+_PICTURES_IGNORED = ("feature_extractor_type", "image_processor_type", "processor_class")
 _FLOOR = 1e-10  # of a power, before its logarithm
 
 
@@ -29,6 +34,17 @@ class PictureFeatures:
     image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "PictureFeatures":
+        """Reads a parsed `preprocessor_config.json`, old or new; raises `UserError` for what is not done here."""
+        raw = dict(raw) | {name: _side(raw[name]) for name in ("size", "crop_size") if name in raw}
+        crop = raw.pop("crop_size", None)
+        features = read_fields(cls, raw, fixed=_PICTURES_FIXED, ignored=_PICTURES_IGNORED)
+        check_sizes(features, "size")
+        if crop not in (None, features.size):
+            raise UserError(f"{cls.__name__}: crop_size={crop!r} is not supported, only the size, {features.size}")
+        return features
+
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """uint8 `[h, w, 3]` -> float32 `[size, size, 3]`, normalised."""
         height, width = picture.shape[:2]
@@ -38,6 +54,12 @@ class PictureFeatures:
         top, left = ((n - self.size) // 2 for n in picture.shape[:2])
         picture = picture[top : top + self.size, left : left + self.size].astype(np.float32) / 255
         return (picture - np.float32(self.image_mean)) / np.float32(self.image_std)
+
+
+def _side(size):
+    """Of a square, which old files tell as a number, new ones as {"shortest_edge": 224} or by height and width."""
+    sides = set(size.values()) if isinstance(size, Mapping) else {size}
+    return sides.pop() if len(sides) == 1 else size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +105,11 @@ class SoundFeatures:
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.fft_window_size)[:: self.hop_length]
         power = np.abs(np.fft.rfft(frames * hann(self._mel))) ** 2
         return (10 * np.log10(np.maximum(power @ mel_basis(self._mel).T, _FLOOR))).astype(np.float32)
+
+    @property
+    def frames(self) -> int:
+        """Of what is made of any sound."""
+        return 1 + self.max_length_s * self.sampling_rate // self.hop_length
 
     @property
     def _mel(self):

@@ -46,7 +46,8 @@ _TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1}
 _GROUPS = ("run", "models", "versions", "scores", "seconds")  # of a record, beside the terms
 _PLAIN = (str, int, float)  # asked for first: that something is a Mapping takes Python long to find out
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS)  # by files of a sample, and by what its record tells
+# By files of a sample, by what its record tells, and by models that score it.
+_TAKEN = ("spectrogram", "video", "sample", "id", *_GROUPS, "clip", "clap")
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1

@@ -23,13 +23,16 @@ from its_jax import fields, machine, weights
 from its_jax import parts as model_parts
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
+from its_jax.features import PictureFeatures, SoundFeatures
+from its_jax.models.clap import ClapModel
+from its_jax.models.clip import CLIPModel
 from its_jax.models.text import CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel
 from its_jax.models.vae import AutoencoderKL
 from its_jax.models.vocoder import Generator
 
 # Models that come with the package, by the name that configs give them.
-_EMBEDDED = ("tiny/image", "tiny/audio")
+_EMBEDDED = ("tiny/image", "tiny/audio", "tiny/clip", "tiny/clap")
 # Checkpoints that are read at once, and how many further ones the system is asked for: so the disk need not wait.
 _READERS, _AHEAD = 2, 8
 _ASKED = 2**20  # bytes; of one that asks for more at once Linux gives the beginning only
@@ -45,9 +48,10 @@ class Model:
       source: as given to `load`. folder: of its conversion.
       identity: twelve hexadecimal digits over the contents of weights, configs and tokenizer.
       hashes: part -> sha256 of its tensors, of all parts in the folder.
-      tokenizer: transformers' CLIPTokenizer, with `text_encoder`.
+      tokenizer: transformers' CLIPTokenizer, with `text_encoder`; that of `dual_encoder`, with it.
       schedule: of the noise that the UNet was trained on, with `unet`.
       vocabulary: the words that the text encoder knows, where the folder lists them.
+      dual_encoder: of a model that scores; features: makes what it is given.
     """
 
     source: str
@@ -61,6 +65,8 @@ class Model:
     vae: AutoencoderKL | None = None
     vocoder: Generator | None = None
     vocabulary: frozenset[str] | None = None
+    dual_encoder: CLIPModel | ClapModel | None = None
+    features: PictureFeatures | SoundFeatures | None = None
 
 
 def mesh():
@@ -73,7 +79,7 @@ def mesh():
 def load(
     source: str,
     *,
-    parts: Sequence[str] = tuple(model_parts.PARTS),
+    parts: Sequence[str] = model_parts.DIFFUSION,
     dtype,
     sharding: jax.sharding.Sharding | None = None,
     share: Sequence[Model] = (),
@@ -87,9 +93,9 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
 
     Args:
       source: a converted folder; a folder in diffusers' layout, a hub id or a single file of Stable Diffusion
-        1.x, each with `+LORA@SCALE` after it for LoRAs, converted once into the cache folder; or 'tiny/image'
-        or 'tiny/audio', which come with the package.
-      parts: of `text_encoder`, `unet`, `vae`, `vocoder`.
+        1.x, each with `+LORA@SCALE` after it for LoRAs, or of a CLIP or CLAP in transformers' layout, converted once
+        into the cache folder; or one that comes with the package, such as 'tiny/image'.
+      parts: of `text_encoder`, `unet`, `vae`, `vocoder`; or `dual_encoder`.
       dtype: of weights and activations.
 
     Raises:
@@ -105,12 +111,15 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
         folder=folder,
         identity=metadata["identity"],
         hashes={part: about["sha256"] for part, about in metadata["parts"].items()},
-        tokenizer=_tokenizer(folder, source) if "text_encoder" in parts else None,
         schedule=_schedule(folder, source) if "unet" in parts else None,
         vocabulary=_vocabulary(folder),
         **{part: _abstract(folder, part, dtype, source) for part in parts},
     )
-    _check_fit(model)
+    if model.text_encoder or model.dual_encoder:
+        model = dataclasses.replace(model, tokenizer=_tokenizer(model))
+    if model.dual_encoder:
+        model = dataclasses.replace(model, features=_features(model))
+    _check_dual(model) if model.dual_encoder else _check_fit(model)
     return model
 
 
@@ -152,7 +161,7 @@ def _place(source):
     if source not in _EMBEDDED:
         if source.startswith("tiny/") and not pathlib.Path(source).exists():
             raise UserError(
-                f"{source}: no such model in the package; it has {' and '.join(_EMBEDDED)}; a LoRA is merged into a "
+                f"{source}: no such model in the package; it has {', '.join(_EMBEDDED)}; a LoRA is merged into a "
                 "model that is given as a folder, a file or a hub id"
             )
         return source
@@ -283,14 +292,31 @@ def _check_shapes(expected, found, name):
             raise UserError(f"{name}: tensor {key!r} {shapes}")
 
 
-def _tokenizer(folder, source):
+def _tokenizer(model):
     import transformers
 
+    kind = transformers.RobertaTokenizer if isinstance(model.dual_encoder, ClapModel) else transformers.CLIPTokenizer
     try:
-        return transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return kind.from_pretrained(model.folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{source}: tokenizer/ is missing or cannot be read ({reason})") from error
+        raise UserError(f"{model.source}: tokenizer/ is missing or cannot be read ({reason})") from error
+
+
+def _features(model):
+    """What makes the inputs of a CLIP or CLAP; `processor_config.json` has that of pictures or sounds within it."""
+    folder = model.folder / "dual_encoder"
+    whole, part = folder / "processor_config.json", folder / "preprocessor_config.json"
+    raw = fields.read_json(part if part.exists() else whole)
+    kind, name = (
+        (PictureFeatures, "image_processor")
+        if isinstance(model.dual_encoder, CLIPModel)
+        else (SoundFeatures, "feature_extractor")
+    )
+    try:
+        return kind.from_dict(raw.get(name, raw))
+    except UserError as error:
+        raise UserError(f"{model.source}: {error}") from error
 
 
 def _schedule(folder, source):
@@ -338,4 +364,26 @@ def _check_fit(model):
         raise UserError(
             f"{model.source}: the tokenizer has {len(model.tokenizer)} tokens, "
             f"the text_encoder knows {text.config.vocab_size}"
+        )
+
+
+def _check_dual(model):
+    """A CLIP or CLAP must be given what it was made for."""
+    config, tokenizer, features = model.dual_encoder.config, model.tokenizer, model.features
+    positions = config.text_config.max_position_embeddings
+    if isinstance(features, PictureFeatures):
+        given, taken = (f"pictures of {size} pixels" for size in (features.size, config.vision_config.image_size))
+        wrong = given != taken
+    else:
+        positions -= config.text_config.pad_token_id + 1  # RoBERTa counts from behind the padding's id
+        audio = config.audio_config
+        given = f"{features.frames} frames of {features.feature_size} mels"
+        taken = f"{audio.frames} frames of {audio.num_mel_bins} mels at most"
+        wrong = features.feature_size != audio.num_mel_bins or features.frames > audio.frames
+    if wrong:
+        raise UserError(f"{model.source}: its processor gives {given}, the model takes {taken}")
+    if tokenizer.model_max_length > positions or len(tokenizer) > config.text_config.vocab_size:
+        raise UserError(
+            f"{model.source}: the tokenizer has {len(tokenizer)} tokens and gives up to {tokenizer.model_max_length}, "
+            f"the model knows {config.text_config.vocab_size} and has {positions} positions"
         )

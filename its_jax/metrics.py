@@ -58,6 +58,16 @@ def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(reach)
 
 
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, which stays within 0 and 1 (Wilson 1927); of nothing, all of it."""
+    if not n:
+        return 0.0, 1.0
+    z2, share = NORMAL_95**2, successes / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = NORMAL_95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
+
+
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Of vectors `[..., d]`, row by row, in float64."""
     a, b = (np.asarray(x, np.float64) for x in (a, b))

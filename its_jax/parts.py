@@ -1,20 +1,41 @@
-"""The parts of a model folder: which class each is, and how to build it without its weights."""
+"""The parts of models: which class each is, and how to build it without its weights."""
 
 from flax import nnx
 
 from its_jax.errors import UserError
+from its_jax.models.clap import ClapConfig, ClapModel
+from its_jax.models.clip import CLIPConfig, CLIPModel
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
 from its_jax.weights import abstract
 
+# Part -> the classes that it may be of, each with that of its sizes.
 PARTS = {
-    "text_encoder": (CLIPTextModel, CLIPTextConfig),
-    "unet": (UNet2DConditionModel, UNetConfig),
-    "vae": (AutoencoderKL, VAEConfig),
-    "vocoder": (Generator, VocoderConfig),
+    "text_encoder": [(CLIPTextModel, CLIPTextConfig)],
+    "unet": [(UNet2DConditionModel, UNetConfig)],
+    "vae": [(AutoencoderKL, VAEConfig)],
+    "vocoder": [(Generator, VocoderConfig)],
+    "dual_encoder": [(CLIPModel, CLIPConfig), (ClapModel, ClapConfig)],
 }
+DIFFUSION = ("text_encoder", "unet", "vae", "vocoder")  # the parts of a model that makes pictures or sounds
+
+
+def classes(part, raw):
+    """The class of a part, and that of its sizes, by its parsed `config.json`.
+
+    Raises:
+      UserError: the config states another class.
+    """
+    known = PARTS[part]
+    # diffusers states the class in one way, transformers in the other, HiFi-GAN not at all.
+    stated = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
+    for module, config in known:
+        if stated == module.__name__ or (stated is None and len(known) == 1):
+            return module, config
+    supported = " or ".join(module.__name__ for module, _ in known)
+    raise UserError(f"the config is that of a {stated}, only {supported} is supported")
 
 
 def abstract_module(part, raw, dtype, *, name):
@@ -26,12 +47,8 @@ def abstract_module(part, raw, dtype, *, name):
     Raises:
       UserError: the config states another class, or a field that the module does not understand.
     """
-    module, config = PARTS[part]
-    # diffusers states the class in one way, transformers in the other, HiFi-GAN not at all.
-    stated = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
-    if stated not in (module.__name__, None):
-        raise UserError(f"{name}: the config is that of a {stated}, only {module.__name__} is supported")
     try:
+        module, config = classes(part, raw)
         sizes = config.from_dict(raw)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error

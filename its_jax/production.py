@@ -166,7 +166,7 @@ def _content(job, sample, sampler, sound, video, scorers):
         pictures = {term: stages.cropped(picture, waveform)[0] for term, picture in pictures.items()}
         spectrogram, waveform = stages.cropped(spectrogram, waveform)
     rate = sampler.mel.sampling_rate
-    record = _record(job, sample, sampler, video)
+    record = _record(job, sample, sampler, video, scorers)
     record |= scoring.scores(scorers, scoring.Item(job, pictures, spectrogram, waveform, rate))
     for term, picture in pictures.items():
         yield f"{term}.png", media.png(picture, record)
@@ -180,10 +180,11 @@ def _content(job, sample, sampler, sound, video, scorers):
     yield jobs.RECORD, media.text(record | {"seconds": seconds})
 
 
-def _record(job, sample, sampler, video):
+def _record(job, sample, sampler, video, scorers):
     """All that it takes to make the sample again."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: model.identity for term, model in sampler.models.items()}
+    models |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
     run |= _machine() | {"latents_sha256": hashlib.sha256(sample.latents.tobytes()).hexdigest()}

@@ -5,6 +5,7 @@ for sample in samples.open("sweep").values():
     picture, (waveform, sampling_rate) = sample.picture("image"), sample.waveform()
 """
 
+import contextlib
 import dataclasses
 import glob
 import io
@@ -43,10 +44,8 @@ class Sample:
 
     def read(self, name: str) -> bytes:
         """Content of one of `files`. UserError: it cannot be read."""
-        try:
+        with self._reading(name):
             return self._read(name)
-        except (OSError, KeyError) as error:
-            raise UserError(f"{self.place}: {name} of {self.id} cannot be read ({files.reason(error)})") from error
 
     @property
     def sound(self) -> str:
@@ -59,13 +58,26 @@ class Sample:
         return [name.removesuffix(".png") for name in self.files if name.endswith(".png")]
 
     def picture(self, name: str = "spectrogram") -> np.ndarray:
-        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, or a further view's term."""
-        with Image.open(io.BytesIO(self.read(f"{name}.png"))) as image:
+        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, or a further view's term.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        file = f"{name}.png"
+        with self._reading(file), Image.open(io.BytesIO(self.read(file))) as image:
             return np.asarray(image, np.float32) / 255
 
     def waveform(self) -> tuple[np.ndarray, int]:
-        """float32 `[samples]` in [-1, 1], and its sampling rate in Hz."""
-        return soundfile.read(io.BytesIO(self.read(self.sound)), dtype="float32")
+        """float32 `[samples]` in [-1, 1], and its sampling rate in Hz. UserError: it cannot be read."""
+        with self._reading(self.sound):
+            return soundfile.read(io.BytesIO(self.read(self.sound)), dtype="float32")
+
+    @contextlib.contextmanager
+    def _reading(self, name):
+        try:
+            yield
+        except (OSError, KeyError, soundfile.LibsndfileError) as error:
+            raise UserError(f"{self.place}: {name} of {self.id} cannot be read ({files.reason(error)})") from error
 
 
 class Samples(Mapping[str, Sample]):

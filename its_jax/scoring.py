@@ -3,7 +3,8 @@
     def loudness(items):
         return {"loudness": [float(np.abs(item.waveform).mean()) for item in items]}
 
-In a config it goes by its place, as `scorers = "my_package.my_module:loudness"`; several are parted by commas.
+In a config it goes by its place, as `scorers = "my_package.my_module:loudness"`; several are parted by commas. Those of
+`its_jax.similarity` go by the names `clip` and `clap`, alone or with a model: `scorers = "clip,clap@FOLDER"`.
 """
 
 import dataclasses
@@ -33,12 +34,18 @@ class Item:
     sampling_rate: int
 
 
+OWN = ("clip", "clap")
+
 # Items -> column -> a number for each item, of which more is better, or None where there is nothing to tell.
 Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float | None]]]
 
 
 def load(names: str) -> list[Scorer]:
-    """'package.module:scorer, ...' -> the scorers. UserError: there is none of that name."""
+    """'clip, clap@MODEL, package.module:scorer, ...' -> the scorers.
+
+    Raises:
+      UserError: there is none of that name, or its model cannot be had.
+    """
     return [_load(name.strip()) for name in names.split(",") if name.strip()]
 
 
@@ -62,12 +69,20 @@ def _columns(scorer, item):
     except UserError:
         raise
     except Exception as error:  # it is the user's program
-        raise UserError(f"the scorer {scorer.__module__}:{scorer.__name__} fails: {error!r}") from error
+        raise UserError(
+            f"the scorer {scorer.__module__}:{getattr(scorer, '__name__', type(scorer).__name__)} fails: {error!r}"
+        ) from error
 
 
 def _load(name):
+    own, at, source = name.partition("@")
+    if own in OWN:
+        from its_jax import similarity  # needs JAX, as this module does not
+
+        scorer = getattr(similarity, own.capitalize())
+        return scorer(source) if at else scorer()
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"scorers={name!r}: must be 'package.module:function' ({error})") from error
+        raise UserError(f"scorers={name!r}: must be {', '.join(OWN)} or 'package.module:function' ({error})") from error

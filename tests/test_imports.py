@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "top", "evaluate", "colorize", "benchmark")}
 ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate"}
-ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet")}
+ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet", "versus")}
 # What entry points share: it parses the flags for them.
 COMMAND_LINE = "its_jax.cli"
 FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them

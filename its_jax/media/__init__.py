@@ -93,10 +93,13 @@ def read_wav(path: Path) -> tuple[np.ndarray, int, dict]:
     return waveform, sampling_rate, _from_tag(path, _wav_comment(data))
 
 
-def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """Any picture, scaled to fill the canvas and cut to it -> float32 `[height, width, 3]`. UserError: cannot read.
+def read_picture(path: Path, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """Any picture -> float32 `[height, width, 3]`. UserError: cannot read.
 
     What is transparent is black, which is silent.
+
+    Args:
+      height, width: of a canvas that it is scaled to fill, and cut to; None: as it is.
     """
     with _reading(path), Image.open(pathlib.Path(path).expanduser()) as image:
         upright = ImageOps.exif_transpose(image)
@@ -104,8 +107,10 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
             upright = Image.fromarray(_eight_bits(np.asarray(upright)))
         if upright.has_transparency_data:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
-        fitted = ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(fitted, np.float32) / 255
+        picture = upright.convert("RGB")
+        if height is not None:
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture, np.float32) / 255
 
 
 def _eight_bits(values):

@@ -1,0 +1,1 @@
+"""What finished samples are worth: scores that are kept beside them, and tables over many of them."""

@@ -1,0 +1,83 @@
+"""What was measured, in WORKDIR/scores/: files of JSON lines that appear whole: a kill costs half a minute."""
+
+import base64
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from its_jax import files
+from its_jax.samples import Sample
+
+FOLDER = "scores"
+SAVE_EVERY_S = 30.0
+
+
+class Key(NamedTuple):
+    """What was measured: which sample (by id and latents, for it may have been made anew), and by what."""
+
+    id: str
+    latents: str
+    measure: str
+    identity: str
+
+
+class Entry(NamedTuple):
+    """What was found; `fault` says why nothing was."""
+
+    scores: Mapping[str, float]
+    features: Mapping[str, np.ndarray]
+    fault: str | None = None
+
+
+def key(sample: Sample, measure: str, identity: str) -> Key:
+    return Key(sample.id, sample.record.get("run", {}).get("latents_sha256", ""), measure, identity)
+
+
+def read(workdir: Path) -> dict[Key, Entry]:
+    """Everything in a work folder; lines that cannot be read are told of and count as not there."""
+    found = {}
+    for path in sorted((workdir / FOLDER).glob("*.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                features = {kind: _array(raw) for kind, raw in entry["features"].items()}
+                found[Key(*entry["key"])] = Entry(entry["scores"], features, entry["fault"])
+            except (ValueError, TypeError, KeyError):
+                logging.warning("%s, line %d: cannot be read; it is measured again", path, number)
+    return found
+
+
+class Writer:
+    """Adds to a work folder under a name of its own, such as 0-of-2; to be closed."""
+
+    def __init__(self, workdir: Path, name: str):
+        self._folder, self._name, self._lines, self._saved = workdir / FOLDER, name, [], time.monotonic()
+
+    def add(self, key: Key, entry: Entry) -> None:
+        """UserError: cannot write."""
+        features = {kind: _raw(array) for kind, array in entry.features.items()}
+        line = {"key": key, "scores": entry.scores, "features": features, "fault": entry.fault}
+        self._lines.append(json.dumps(line).encode())
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.close()
+
+    def close(self) -> None:
+        if self._lines:
+            with files.reasons(self._folder):
+                self._folder.mkdir(parents=True, exist_ok=True)
+            number = sum(1 for _ in self._folder.glob(f"{self._name}-*.jsonl"))
+            files.write(self._folder / f"{self._name}-{number:05d}.jsonl", b"\n".join(self._lines) + b"\n")
+        self._lines, self._saved = [], time.monotonic()
+
+
+def _raw(array: np.ndarray) -> dict[str, Any]:
+    return {"shape": array.shape, "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
+
+
+def _array(raw):
+    return np.frombuffer(base64.b64decode(raw["float32"]), "<f4").reshape(raw["shape"])

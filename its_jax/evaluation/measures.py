@@ -1,0 +1,121 @@
+"""What is measured of one finished sample: numbers for means, and features for Frechet distances."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from its_jax import load, similarity, stages
+from its_jax.errors import UserError
+from its_jax.scoring import Item
+from its_jax.spectrogram import MelConfig, log_mel, to_picture
+
+Found = tuple[Mapping[str, float], Mapping[str, np.ndarray]]  # column -> number, kind -> features `[n, d]`
+
+
+class Measure(NamedTuple):
+    """One thing to measure.
+
+    Attributes:
+      name: of it. identity: of what measures it: what another one has found does not count.
+      of: `Item` -> `Found`. UserError: this sample has nothing to measure.
+    """
+
+    name: str
+    identity: str
+    of: Callable[[Item], Found]
+
+
+def clip(scorer: similarity.Clip) -> Measure:
+    """Columns `clip`, and `clip_TERM` for terms beside `image`."""
+
+    def of(item):
+        return {column: values[0] for column, values in scorer([item]).items()}, {}
+
+    return Measure("clip", scorer.identity, of)
+
+
+def clap(scorer: similarity.Clap) -> Measure:
+    """Column `clap`."""
+
+    def of(item):
+        return {"clap": _score(scorer, scorer.sound(item.waveform, item.sampling_rate), item)}, {}
+
+    return Measure("clap", scorer.identity, of)
+
+
+def griffin_lim(scorer: similarity.Clap) -> Measure:
+    """Column `clap_griffin_lim`: of the sound that Griffin-Lim makes of the spectrogram."""
+
+    def of(item):
+        mel = mel_of(item)
+        (waveform,) = stages.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.job.get("wrap", False))
+        return {"clap_griffin_lim": _score(scorer, scorer.sound(np.asarray(waveform), mel.sampling_rate), item)}, {}
+
+    return Measure("griffin_lim", scorer.identity, of)
+
+
+def round_trip() -> Measure:
+    """Column `round_trip`: how far the sound's own spectrogram is from the one that it was made of, as the mean
+    difference of pictures in [0, 1]."""
+
+    def of(item):
+        again = heard(item)
+        width = min(again.shape[1], item.spectrogram.shape[1])
+        return {"round_trip": float(np.abs(again[:, :width] - item.spectrogram[:, :width]).mean())}, {}
+
+    return Measure("round_trip", "", of)
+
+
+def heard(item: Item) -> np.ndarray:
+    """The spectrogram of the sound, `[mels, frames]` in [0, 1]."""
+    return np.asarray(_analysed(np.asarray(item.waveform, np.float32)[None], mel_of(item)))[0]
+
+
+@functools.partial(jax.jit, static_argnames="mel")
+def _analysed(waveform, mel):
+    return to_picture(log_mel(waveform, mel), mel)
+
+
+def mel_of(item: Item) -> MelConfig:
+    """The front end of the vocoder that made the sound. UserError: its model cannot be had."""
+    return _mel(item.job["audio"]["model"], item.job["height"])
+
+
+@functools.cache
+def _mel(source, height):
+    vocoder = load.outline(source, parts=("vocoder",), dtype="float32").vocoder
+    return stages.mel_config(vocoder.config, height)
+
+
+def _score(scorer, vectors, item):
+    return similarity.percent(similarity.cosines(vectors, scorer.text(item.job["audio"]["prompt"])))
+
+
+def of_pictures(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:
+    """Features of the grey spectrogram: `extract` takes uint8 squares `[n, side, side, 3]` and gives `[n, d]`."""
+    return Measure(f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}))
+
+
+def of_sounds(extract: Callable[[np.ndarray, int], np.ndarray], kind: str, identity: str = "") -> Measure:
+    """Features of the sound: `extract` takes a waveform and its sampling rate and gives `[n, d]`."""
+
+    def of(item):
+        if not np.abs(item.waveform).max(initial=0) > 0:
+            raise UserError("the sound is silent")
+        return {}, {kind: extract(item.waveform, item.sampling_rate)}
+
+    return Measure(f"{kind} features", identity, of)
+
+
+def squares(grey: np.ndarray) -> np.ndarray:
+    """`[h, w]` in [0, 1] -> uint8 `[n, side, side, 3]`: as many squares side by side as there is room for, so that a
+    strip is not squeezed into the square that a network looks at."""
+    height, width = grey.shape
+    side = min(height, width)
+    bytes_ = np.rint(np.asarray(grey, np.float32) * 255).astype(np.uint8)
+    rows, columns = (range(0, length - side + 1, side) for length in (height, width))
+    cut = [bytes_[i : i + side, j : j + side] for i in rows for j in columns]
+    return np.repeat(np.stack(cut)[..., None], 3, axis=-1)

@@ -1,0 +1,139 @@
+"""`python -m its_jax.evaluate`, without its flags."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from its_jax import files, machine, media, production, samples, similarity
+from its_jax.errors import UserError
+from its_jax.evaluation import extractors, measures, references, report, scored
+from its_jax.metrics import Gaussian
+
+OUT = "evaluation"  # the folder for the tables, in a work folder
+_SHOWN = 4  # samples of a round trip
+_EMBEDDED = "tiny/"  # what the names of models that come with the package begin with
+_TOLD = 5  # faults; all are in evaluation.json
+
+
+def run(
+    workdirs: Sequence[str],
+    *,
+    by: str = "",
+    out: Path | None = None,
+    models: Mapping[str, str] = {},  # noqa: B006  (is not changed)
+    compare_with: Mapping[str, str] = {},  # noqa: B006
+    statistics: Mapping[str, str] = {},  # noqa: B006
+    fad_features: str = "clap",
+    more: Sequence[str] = (),
+    share: tuple[int, int] = (0, 1),
+) -> str:
+    """Measures and sums up.
+
+    Args:
+      by: a setting whose values get a row each. out: a folder for the tables; None: `OUT` in the first work folder.
+      models: `clip`, `clap` -> source; "" is the paper's, or for embedded models the embedded one.
+      compare_with: `FID`, `FAD` -> a folder or .npz, "" for none. statistics: the same -> an .npz to write.
+      fad_features: `clap` or `vggish`. more: of `griffin_lim` and `round_trip`.
+      share: index and count, of the samples of each folder.
+
+    Returns:
+      the table as text.
+
+    Raises:
+      UserError: what cannot be read, had or written; of other work folders and samples all is measured and told.
+    """
+    folders = [files.folder(workdir) for workdir in workdirs]
+    made = [samples.open(folder) for folder in folders]
+    production.keep_programs()
+    scorers = _scorers(models, all(map(_is_embedded, made)))
+    wanted = _measures(scorers, compare_with, fad_features, more)
+    distances = _distances(scorers, compare_with, fad_features)
+    for name in (name for name, path in statistics.items() if path and name in distances):
+        references.write(Path(statistics[name]), distances[name][1])
+    rows, faults = [], []
+    for folder, of_folder in zip(folders, made, strict=True):
+        try:
+            scored.measure(folder, wanted, share)
+            if share[1] > 1 and (left := scored.missing(folder, of_folder.values(), wanted)):
+                logging.info("%s: other shares have %d more to measure; the last of them tells all", folder, len(left))
+                return ""
+            rows += scored.rows(folder, wanted, distances, by)
+        except UserError as error:
+            faults.append(str(error))
+    if rows:
+        out = out or folders[0] / OUT
+        report.write(out, rows, _about(wanted))
+        if "round_trip" in more:
+            files.write(out / "round_trip.png", media.png(_round_trip(made[0]), {}))
+        logging.info("%s holds the table", out)
+    faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
+    if faults:
+        more_of_them = f"; and {len(faults) - _TOLD} more" if faults[_TOLD:] else ""
+        raise UserError("\n".join([*[report.text(rows)] * bool(rows), "; ".join(faults[:_TOLD]) + more_of_them]))
+    return report.text(rows)
+
+
+def _is_embedded(made):
+    return all(sample.record["image"]["model"].startswith(_EMBEDDED) for sample in made.values())
+
+
+def _scorers(models, embedded):
+    own = {"clip": f"{_EMBEDDED}clip", "clap": f"{_EMBEDDED}clap"}
+    default = own if embedded else {"clip": similarity.CLIP, "clap": similarity.CLAP}
+    source = {name: models.get(name) or default[name] for name in default}
+    return {"clip": similarity.Clip(source["clip"]), "clap": similarity.Clap(source["clap"])}
+
+
+def _measures(scorers, compare_with, fad_features, more):
+    wanted = [measures.clip(scorers["clip"]), measures.clap(scorers["clap"])]
+    if "griffin_lim" in more:
+        wanted.append(measures.griffin_lim(scorers["clap"]))
+    if "round_trip" in more:
+        wanted.append(measures.round_trip())
+    if compare_with.get("FID"):
+        wanted.append(measures.of_pictures(extractors.inception(), "inception"))
+    if compare_with.get("FAD"):
+        extract, identity = _sounds(scorers["clap"], fad_features)
+        wanted.append(measures.of_sounds(extract, fad_features, identity))
+    return wanted
+
+
+def _distances(scorers, compare_with, fad_features) -> dict[str, tuple[str, Gaussian]]:
+    """`FID`, `FAD` -> the kind of features that are compared, and those of the reference."""
+    found = {}
+    if compare_with.get("FID"):
+        found["FID"] = "inception", references.gaussian(compare_with["FID"], _pictures_features)
+    if compare_with.get("FAD"):
+        extract, _ = _sounds(scorers["clap"], fad_features)
+        of_file = lambda path: extract(media.read_sound(path, _RATE), _RATE)  # noqa: E731
+        found["FAD"] = fad_features, references.gaussian(compare_with["FAD"], of_file)
+    return found
+
+
+def _pictures_features(path):
+    return extractors.inception()(measures.squares(media.read_picture(path).mean(axis=-1)))
+
+
+def _sounds(clap, kind):
+    """What makes features of sounds, and its identity. CLAP's is one vector for each sound, whatever its length."""
+    if kind == "vggish":
+        return extractors.vggish(), ""
+    return lambda waveform, rate: clap.sound(waveform, rate).mean(axis=0, keepdims=True), clap.identity
+
+
+_RATE = 16000  # Hz, of the samples: what they cannot hold does not count in a reference either
+
+
+def _about(wanted):
+    return {"machine": machine.here_and_now(), "models": {one.name: one.identity for one in wanted if one.identity}}
+
+
+def _round_trip(made):
+    """A few samples, each with the spectrogram of its own sound below: `[h, w, 3]` in [0, 1]."""
+    pictures, captions = [], []
+    for sample in list(made.values())[:_SHOWN]:
+        item = scored.item(sample)
+        prompt = item.job["audio"]["prompt"]
+        pictures += [item.spectrogram, measures.heard(item)]
+        captions += [f"{prompt}: what was vocoded", f"{prompt}: what the sound shows"]
+    return media.contact_sheet(pictures, captions, 2)

@@ -1,0 +1,148 @@
+"""Which of two does better, by people who look and listen: a page of pairs, and win rates from their answers.
+
+A pair is two samples of the same prompts from different work folders. FOLDER/index.html shows them in an order drawn by
+chance and does not tell which is whose; FOLDER/key.json does, for `tally`.
+"""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from its_jax import files, jobs, media, metrics, samples
+from its_jax.errors import UserError
+from its_jax.fields import read_json
+from its_jax.versus import page
+
+PAGE, KEY, ANSWERS = "index.html", "key.json", "answers-*.json"
+# As the people of the paper's study were asked: of the picture, of the sound, and of both together.
+QUESTIONS = {
+    "picture": "Which one looks more like {image}?",
+    "sound": "Which one sounds more like {audio}?",
+    "both": "Which one is better as a picture that can be heard?",
+}
+
+
+def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int) -> Path:
+    """Writes the page, its key, and copies of what it shows under names that tell nothing.
+
+    Args:
+      pairs: for each two of the folders; the samples are drawn by `seed`.
+
+    Raises:
+      UserError: folders without samples of the same prompts, or `out` holds another page.
+    """
+    if len(workdirs) < 2 or len(set(workdirs)) < len(workdirs):
+        raise UserError("give --workdir twice or more, each time another folder")
+    if (out / KEY).exists():
+        raise UserError(f"{out}: holds a page already, whose answers would not fit another one; choose a new folder")
+    drawn = random.Random(seed)
+    chosen = [pair for two in itertools.combinations(workdirs, 2) for pair in _pairs(*two, pairs, drawn)]
+    drawn.shuffle(chosen)
+    shown, key = [], []
+    for number, (left, right) in enumerate(chosen):
+        names = [_copy(side, out / "media" / f"{number:04d}{letter}") for side, letter in ((left, "a"), (right, "b"))]
+        shown.append({"questions": _questions(left[1]), "sides": names})
+        key.append([{"workdir": workdir, "id": sample.id} for workdir, sample in (left, right)])
+    media.write_json(out / KEY, {"page": page.name(shown), "workdirs": list(workdirs), "pairs": key})
+    files.write(out / PAGE, page.html(shown).encode())
+    return out / PAGE
+
+
+def _pairs(a, b, count, drawn):
+    """`count` times two samples of the same prompts, in an order drawn by chance."""
+    of_a, of_b = (_by_prompts(workdir) for workdir in (a, b))
+    common = sorted(of_a.keys() & of_b.keys())
+    if not common:
+        raise UserError(f"{a} and {b} have no prompts in common: there is nothing to compare")
+    order = [prompts for _ in range(-(-count // len(common))) for prompts in drawn.sample(common, len(common))]
+    for prompts in order[:count]:
+        two = [(a, drawn.choice(of_a[prompts])), (b, drawn.choice(of_b[prompts]))]
+        drawn.shuffle(two)
+        yield two
+
+
+def _by_prompts(workdir):
+    found: dict[tuple[str, ...], list[samples.Sample]] = {}
+    for sample in samples.open(workdir).values():
+        found.setdefault(_prompts(sample), []).append(sample)
+    if not found:
+        raise UserError(f"{workdir}: there is no finished sample in it")
+    return found
+
+
+def _prompts(sample):
+    return tuple(sample.record[term]["prompt"] for term in jobs.TERMS)
+
+
+def _questions(sample):
+    words = dict(zip(jobs.TERMS, map("“{}”".format, _prompts(sample)), strict=True))
+    return {name: question.format(**words) for name, question in QUESTIONS.items()}
+
+
+def _copy(side, base):
+    """The picture and the sound of a sample without what their files tell of it; names relative to the page."""
+    _, sample = side
+    waveform, rate = sample.waveform()
+    with files.reasons(base.parent):
+        base.parent.mkdir(parents=True, exist_ok=True)
+    media.write_png(base.with_suffix(".png"), sample.picture(), {})
+    media.write_wav(base.with_suffix(".wav"), waveform, rate, {})
+    return {"picture": f"media/{base.name}.png", "sound": f"media/{base.name}.wav"}
+
+
+def tally(folder: Path) -> list[dict[str, Any]]:
+    """The answers in a folder's answers-*.json, by pair of work folders and question.
+
+    Returns:
+      for each: `a` and `b`, `question`, answers `n`, how often `a` won, as a share, and the share's 95 % interval
+      (Wilson).
+
+    Raises:
+      UserError: the folder holds no page of ours, no answers, or answers to another page.
+    """
+    key = read_json(folder / KEY)
+    found = sorted(folder.glob(ANSWERS))
+    if not found:
+        raise UserError(f"{folder}: there are no {ANSWERS} in it; put there what the page has saved")
+    votes: dict[tuple[str, str, str], list[bool]] = {}
+    for file in found:
+        for answer in _answers(file, key):
+            sides = [side["workdir"] for side in key["pairs"][answer["pair"]]]
+            a, b = sorted(sides, key=key["workdirs"].index)
+            votes.setdefault((a, b, answer["question"]), []).append(sides[answer["chosen"]] == a)
+    return [_rate(*what, won) for what, won in sorted(votes.items())]
+
+
+def _rate(a, b, question, won):
+    low, high = metrics.wilson(sum(won), len(won))
+    return {"a": a, "b": b, "question": question, "n": len(won), "won": sum(won) / len(won), "interval": [low, high]}
+
+
+def _answers(file: Path, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    told = read_json(file)
+    answers = told.get("answers")
+    fit = isinstance(answers, list) and all(_fits(answer, key["pairs"]) for answer in answers)
+    if not fit or told.get("page") != key["page"]:
+        raise UserError(f"{file}: these are not the answers to this page")
+    return answers
+
+
+def _fits(answer, pairs):
+    return (
+        isinstance(answer, dict)
+        and answer.get("pair") in range(len(pairs))
+        and answer.get("chosen") in (0, 1)
+        and answer.get("question") in QUESTIONS
+    )
+
+
+def text(rates: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each."""
+    return "\n".join(
+        "{question:8} {a} wins over {b} in {share:.0%} ({low:.0%} to {high:.0%}) of {n}".format(
+            **rate, share=rate["won"], low=rate["interval"][0], high=rate["interval"][1]
+        )
+        for rate in rates
+    )

@@ -1,0 +1,40 @@
+"""Which of two does better, by people: `python -m its_jax.versus --workdir=A --workdir=B --out=FOLDER`.
+
+Writes FOLDER/index.html, which shows pairs of samples of the same prompts, asks which one looks and which one sounds
+more like them, and saves the answers as a file; and FOLDER/key.json, which tells which sample was whose: keep that from
+who answers. With the files of answers put into FOLDER, `python -m its_jax.versus --answers=FOLDER` tells the win rates.
+"""
+
+import logging
+from pathlib import Path
+
+from absl import flags
+
+from its_jax import cli
+from its_jax.errors import UserError
+
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; to be given twice or more.")
+_OUT = flags.DEFINE_string("out", None, "A new folder for the page.")
+_PAIRS = flags.DEFINE_integer("pairs", 30, "Pairs of each two folders.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn by chance.")
+_ANSWERS = flags.DEFINE_string("answers", None, "The folder of a page, with answers-*.json in it: tells win rates.")
+
+
+def main():
+    if bool(_WORKDIR.value) == bool(_ANSWERS.value) or bool(_WORKDIR.value) != bool(_OUT.value):
+        raise UserError("give either --workdir=A --workdir=B --out=FOLDER or --answers=FOLDER")
+    from its_jax import versus  # slow, as numpy is
+
+    if _ANSWERS.value:
+        from its_jax import media
+
+        rates = versus.tally(Path(_ANSWERS.value))
+        media.write_json(Path(_ANSWERS.value) / "win_rates.json", {"rates": rates})
+        print(versus.text(rates))
+    else:
+        path = versus.write(_WORKDIR.value, Path(_OUT.value), pairs=_PAIRS.value, seed=_SEED.value)
+        logging.info("%s", path.absolute())
+
+
+if __name__ == "__main__":
+    cli.start(main)
