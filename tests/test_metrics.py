@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from its_jax import metrics
 from its_jax.errors import UserError
@@ -57,3 +59,25 @@ def test_intervals_are_of_the_mean():
 
 def test_cosines_are_row_by_row():
     np.testing.assert_allclose(metrics.cosines([[1, 0], [1, 1]], [[0, 2], [3, 3]]), [0, 1])
+
+
+class AsTheyAre(torch.nn.Module):
+    """Features of a picture: its numbers. torchmetrics' FID then compares what it is given."""
+
+    num_features = 12
+
+    def forward(self, x):
+        return x.reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("n", [5, 400])  # fewer and more than there are features
+def test_frechet_is_torchmetrics(n):
+    a, b = features(n, 12, 0), features(n + 3, 12, 1, shift=0.5)
+    fid = FrechetInceptionDistance(feature=AsTheyAre(), normalize=True, input_img_size=(1, 3, 4)).set_dtype(
+        torch.float64
+    )
+    for values, real in ((a, True), (b, False)):
+        fid.inception.forward = lambda x, values=values: torch.from_numpy(values)
+        fid.update(torch.zeros(len(values), 1, 3, 4, dtype=torch.float64), real=real)
+    found = metrics.frechet(metrics.Gaussian.of(a), metrics.Gaussian.of(b))
+    assert found == pytest.approx(float(fid.compute()), rel=1e-6)

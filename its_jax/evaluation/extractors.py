@@ -29,11 +29,13 @@ def inception() -> Callable[[np.ndarray], np.ndarray]:
 def vggish() -> Callable[[np.ndarray, int], np.ndarray]:
     """FAD's (Kilgour et al. 2019): a waveform and its rate -> `[n, 128]`, one for 0.96 s. UserError: as `inception`."""
     torch, package = _import("torch"), _import("torchvggish")
-    network = _had("VGGish", package.vggish).eval()
+    network = _had("VGGish", package.vggish, postprocess=False).eval()
 
     def extract(waveform, sampling_rate):
         with torch.no_grad():
             examples = package.vggish_input.waveform_to_examples(waveform, sampling_rate)
+            if not len(examples):
+                raise UserError("the sound is shorter than the 0.96 s that VGGish hears")
             return np.atleast_2d(network(examples).cpu().numpy())
 
     return extract
