@@ -167,12 +167,12 @@ def _stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
     padded = jnp.pad(padded, ((0, 0), (0, max(0, length - padded.shape[1]))))[:, :length]
     blocks = padded.reshape(len(waveform), -1, hop)
     frames = jnp.concatenate([blocks[:, i : i + num_frames] for i in range(blocks_per_frame)], axis=-1)
-    return jnp.fft.rfft(frames[..., :win] * hann(config), n=config.n_fft)
+    return jnp.fft.rfft(frames[..., :win] * _hann(config), n=config.n_fft)
 
 
 def _istft(spectrum: jax.Array, config: MelConfig) -> jax.Array:
     """The least-squares inverse of `_stft`: [b, frames, bins] -> [b, frames * hop_length]."""
-    window = hann(config)
+    window = _hann(config)
     frames = jnp.fft.irfft(spectrum, n=config.n_fft)[..., : config.win_length] * window
     energy = _overlap_add(np.broadcast_to(window**2, (1, *frames.shape[1:])), config)
     return _overlap_add(frames, config) / energy
@@ -192,7 +192,7 @@ def _overlap_add(frames: jax.Array, config: MelConfig) -> jax.Array:
 
 
 @functools.lru_cache
-def hann(config: MelConfig) -> np.ndarray:
+def _hann(config: MelConfig) -> np.ndarray:
     """Periodic Hann window, float32 [win_length]."""
     turns = np.arange(config.win_length) / config.win_length
     return (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from its_jax.errors import UserError
 from its_jax.features import PictureFeatures, SoundFeatures
+from its_jax.similarity import windows
+from its_jax.tiny import pictures, sounds
 
 PREPROCESSOR = dict(feature_size=64, sampling_rate=48000, hop_length=480, max_length_s=10, fft_window_size=1024,
                     frequency_min=50, frequency_max=14000, truncation="rand_trunc", padding="repeatpad")  # fmt: skip
@@ -30,6 +33,46 @@ def test_sounds_are_claps(seconds):
     found = SoundFeatures()(waveform)
     assert found.shape == (1001, 64) and found.std() > 5
     np.testing.assert_allclose(found, expected.input_features[0, 0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("subject", pictures.SUBJECTS)
+def test_windows_of_drawn_pictures_are_clips(subject):
+    """As `its_jax.similarity` cuts them: grey, 128 pixels high, larger when CLIP sees them."""
+    grey = pictures.draw(subject, np.random.default_rng(0))
+    for window in windows((grey * 255).round().astype(np.uint8))[::8]:
+        square = np.repeat(window[..., None], 3, axis=-1)
+        expected = CLIPImageProcessorPil()(square, return_tensors="np").pixel_values[0]
+        np.testing.assert_allclose(PictureFeatures()(square), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sound", sounds.SOUNDS)
+def test_synthesised_sounds_are_claps(sound):
+    """As `its_jax.similarity` gives them: from 16 to 48 kHz, with their peak at 1."""
+    waveform = scipy.signal.resample_poly(sounds.synthesise(sound, np.random.default_rng(0)), 3, 1)
+    waveform /= np.abs(waveform).max()
+    expected = ClapFeatureExtractor(**PREPROCESSOR)(waveform, sampling_rate=48000, return_tensors="np")
+    np.testing.assert_allclose(SoundFeatures()(waveform), expected.input_features[0, 0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [{}, {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}])
+def test_a_processor_of_any_age_is_read(side):
+    old = dict(size=224, crop_size=224, resample=3, do_resize=True, do_center_crop=True, do_normalize=True,
+               image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711],
+               feature_extractor_type="CLIPFeatureExtractor")  # fmt: skip
+    assert PictureFeatures.from_dict(old | side) == PictureFeatures()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"crop_size": 200}, "crop_size=200"),
+        ({"do_resize": False}, "do_resize"),
+        ({"size": {"height": 2, "width": 3}}, "size"),
+    ],
+)
+def test_an_unknown_processor_of_pictures_is_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        PictureFeatures.from_dict({"size": 224, "crop_size": 224} | change)
 
 
 def test_of_a_longer_sound_a_stretch_is_heard():
