@@ -38,6 +38,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--topology", default="v5e:2x2")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    topology.add_effort(parser)
     args = parser.parse_args()
     with flags.told(parser):
         run(args)
@@ -45,6 +46,7 @@ def main():
 
 def run(args):
     flags.check_out(args.out)
+    topology.set_effort(args.effort)
     devices = topology.described(args.topology).devices
     meshes = {n: spread.mesh(2, n, devices) for n in (4, 2)} | {1: jax.sharding.Mesh(devices, ("data",))}
     outlines = {n: outline(mesh) for n, mesh in meshes.items()}
@@ -53,7 +55,7 @@ def run(args):
         print(json.dumps(results), flush=True)
         results[n] |= figures(program(mesh, *outlines[n]))
         if args.out:  # after each: a long run may be cut off
-            record = {"topology": args.topology, "of each chip, by devices_per_sample": results}
+            record = {"topology": args.topology, "effort": args.effort, "of each chip, by devices_per_sample": results}
             media.write_json(args.out, about() | record)
     print(json.dumps(results))
 

@@ -2,7 +2,7 @@
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --out=bench/results/tpu_v5e.json
 
-It takes `pip install -e ".[tpu]"`, and up to an hour for each size on 2 cores. The weights are shapes alone. Sizes are
+It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights are shapes alone. Sizes are
 bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are filled up. Nothing is timed
 this way.
 """
@@ -43,6 +43,7 @@ def main():
     )
     parser.add_argument("--sharded", type=flags.at_least(0), default=1, help="samples on each of 4 chips; 0: none")
     parser.add_argument("--out", type=Path, help="JSON file for the results; those of other sizes in it are kept")
+    topology.add_effort(parser)
     args = parser.parse_args()
     with flags.told(parser):
         run(args)
@@ -50,6 +51,7 @@ def main():
 
 def run(args):
     flags.check_out(args.out)
+    topology.set_effort(args.effort)
     job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
     one, results = None, fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
     sizes = [(1, b) for b in args.batch] + [(4, 4 * args.sharded)] * bool(args.sharded)
@@ -65,6 +67,7 @@ def run(args):
             results[name] = figures(one)
         except sampler.UserError as error:
             results[name] = {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
+        results[name]["effort"] = args.effort
         results[name]["compile_seconds"] = round(time.perf_counter() - start)
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if args.out:  # after each: a long run may be cut off
