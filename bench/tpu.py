@@ -2,9 +2,9 @@
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --out=bench/results/tpu_v5e.json
 
-It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights are shapes alone. Sizes are
-bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are filled up. Nothing is timed
-this way.
+It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights
+are shapes alone. Sizes are bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are
+filled up. Nothing is timed this way.
 """
 
 import argparse
