@@ -86,7 +86,7 @@ def _files(job, video):
 @contextlib.contextmanager
 def pipeline(store, todo, *, video, scorers=()):
     """Gives a `Pipeline` that shows how far these jobs are; at the end all is written."""
-    bar = tqdm(total=sum(map(_steps, todo)), unit="step", desc="denoise")
+    bar = tqdm(total=sum(map(jobs.work, todo)), unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
         line = Pipeline(store, bar, writers, video, scorers)
         yield line
@@ -147,10 +147,6 @@ class Pipeline:
                 sampler.check_can_shrink(error)
             sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
             self._bar.n = start
-
-
-def _steps(job):
-    return job["num_steps"] - jobs.first_step(job)
 
 
 def write(job, sample, sampler, store, *, video, scorers=()):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from its_jax import denoise, fields, load, origin, spread, stages
+from its_jax import baselines, denoise, fields, load, origin, spread, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
 from its_jax.layout import Alone
@@ -218,14 +218,16 @@ class Sampler:
 
     def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
-        for name, model in self.models.items():
-            if any(not job_settings.steps(job, name) for job in jobs):
+        for name in dict.fromkeys(name for job in jobs for name in job_settings.voices(job)):
+            model = self.models[name]
+            asked = [job for job in jobs if name in job_settings.voices(job)]
+            if any(not job_settings.steps(job, name) for job in asked):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
-            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in jobs):
+            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in asked):
                 logging.warning(
                     "%s is guided at none of the steps, by guidance_start_step and guidance_stop_step", name
                 )
-            prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(job_settings.prompts(job, name)))
+            prompts = dict.fromkeys(prompt for job in asked for prompt in reversed(job_settings.prompts(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
     def _compile_texts(self):
@@ -418,13 +420,16 @@ class Sampler:
         rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
         spans = [[job_settings.steps(job, name) for job in jobs] for name in self.models]
         weights, active = denoise.term_weights(
-            [[job[name]["weight"] for job in jobs] for name in self.models],
+            [[job_settings.weight(job, name) for job in jobs] for name in self.models],
             [[span.start for span in of_term] for of_term in spans],
             steps,
             schedule,
             stop_steps=[[span.stop for span in of_term] for of_term in spans],
             first=first,
         )
+        if jobs[0]["method"] == "alternating":
+            weights = baselines.in_turn(weights, [[job[name]["turn"] for job in jobs] for name in self.models], first)
+            active = weights.any(axis=1)
         scales, chosen = [], []
         for name, of_term in zip(self.models, active, strict=True):
             scale = np.ones(weights.shape[1:], np.float32)

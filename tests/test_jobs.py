@@ -82,6 +82,9 @@ def test_samples_differ_in_their_seeds_only():
         ({"image__view": "block_rearrange", "width": 1024}, "whole canvas at once"),
         ({"image__view": "block_rearrange", "wrap": True}, "whole canvas at once"),
         ({"noise": "numpy"}, "noise='numpy'.*jax, torch"),
+        ({"method": "magic"}, "method='magic'.*fused, image_only, audio_only, alternating"),
+        ({"image__turn": 0}, r"image\.turn=0: must be 1 or more"),
+        ({"method": "alternating", "audio__start_step": 3}, "no model takes part at step 0"),
         ({"strength": 0.5}, "strength=0.5: needs something to start from"),
         ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
         ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
@@ -186,6 +189,19 @@ def test_the_id_is_stable():
     assert jobs.job_id(as_integers) == jobs.job_id(the_job(image__guidance_scale=7.0))
 
 
+def test_what_there_was_before_methods_keeps_its_id():
+    """Whether a config, or a record, says so or says nothing."""
+    before, (job, *_) = settings(), jobs.expand(settings(), 4)
+    for group in (before, before["image"], before["audio"]):
+        group.pop("method", None)
+        group.pop("turn", None)
+    assert jobs.expand(before, 1)[0] == job
+    assert jobs.job_id(job) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
+    record = {name: value for name, value in job.items() if name != "method"}
+    record |= {"run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
+    assert jobs.from_record(record)[0] == job
+
+
 def test_every_setting_of_the_sample_is_in_its_id():
     changes = [{}, {"seed": 1}, {"num_steps": 24}, {"solver": "ddim"}, {"height": 64}, {"width": 64}]
     changes += [
@@ -201,6 +217,7 @@ def test_every_setting_of_the_sample_is_in_its_id():
     changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
     changes += [{"image__start_step": 3}, {"image__stop_step": 20}, {"image__view": "rotate_180"}]
     changes += [{"cache_interval": 2}, {"image__guidance_start_step": 3}, {"image__guidance_stop_step": 20}]
+    changes += [{"method": "alternating"}, {"method": "image_only"}, {"image__turn": 2}, {"audio__turn": 2}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
     assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
