@@ -1,12 +1,13 @@
 """A share of a sweep's jobs -> samples, program after program, batch by batch as `its_jax.plan` has them."""
 
+import itertools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax import outlook, plan, production
+from its_jax import jobs, methods, outlook, plan, production
 from its_jax.errors import DiskFull, UserError
 from its_jax.sampler import Sampler
 from its_jax.scoring import Scorer
@@ -88,15 +89,15 @@ def sampler_for(todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int
     Raises:
       UserError: as `Sampler` does.
     """
-    sampler = Sampler(
+    sampler = methods.SAMPLERS.get(todo[0]["method"], Sampler)(
         todo[0],
         pending=pending,
         batch_size=batch_size,
         devices_per_sample=how["devices_per_sample"],
         may_shrink=not how["batch_size"],
     )
-    for job in todo:
-        sampler.tables([job])  # refuses what the models cannot do
+    for run in itertools.chain.from_iterable(map(jobs.runs, todo)):
+        sampler.tables([run])  # refuses what the models cannot do
     return sampler
 
 

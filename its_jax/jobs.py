@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.denoise` has them
-METHODS = ("fused", "image_only", "audio_only", "alternating")  # the paper's, and what it is compared with
+METHODS = ("fused", "image_only", "audio_only", "alternating", "imprint")  # the paper's, and what it is compared with
 RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 

@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from convert.cache import cache_folder
-from its_jax import fields, jobs, media, scoring, stages
+from its_jax import fields, jobs, media, methods, scoring, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler, timed
 from its_jax.store import Folders
@@ -50,7 +50,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
         return False
     keep_programs()
     how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
-    sampler = Sampler(todo[0], pending=len(todo), **how)
+    sampler = methods.SAMPLERS.get(todo[0]["method"], Sampler)(todo[0], pending=len(todo), **how)
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
@@ -182,8 +182,15 @@ def _record(job, sample, sampler, video):
     models = {term: model.identity for term, model in sampler.models.items()}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
-    run |= _machine() | {"latents_sha256": hashlib.sha256(sample.latents.tobytes()).hexdigest()}
+    run |= _machine() | {"latents_sha256": _digest(sample.latents)}
     return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
+
+
+def _digest(latents):
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves(latents):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _machine():

@@ -1,11 +1,16 @@
-"""What the method is compared with: one model alone, models in turn."""
+"""What the method is compared with: one model alone, models in turn, one imprinted on the other."""
+
+import functools
 
 import jax
 import numpy as np
 import pytest
+import torch
 
-from its_jax import baselines, jobs, plan
+from its_jax import baselines, jobs, methods, plan, sample, stages
+from its_jax.noise import torch_noise
 from its_jax.sampler import Sampler
+from its_jax.views import VIEWS
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -90,3 +95,90 @@ def test_turns_are_steps_of_one_model_each(expand, sampler):
     spans = {"image.stop_step": 1, "audio.start_step": 1, "image.weight": 1.0, "audio.weight": 1.0}
     (one_after_the_other,) = sampler(expand(steps | spans))
     np.testing.assert_array_equal(alternating.latents, one_after_the_other.latents)
+
+
+# Imprint
+
+
+def test_an_imprint_is_the_arithmetic_of_the_authors():
+    rng = np.random.default_rng(0)
+    picture, spectrogram = rng.random((2, 3, 8, 16), np.float32)
+    ratio, inverse = np.float32([0.5, 0.25, 1.0]), np.array([True, False, True])
+    found = baselines.imprint(picture, spectrogram, ratio, inverse)
+    for i in range(3):
+        image = torch.from_numpy(picture[i])
+        image = 1 - image if inverse[i] else image
+        expected = torch.from_numpy(spectrogram[i]) * (1 - ratio[i] * image)
+        np.testing.assert_allclose(found[i], expected, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def imprinter(expand):
+    return methods.SAMPLERS["imprint"](expand(IMPRINT)[0], pending=8)
+
+
+IMPRINT = {"method": "imprint", "num_samples": 2}
+
+
+def test_an_imprint_is_made_of_what_each_model_makes_alone(expand, sampler, imprinter):
+    own = {"noise": "torch", "seed": 5, "num_samples": 1}
+    (job,) = expand(IMPRINT | own)
+    job["image"] |= {"num_steps": 3}
+    job |= {"mag_ratio": 0.3, "inverse_image": False}
+    done = []
+    (made,) = imprinter([job], done.append)
+    assert sum(done) == jobs.work(job) == 7 and made.fault is None
+    (picture,) = sampler(expand(own, method="image_only", num_steps=3))
+    np.testing.assert_array_equal(made.latents[0], picture.latents)
+    noise = torch_noise(5, sampler.latent_shape(job), 1)
+    terms = sampler._terms([job] * 8)
+    alone = [jobs.alone(job, "audio")] * 8
+    noise = sampler._put(np.stack([noise] * 8), sharded=True)
+    audio, _ = sampler._denoise_batch(alone, terms, noise, lambda steps: None)
+    np.testing.assert_array_equal(made.latents[1], audio[0])
+    vaes = sampler.image.vae, sampler.audio.vae
+    shown = [stages.decode_latents(vae, z[None]).mean(-1) for vae, z in zip(vaes, made.latents, strict=True)]
+    expected = np.asarray(shown[1] * (1 - 0.3 * shown[0]))[0]
+    np.testing.assert_allclose(made.spectrogram, expected, rtol=0, atol=0.51 / 255)
+    np.testing.assert_array_equal(made.pictures["image"], np.repeat(made.spectrogram[..., None], 3, -1))
+    (inverse,) = imprinter([job | {"inverse_image": True, "mag_ratio": 1.0}])
+    np.testing.assert_allclose(inverse.spectrogram, np.asarray(shown[1] * shown[0])[0], rtol=0, atol=0.51 / 255)
+
+
+def test_noise_of_an_imprint_is_of_its_seed_alone(expand, imprinter):
+    one, two = imprinter(expand(IMPRINT))
+    (again,) = imprinter(expand(IMPRINT, seed=1, num_samples=1), position=1)
+    np.testing.assert_array_equal(again.latents, two.latents)
+    picture, spectrogram = baselines.noises(np.uint32([0, 1]), (2, 3, 4))
+    assert np.abs(picture - spectrogram).min() > 0 and np.abs(one.latents[0] - two.latents[0]).max() > 0.1
+
+
+def test_an_imprint_is_written_and_made_again(small, imprinter, tmp_path, monkeypatch):
+    monkeypatch.setitem(methods.SAMPLERS, "imprint", lambda job, **how: imprinter)
+    sample.run(small(IMPRINT, batch_size=8, num_samples=1), tmp_path / "out")
+    (made,) = (tmp_path / "out").glob("*/")
+    assert sorted(path.name for path in made.iterdir()) == ["audio.wav", "image.png", "sample.json", "spectrogram.png"]
+    sample.run_again(made / "audio.wav", tmp_path / "again")
+    again = tmp_path / "again" / made.name
+    for name in ("image.png", "audio.wav"):
+        assert len({(folder / name).read_bytes() for folder in (made, again)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("view", "cutoff", "wrap", "width"),
+    [("identity", True, False, 48), ("identity", False, True, 96), ("block_rearrange", False, False, 96)],
+)
+def test_imprints_of_every_canvas(sampler, view, cutoff, wrap, width):
+    rng = np.random.default_rng(0)
+    picture, z = rng.normal(size=(2, 2, 6, 48 if wrap or not cutoff else 28, 4)).astype(np.float32)
+    vaes, view = (sampler.image.vae, sampler.audio.vae), VIEWS[view]
+    numbers = np.ones(2, np.float32), np.array([True, False])
+    how = dict(decoders=(0, 1), view=view, cutoff=cutoff, wrap=wrap)
+    heard, (seen,) = jax.jit(functools.partial(methods._imprinted, **how))(vaes, picture, z, *numbers)
+    alone, (other,) = stages.decode(z, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
+    assert heard.shape == alone.shape == (2, 12, width) and seen.shape == other.shape
+    (_, (shown,)) = stages.decode(picture, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
+    grey = view.back(shown.mean(-1, keepdims=True))[..., 0]
+    np.testing.assert_allclose(heard[0], (alone * grey)[0], atol=1.1 / 255)
+    np.testing.assert_allclose(heard[1], (alone * (1 - grey))[1], atol=1.1 / 255)
+    np.testing.assert_array_equal(view.back(seen)[..., 1], heard)
