@@ -74,7 +74,7 @@ def begin(
     if written and asked in (0, written) and not mine(written):
         return None, []
     pending = -(-len(group.jobs) // share[1])
-    sampler = sampler_for(plan.of_each_batch(group), pending, asked or written, how)
+    sampler = sampler_for(plan.of_each_batch(group), workdir, pending, asked or written, how)
     if asked and written and share[1] > 1 and written != sampler.batch_size:
         raise UserError(
             f"batch_size={asked}: the other shares of this work folder make {written} at once; give that, or 0"
@@ -83,14 +83,18 @@ def begin(
     return sampler, mine(sampler.batch_size)
 
 
-def sampler_for(todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int, how: Mapping[str, Any]) -> Sampler:
+def sampler_for(
+    todo: Sequence[Mapping[str, Any]], workdir: Path, pending: int, batch_size: int, how: Mapping[str, Any]
+) -> Sampler:
     """For jobs of one group, of which `todo` has one for each that no other can share a batch with.
 
     Raises:
       UserError: as `Sampler` does.
     """
-    sampler = methods.SAMPLERS.get(todo[0]["method"], Sampler)(
+    sampler = methods.sampler_for(
         todo[0],
+        workdir,
+        Sampler,
         pending=pending,
         batch_size=batch_size,
         devices_per_sample=how["devices_per_sample"],

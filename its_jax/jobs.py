@@ -23,7 +23,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.denoise` has them
-METHODS = ("fused", "image_only", "audio_only", "alternating", "imprint")  # the paper's, and what it is compared with
+METHODS = (
+    "fused",
+    "image_only",
+    "audio_only",
+    "alternating",
+    "imprint",
+    "sds",
+)  # the paper's, and what it is compared with
 RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 
@@ -37,7 +44,7 @@ _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "str
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
 # Settings of methods, which a config may leave out. At these values they are not in an id, nor in what jobs must share,
 # so that both are what they were before there were methods.
-_METHOD = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5}
+_METHOD = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
 _TERM_METHOD = {"turn": 1, "num_steps": 0}
 _JOB |= {name: type(value) for name, value in _METHOD.items()}
 _TERM |= {name: type(value) for name, value in _TERM_METHOD.items()}
@@ -122,12 +129,16 @@ def alone(job: Mapping[str, Any], term: str) -> Mapping[str, Any]:
 
 
 def runs(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The jobs that are denoised for this one: itself, or those that an imprint is made of."""
-    return [alone(job, term) for term in TERMS] if job["method"] == "imprint" else [job]
+    """The jobs that are denoised for this one: itself, those that an imprint is made of, or (`sds`) none."""
+    if job["method"] == "imprint":
+        return [alone(job, term) for term in TERMS]
+    return [] if job["method"] == "sds" else [job]
 
 
 def work(job: Mapping[str, Any]) -> int:
-    """How many steps are made."""
+    """How many steps, or iterations, are made."""
+    if job["method"] == "sds":
+        return job["num_steps"]
     return sum(run["num_steps"] - first_step(run) for run in runs(job))
 
 
@@ -358,6 +369,14 @@ def _check_method(job):
         _check_without(job, "init_image", "init_audio")
         if len(terms(job)) > len(TERMS):
             raise UserError(f"method='imprint' is made of image and audio alone: take {terms(job)[-1]} away")
+    if not 0 < job["learning_rate"] < math.inf:
+        raise UserError(f"learning_rate={job['learning_rate']}: must be above 0, and finite")
+    if method == "sds":
+        _check_without(job, "init_image", "init_audio", "wrap", "cutoff_latent")
+        if job["cache_interval"] > 1:
+            raise UserError("cache_interval: method='sds' asks of another noise level at each iteration; set it to 1")
+        if job["noise"] == "torch":
+            raise UserError("noise='torch': method='sds' draws more than the initial noise; set it to 'jax'")
 
 
 def _check_without(job, *names):

@@ -1,15 +1,24 @@
 """Methods that the paper's is compared with and that take more than other weights: how they make their samples."""
 
+import dataclasses
 import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from its_jax import baselines, stages
+from its_jax import baselines, files, sds, stages
 from its_jax import jobs as job_settings
+from its_jax.errors import UserError
+from its_jax.models import forms
 from its_jax.noise import torch_noise
+from its_jax.progress import SAVE_SECONDS, Progress
 from its_jax.sampler import Sampler
 from its_jax.views import VIEWS
 
@@ -82,5 +91,132 @@ def _grey(picture):
     return picture.mean(axis=-1, keepdims=True)
 
 
+# Of an optimisation: a program makes so many iterations at once; and so many pictures show how far it is.
+BLOCK, SHOWN = 25, 8
+
+
+class Distiller(Sampler):
+    """Score distillation, see `its_jax.sds`: in place of latents, grey pictures are optimised.
+
+    Args of the constructor, besides those of `Sampler`:
+      workdir: where progress is kept, so that a run that was broken off goes on; None keeps none.
+    """
+
+    def __init__(self, job, *, workdir: Path | None = None, **how):
+        self._workdir = workdir if workdir and files.is_local(workdir) else None
+        super().__init__(job, **how)
+
+    def _lay_out(self, job, devices_per_sample):
+        if devices_per_sample > 1:
+            raise UserError(f"devices_per_sample={devices_per_sample}: method='sds' has 1")
+        return super()._lay_out(job, devices_per_sample)
+
+    def _load(self, job):
+        models, mel = super()._load(job)
+        for model in models.values():
+            forms.make_differentiable(model.vae, self._device)
+        return models, mel
+
+    def _compile_latents(self, terms):
+        b, job = self.batch_size, self._job
+        size = job["height"], job["width"]
+        alphas = self._put({name: m.schedule.alphas_cumprod().astype(np.float32) for name, m in self.models.items()})
+        self._critics = [
+            sds.LatentModel(unet, model.vae, alphas[name])
+            for unet, (name, model) in zip(self._unets, self.models.items(), strict=True)
+        ]
+        whole, split = P(), P("data")
+        seeds, rates, zero = self._abstract((b,), jnp.uint32), self._abstract((b,)), self._put(np.int32(0))
+        begin = self._layout.each(sds.initial_state, (split,)).lower(seeds)
+        self._start = begin.compile()
+        state = self._shaped(begin.out_info, self._layout.sharded)
+        guides = [self._guide([job] * b, name, term) for name, term in zip(self.models, terms, strict=True)]
+        specs = (whole, split, split, split, split, whole, whole)
+        optimise = self._layout.each(functools.partial(sds.optimise, size=size), specs)
+        self._denoise = optimise.lower(self._critics, guides, state, rates, seeds, zero, zero).compile()
+        draw = self._layout.each(functools.partial(sds.pictures, size=size), (split,))
+        self._draw = draw.lower(state).compile()
+        return self._abstract((b, *size))
+
+    def _guide(self, jobs, name, term):
+        def numbers(of_job, dtype):
+            return self._put(np.array([of_job(job) for job in jobs], dtype), sharded=True)
+
+        def ends(steps):
+            return steps.start, steps.stop
+
+        return sds.Guide(
+            dataclasses.replace(term, guidance_scale=None, weights=None),
+            weight=numbers(lambda job: job[name]["weight"], np.float32),
+            guidance_scale=numbers(lambda job: job[name]["guidance_scale"], np.float32),
+            steps=numbers(lambda job: ends(job_settings.steps(job, name)), np.int32),
+            guided_steps=numbers(lambda job: ends(job_settings.guided_steps(job, name)), np.int32),
+        )
+
+    def _latents(self, jobs, terms, on_steps):
+        guides = [self._guide(jobs, name, term) for name, term in zip(self.models, terms, strict=True)]
+        seeds = self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True)
+        rates = self._put(np.array([job["learning_rate"] for job in jobs], np.float32), sharded=True)
+        state, done, steps = self._start(seeds), 0, jobs[0]["num_steps"]
+        kept = self._progress_of(jobs)
+        if kept:
+            state, done = kept.load(state)
+            on_steps(done)
+        if done:
+            logging.info("going on after %d of %d iterations", done, steps)
+        shown_at = {round(steps * i / SHOWN) for i in range(1, SHOWN)}
+        ends = sorted({*range(done + BLOCK, steps, BLOCK), *(k for k in shown_at if k > done), steps} - {done})
+        saved = time.monotonic()
+        for end in ends:
+            first, last = self._put((np.int32(done), np.int32(end)))
+            with jax.transfer_guard("disallow"):
+                state = self._denoise(self._critics, guides, state, rates, seeds, first, last)
+                jax.block_until_ready(state)
+            on_steps(end - done)
+            done = end
+            if kept and done in shown_at:
+                for job, picture in zip(jobs, np.asarray(self._draw(state)), strict=True):
+                    kept.show(job_settings.job_id(job), done, picture)
+            if kept and (time.monotonic() - saved > SAVE_SECONDS or done == steps):
+                kept.save(state, done)
+                saved = time.monotonic()
+        return self._draw(state), state.failed_at
+
+    def _progress_of(self, jobs):
+        if self._workdir is None:
+            return None
+        models = [model.identity for model in self.models.values()]
+        return Progress(self._workdir, [*map(job_settings.job_id, jobs), *models])
+
+    def _progress(self, jobs):
+        kept = self._progress_of(jobs)
+        return kept and kept.folder
+
+    def _compile_decode(self, latents):
+        views = [VIEWS[self._job[term]["view"]] for term in job_settings.pictures(self._job)]
+        self._decode = self._layout.each(functools.partial(_seen, views=views), (P("data"),)).lower(latents).compile()
+        return self._abstract(latents.shape)
+
+    def _shown(self, jobs, latents):
+        return self._decode(latents)
+
+
+def _seen(picture, *, views):
+    """Grey pictures `[b, H, W]` -> the same in 256 levels, and, in a tuple, as the views lay them out."""
+    spectrogram = stages.in_levels(picture)
+    return spectrogram, tuple(jnp.repeat(view.look(spectrogram[..., None]), 3, axis=-1) for view in views)
+
+
 # Method -> its sampler, where that is not `Sampler` itself.
-SAMPLERS = {"imprint": Imprinter}
+SAMPLERS = {"imprint": Imprinter, "sds": Distiller}
+
+
+def sampler_for(job: Mapping[str, Any], workdir: Path, usual: Callable[..., Sampler], **how) -> Sampler:
+    """The sampler of jobs like this one. Those that take long keep their progress in the work folder.
+
+    Args:
+      usual: makes samplers for methods that have none of their own. how: arguments of `Sampler`.
+    """
+    if job["method"] == "sds":
+        how |= {"workdir": workdir}
+    return SAMPLERS.get(job["method"], usual)(job, **how)

@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from convert.cache import cache_folder
-from its_jax import fields, jobs, media, methods, scoring, stages
+from its_jax import fields, jobs, media, methods, progress, scoring, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler, timed
 from its_jax.store import Folders
@@ -50,7 +50,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
         return False
     keep_programs()
     how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
-    sampler = methods.SAMPLERS.get(todo[0]["method"], Sampler)(todo[0], pending=len(todo), **how)
+    sampler = methods.sampler_for(todo[0], workdir, Sampler, pending=len(todo), **how)
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
@@ -105,6 +105,7 @@ class Pipeline:
     def __init__(self, store, bar, writers, video, scorers):
         self._store, self._bar, self._writers, self._video, self._scorers = store, bar, writers, video, scorers
         self._writing, self.written, self.faults = [], [], {}
+        self._progress = set()
 
     def make(self, sampler, batch, position=0, wanted=None):
         """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
@@ -112,6 +113,7 @@ class Pipeline:
         wanted = [True] * len(batch) if wanted is None else wanted
         samples = self._samples(sampler, batch, position, wanted)
         self.finish()
+        self._progress = {sample.progress for sample in samples} - {None}
         for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
             if is_wanted and sample.fault:
                 self.faults[jobs.job_id(job)] = f"{jobs.job_id(job)}: {sample.fault}"
@@ -128,6 +130,8 @@ class Pipeline:
                 writing.result()
                 self.written.append(name)
             self._store.flush()
+            while self._progress:
+                progress.remove(self._progress.pop())
         except UserError as error:
             raise type(error)("; ".join([str(error), *self.faults.values()])) from error
 

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -53,6 +54,7 @@ class Sample:
       waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`; other methods have others.
       position: its place in the batch, of batch_size samples. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
+      progress: a folder of what its batch had on the way, to be removed once all of it is written.
     """
 
     pictures: Mapping[str, np.ndarray]
@@ -63,6 +65,7 @@ class Sample:
     batch_size: int
     failed_at: int
     seconds: Mapping[str, float]
+    progress: Path | None = None
 
     @property
     def fault(self) -> str | None:
@@ -208,6 +211,7 @@ class Sampler:
         with timed("vocode", seconds, tell):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
         pictures, *arrays, failed_at = jax.device_get((pictures, spectrogram, waveform, latents, failed_at))
+        progress = self._progress(filled)
         return [
             Sample(
                 dict(zip(self._pictures, (picture[i] for picture in pictures), strict=True)),
@@ -216,6 +220,7 @@ class Sampler:
                 batch_size=self.batch_size,
                 failed_at=int(failed_at[i]),
                 seconds=seconds,
+                progress=progress,
             )
             for i in range(position, position + len(jobs))
         ]
@@ -469,6 +474,9 @@ class Sampler:
     def _latents(self, jobs, terms, on_steps):
         """What is decoded, and the step at which each sample failed, or -1."""
         return self._denoise_batch(jobs, terms, self._noise(jobs), on_steps)
+
+    def _progress(self, jobs):
+        """The folder of what a batch had on the way, if any is kept."""
 
     def _shown(self, jobs, latents):
         """The spectrograms, and the pictures of each term."""
