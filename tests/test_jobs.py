@@ -223,6 +223,7 @@ def test_every_setting_of_the_sample_is_in_its_id():
     changes += [{"cache_interval": 2}, {"image__guidance_start_step": 3}, {"image__guidance_stop_step": 20}]
     changes += [{"method": "alternating"}, {"method": "image_only"}, {"image__turn": 2}, {"audio__turn": 2}]
     changes += [{"method": "imprint"}, {"mag_ratio": 0.4}, {"inverse_image": False}, {"image__num_steps": 5}]
+    changes += [{"method": "sds"}, {"learning_rate": 1e-3}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
     assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
@@ -317,6 +318,13 @@ def test_the_imprint_of_the_authors():
     assert jobs.work(job) == 50
     with pytest.raises(UserError, match="image and audio alone: take dog away"):
         jobs.check(job | {"dog": job["image"]})
+
+
+def test_score_distillation_of_the_authors():
+    (job,) = jobs.expand(get_config("sds", "tiger").to_dict(), 1)
+    assert job["learning_rate"] == 1e-4 and job["audio"]["weight"] == 1.0 and job["image"]["weight"] == 0.4
+    assert jobs.work(job) == 40_000 and jobs.steps(job, "image").start == 5_000
+    jobs.read(get_config("sds").to_dict())
 
 
 def test_the_settings_of_the_authors():
