@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
+    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds" (see README)
     config.seed = 0  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = 4
     config.batch_size = 0  # samples at once; 0: chosen from the memory
@@ -52,6 +53,7 @@ def get_config():
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
     config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.6
+    config.image.turn = 1  # method "alternating": so many steps in a row are its own
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"
@@ -64,4 +66,5 @@ def get_config():
     config.audio.start_step = 0
     config.audio.stop_step = -1
     config.audio.weight = 0.4
+    config.audio.turn = 1
     return config

@@ -52,6 +52,7 @@ def get_config(example="bell"):
         )
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
+    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds" (see README)
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
     config.batch_size = 0  # samples at once; 0: chosen from the memory
@@ -91,6 +92,7 @@ def get_config(example="bell"):
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
     config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.5
+    config.image.turn = 1  # method "alternating": so many steps in a row are its own
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"
@@ -103,6 +105,7 @@ def get_config(example="bell"):
     config.audio.start_step = 0
     config.audio.stop_step = -1
     config.audio.weight = 0.5
+    config.audio.turn = 1
     if fast:
         config.update_from_flattened_dict(FAST)
     return config

@@ -213,6 +213,7 @@ class Worker:
         production.keep_programs()
         self._how, self._key, self._sampler = how, None, None
         folder, name = files.folder(workdir), f"actor-{uuid.uuid4().hex[:10]}"
+        self._workdir = folder
         self._store = store.open_store(layout, folder, name)
         pipeline = production.pipeline(self._store, [], video=how["video"], scorers=scoring.load(scorers))
         self._life = contextlib.ExitStack()  # of the actor
@@ -226,7 +227,7 @@ class Worker:
         if self._key != key:
             self._line.finish()
             self._sampler = self._key = None  # its memory is for the next one
-            self._sampler = groups.sampler_for(todo, pending, batch_size, self._how)
+            self._sampler = groups.sampler_for(todo, self._workdir, pending, batch_size, self._how)
             self._key = key
         return self._sampler.batch_size
 

@@ -1,12 +1,13 @@
 """A share of a sweep's jobs -> samples, program after program, batch by batch as `its_jax.plan` has them."""
 
+import itertools
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax import outlook, plan, production
+from its_jax import jobs, methods, outlook, plan, production
 from its_jax.errors import DiskFull, UserError
 from its_jax.sampler import Sampler
 from its_jax.scoring import Scorer
@@ -73,7 +74,7 @@ def begin(
     if written and asked in (0, written) and not mine(written):
         return None, []
     pending = -(-len(group.jobs) // share[1])
-    sampler = sampler_for(plan.of_each_batch(group), pending, asked or written, how)
+    sampler = sampler_for(plan.of_each_batch(group), workdir, pending, asked or written, how)
     if asked and written and share[1] > 1 and written != sampler.batch_size:
         raise UserError(
             f"batch_size={asked}: the other shares of this work folder make {written} at once; give that, or 0"
@@ -82,21 +83,25 @@ def begin(
     return sampler, mine(sampler.batch_size)
 
 
-def sampler_for(todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int, how: Mapping[str, Any]) -> Sampler:
+def sampler_for(
+    todo: Sequence[Mapping[str, Any]], workdir: Path, pending: int, batch_size: int, how: Mapping[str, Any]
+) -> Sampler:
     """For jobs of one group, of which `todo` has one for each that no other can share a batch with.
 
     Raises:
       UserError: as `Sampler` does.
     """
-    sampler = Sampler(
+    sampler = methods.sampler_for(
         todo[0],
+        workdir,
+        Sampler,
         pending=pending,
         batch_size=batch_size,
         devices_per_sample=how["devices_per_sample"],
         may_shrink=not how["batch_size"],
     )
-    for job in todo:
-        sampler.tables([job])  # refuses what the models cannot do
+    for run in itertools.chain.from_iterable(map(jobs.runs, todo)):
+        sampler.tables([run])  # refuses what the models cannot do
     return sampler
 
 

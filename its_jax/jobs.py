@@ -23,6 +23,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.denoise` has them
+METHODS = (
+    "fused",
+    "image_only",
+    "audio_only",
+    "alternating",
+    "imprint",
+    "sds",
+)  # the paper's, and what it is compared with
 RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 
@@ -34,6 +42,14 @@ _JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_inter
 _JOB |= {"height": int, "width": int, "dtype": str}
 _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
+# Settings of methods, which a config may leave out. At these values they are not in an id, nor in what jobs must share,
+# so that both are what they were before there were methods.
+_METHOD = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
+_TERM_METHOD = {"turn": 1, "num_steps": 0}
+_JOB |= {name: type(value) for name, value in _METHOD.items()}
+_TERM |= {name: type(value) for name, value in _TERM_METHOD.items()}
+_SOLE = {"image_only": "image", "audio_only": "audio"}
+_ONE_PROGRAM = ("fused", *_SOLE, "alternating")  # these differ in weights alone
 _TRACED = ("num_steps", "solver", "strength", "cache_interval", "noise")  # no part of a program, but of a batch
 _ALONE = ("seed", "crop_image")  # of one sample in a batch
 _RUN = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video": bool}
@@ -41,8 +57,8 @@ _RUN = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video
 _MADE = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
 _MADE_BEFORE = {"devices_per_sample": 1}
 # Settings that older records leave out.
-_JOB_BEFORE = {"cache_interval": 1}
-_TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1}
+_JOB_BEFORE = {"cache_interval": 1} | _METHOD
+_TERM_BEFORE = {"guidance_start_step": 0, "guidance_stop_step": -1} | _TERM_METHOD
 _GROUPS = ("run", "models", "versions", "scores", "seconds")  # of a record, beside the terms
 _PLAIN = (str, int, float)  # asked for first: that something is a Mapping takes Python long to find out
 _TERM_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -107,20 +123,56 @@ def first_step(job: Mapping[str, Any]) -> int:
     return job["num_steps"] - round(job["num_steps"] * job["strength"])
 
 
+def alone(job: Mapping[str, Any], term: str) -> Mapping[str, Any]:
+    """The job in which `image` or `audio` alone takes part, at its own number of steps: what an imprint is made of."""
+    own = job[term]["num_steps"] or job["num_steps"]
+    return {**job, "method": f"{term}_only", "num_steps": own}
+
+
+def runs(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The jobs that are denoised for this one: itself, those that an imprint is made of, or (`sds`) none."""
+    if job["method"] == "imprint":
+        return [alone(job, term) for term in TERMS]
+    return [] if job["method"] == "sds" else [job]
+
+
+def work(job: Mapping[str, Any]) -> int:
+    """How many steps, or iterations, are made."""
+    if job["method"] == "sds":
+        return job["num_steps"]
+    return sum(run["num_steps"] - first_step(run) for run in runs(job))
+
+
+def voices(job: Mapping[str, Any]) -> list[str]:
+    """The terms that the job's method asks."""
+    return [_SOLE[job["method"]]] if job["method"] in _SOLE else terms(job)
+
+
 def steps(job: Mapping[str, Any], term: str) -> range:
-    """The steps at which a term takes part; none is an empty range."""
+    """The steps at which a term takes part, or may have its turn; none is an empty range."""
+    if job["method"] == "imprint":
+        job = alone(job, term)
+    if job["method"] in _SOLE:
+        return _steps(job, 0, -1) if term in voices(job) else range(0)
     return _steps(job, job[term]["start_step"], job[term]["stop_step"])
+
+
+def weight(job: Mapping[str, Any], term: str) -> float:
+    """That of a term at these steps."""
+    return 1.0 if job["method"] in (*_SOLE, "imprint") else job[term]["weight"]
 
 
 def takes_part(job: Mapping[str, Any], term: str) -> bool:
     """Whether a term has a say at any step."""
-    return job[term]["weight"] > 0 and len(steps(job, term)) > 0
+    return weight(job, term) > 0 and len(steps(job, term)) > 0
 
 
 def guided_steps(job: Mapping[str, Any], term: str) -> range:
     """The steps at which a term that takes part is pushed away from its negative prompt."""
     if job[term]["guidance_scale"] == 1:
         return range(0)
+    if job["method"] == "imprint":
+        job = alone(job, term)
     return _steps(job, job[term]["guidance_start_step"], job[term]["guidance_stop_step"])
 
 
@@ -138,17 +190,22 @@ def program(job: Mapping[str, Any]) -> dict[str, Any]:
         term: (job[term]["model"], job[term]["view"], len(prompts(job, term)), always_guided(job, term))
         for term in terms(job)
     }
-    own = {key: job[key] for key in (*_JOB, "init_sha256") if key not in (*_TRACED, *_ALONE)}
-    return own | of_terms | {"cached": job["cache_interval"] > 1}
+    own = {key: job[key] for key in (*_JOB, "init_sha256") if key not in (*_TRACED, *_ALONE, *_METHOD)}
+    of_method = {} if job["method"] in _ONE_PROGRAM else {"method": job["method"]}
+    return own | of_terms | {"cached": job["cache_interval"] > 1} | of_method
 
 
 def shared(job: Mapping[str, Any]) -> dict[str, Any]:
     """What jobs must share to share a batch: `program`, a solver table and the source of their noise; and, where layers
-    serve several steps, at which steps each term takes part and is guided, for from these it follows when they do."""
-    own = {key: job[key] for key in _TRACED}
+    serve several steps, at which steps each term takes part and is guided, for from these it follows when they do. Of
+    methods, what says which terms are evaluated at a step, so that no term is for other samples' sake."""
+    own = {key: job[key] for key in (*_TRACED, "method")}
+    own["runs"] = tuple(run["num_steps"] for run in runs(job))
+    if job["method"] == "alternating":
+        own["turns"] = tuple((job[term]["turn"], weight(job, term) > 0, steps(job, term)) for term in terms(job))
     if job["cache_interval"] > 1:
         own |= {
-            f"{term}.steps": (job[term]["weight"] > 0, steps(job, term), guided_steps(job, term)) for term in terms(job)
+            f"{term}.steps": (weight(job, term) > 0, steps(job, term), guided_steps(job, term)) for term in terms(job)
         }
     return program(job) | own
 
@@ -165,11 +222,11 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    job = _typed(settings, _JOB)
+    job = _typed(_METHOD | settings, _JOB)
     for term in terms(settings):
         if not isinstance(settings.get(term), Mapping):
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
-        job[term] = _typed(settings[term], _TERM, f"{term}.")
+        job[term] = _typed(_TERM_METHOD | settings[term], _TERM, f"{term}.")
     job["init_sha256"] = _digest(job)
     check(job)
     check_seed(job["seed"] + num_samples - 1)
@@ -220,12 +277,14 @@ def check(job: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={job[key]}: must be 1 or more")
     for key, known in (("dtype", DTYPES), ("vocoder", VOCODERS), ("noise", NOISES), ("solver", SOLVERS)):
         check_choice(key, job[key], known)
+    check_choice("method", job["method"], METHODS)
     if job["crop_image"] and job["cutoff_latent"]:
         raise UserError("crop_image and cutoff_latent cut off the same columns: set one of them, not both")
     for term in terms(job):
         _check_term(term, job[term])
     _check_canvas(job)
     _check_start(job)
+    _check_method(job)
     _check_steps(job)
 
 
@@ -252,6 +311,10 @@ def _check_term(name, term):
     for key in ("stop_step", "guidance_stop_step"):
         if term[key] < -1:
             raise UserError(f"{name}.{key}={term[key]}: must be a step, or -1 for none")
+    if term["turn"] < 1:
+        raise UserError(f"{name}.turn={term['turn']}: must be 1 or more, steps in a row")
+    if term["num_steps"] < 0:
+        raise UserError(f"{name}.num_steps={term['num_steps']}: must be 0 (as the sample has) or more")
 
 
 def _check_canvas(job):
@@ -299,9 +362,35 @@ def kept_ranges(keep: str) -> list[tuple[float, float, str]]:
     return [(float(match[1]), float(match[2]), {"s": "s", "hz": "Hz"}[match[3].lower()]) for match in ranges]
 
 
+def _check_method(job):
+    method = job["method"]
+    if not 0 <= job["mag_ratio"] <= 1:
+        raise UserError(f"mag_ratio={job['mag_ratio']}: must be 0 (no picture) to 1 (down to black)")
+    if method == "imprint":
+        _check_without(job, "init_image", "init_audio")
+        if len(terms(job)) > len(TERMS):
+            raise UserError(f"method='imprint' is made of image and audio alone: take {terms(job)[-1]} away")
+    if not 0 < job["learning_rate"] < math.inf:
+        raise UserError(f"learning_rate={job['learning_rate']}: must be above 0, and finite")
+    if method == "sds":
+        _check_without(job, "init_image", "init_audio", "wrap", "cutoff_latent")
+        if job["cache_interval"] > 1:
+            raise UserError("cache_interval: method='sds' asks of another noise level at each iteration; set it to 1")
+        if job["noise"] == "torch":
+            raise UserError("noise='torch': method='sds' draws more than the initial noise; set it to 'jax'")
+
+
+def _check_without(job, *names):
+    for name in names:
+        if job[name]:
+            raise UserError(f"{name}={job[name]!r}: method={job['method']!r} has no use for it; leave it out")
+
+
 def _check_steps(job):
     """Some term must take part at every step."""
-    weights = {term: job[term]["weight"] for term in terms(job)}
+    if job["method"] == "imprint":
+        return
+    weights = {term: weight(job, term) for term in terms(job)}
     if sum(weights.values()) == 0:
         raise UserError(f"the weights sum to zero: set one of {', '.join(f'{t}.weight' for t in weights)} above 0")
     taking_part = [steps(job, term) for term, weight in weights.items() if weight > 0]
@@ -337,12 +426,22 @@ def job_id(job: Mapping[str, Any]) -> str:
 def job_ids(job: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     """Those of jobs that differ in their seed alone."""
     # What a file holds counts, by `init_sha256`, not where it lies.
-    placeless = job | {key: "file" for key in ("init_image", "init_audio") if job[key]} | {"seed": 0}
+    placeless = _told(job) | {key: "file" for key in ("init_image", "init_audio") if job[key]} | {"seed": 0}
     # Quotes in a prompt are escaped, so that no prompt holds this.
     before, _, after = json.dumps(placeless, sort_keys=True).partition('"seed": 0')
     words = [word for term in TERMS if (word := _slug(job[term]["prompt"]))]
     digests = (hashlib.sha256(f'{before}"seed": {seed}{after}'.encode()).hexdigest()[:10] for seed in seeds)
     return ["_".join([*words, str(seed), digest]) for seed, digest in zip(seeds, digests, strict=True)]
+
+
+def _told(job):
+    """Without the settings of methods that are as they were before there were any."""
+    told = _without(job, _METHOD)
+    return told | {term: _without(told[term], _TERM_METHOD) for term in terms(told)}
+
+
+def _without(settings, usual):
+    return {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
 
 
 def _slug(text, length=28):
@@ -359,8 +458,10 @@ def unfinished(
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's settings alone, as they are."""
-    return {name: value for name, value in record.items() if name not in (*_GROUPS, "id")}
+    """A record's settings alone, as they are, and those that older records leave out."""
+    settings = {name: value for name, value in record.items() if name not in (*_GROUPS, "id")}
+    groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    return _JOB_BEFORE | settings | {term: _TERM_BEFORE | group for term, group in groups.items()}
 
 
 def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -373,10 +474,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
         for name in ("run", "models", "versions"):
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
-        settings = {name: value for name, value in record.items() if name not in _GROUPS}
-        groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
-        settings = _JOB_BEFORE | settings | {term: _TERM_BEFORE | group for term, group in groups.items()}
-        (job,) = expand(settings, 1)
+        (job,) = expand(settings_of(record), 1)
         made = _typed(_MADE_BEFORE | record["run"], _MADE, "run.")
     except _Gone as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error

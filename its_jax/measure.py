@@ -8,7 +8,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 
-from its_jax import jobs, machine, stages
+from its_jax import jobs, machine, methods, stages
 from its_jax.errors import UserError
 from its_jax.flops import flops
 from its_jax.sampler import OUT_OF_MEMORY, Sampler
@@ -55,6 +55,8 @@ def of_batch(settings, repeats=3):
       settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
     """
     todo, how = jobs.read(settings)
+    if todo[0]["method"] in methods.SAMPLERS:
+        raise UserError(f"method={todo[0]['method']!r}: only methods that denoise one latent are timed; take another")
     size, devices = how["batch_size"], how["devices_per_sample"]
     sampler = Sampler(todo[0], pending=size or len(todo), batch_size=size, devices_per_sample=devices)
     job, b = todo[0], sampler.batch_size

@@ -9,21 +9,25 @@ import numpy as np
 _BLOCK = 16
 
 
-def torch_noise(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+def torch_noise(seed: int, shape: tuple[int, int, int], draw: int = 0) -> np.ndarray:
     """Standard normal float32 `[h w c]` of a seed from 0 to 2^32 - 1, rounded to float16's values.
+
+    `draw` 1 is what the same generator gives when it is asked once more, and so on.
 
     It is `torch.randn((1, c, h, w), generator=torch.Generator().manual_seed(seed), dtype=torch.float16)`, but for one
     value in a hundred thousand, which is the next of float16: PyTorch's logarithm, sine and cosine are approximations
     that depend on the processor.
     """
     h, w, c = shape
-    values = torch_normal(seed, h * w * c).astype(np.float16).astype(np.float32)
+    values = torch_normal(seed, h * w * c, draw).astype(np.float16).astype(np.float32)
     return np.moveaxis(values.reshape(c, h, w), 0, -1)
 
 
-def torch_normal(seed: int, count: int) -> np.ndarray:
+def torch_normal(seed: int, count: int, draw: int = 0) -> np.ndarray:
     """The `count` values before they are rounded to float16, float32 `[count]`."""
-    return (_in_pairs if count < _BLOCK else _in_blocks)(seed, count)
+    if count < _BLOCK:  # the second of a pair that is left over is kept for the next draw
+        return _in_pairs(seed, (draw + 1) * count)[draw * count :]
+    return _in_blocks(seed, count, draw)
 
 
 def _words(seed, count):
@@ -31,8 +35,9 @@ def _words(seed, count):
     return np.random.RandomState(seed).randint(0, 2**32, count, dtype=np.uint32)
 
 
-def _in_blocks(seed, count):
-    words = _words(seed, -(-count // _BLOCK) * _BLOCK).reshape(-1, 2, _BLOCK // 2)
+def _in_blocks(seed, count, draw):
+    size = -(-count // _BLOCK) * _BLOCK
+    words = _words(seed, (draw + 1) * size)[draw * size :].reshape(-1, 2, _BLOCK // 2)
     radii, turns = np.moveaxis((words & 0xFFFFFF).astype(np.float32) * np.float32(2**-24), 1, 0)
     values = np.stack(_box_muller(radii, turns, np.float32), axis=1).ravel()
     # Where the last block is cut, all of its 16 values take the last 16 places (in float32 PyTorch draws it afresh).

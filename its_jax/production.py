@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from convert.cache import cache_folder
-from its_jax import fields, jobs, media, scoring, stages
+from its_jax import fields, jobs, media, methods, progress, scoring, stages
 from its_jax.errors import UserError
 from its_jax.sampler import Sampler, timed
 from its_jax.store import Folders
@@ -50,7 +50,7 @@ def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
         return False
     keep_programs()
     how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
-    sampler = Sampler(todo[0], pending=len(todo), **how)
+    sampler = methods.sampler_for(todo[0], workdir, Sampler, pending=len(todo), **how)
     sampler.warn(todo)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
@@ -86,7 +86,7 @@ def _files(job, video):
 @contextlib.contextmanager
 def pipeline(store, todo, *, video, scorers=()):
     """Gives a `Pipeline` that shows how far these jobs are; at the end all is written."""
-    bar = tqdm(total=sum(map(_steps, todo)), unit="step", desc="denoise")
+    bar = tqdm(total=sum(map(jobs.work, todo)), unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
         line = Pipeline(store, bar, writers, video, scorers)
         yield line
@@ -105,6 +105,7 @@ class Pipeline:
     def __init__(self, store, bar, writers, video, scorers):
         self._store, self._bar, self._writers, self._video, self._scorers = store, bar, writers, video, scorers
         self._writing, self.written, self.faults = [], [], {}
+        self._progress = set()
 
     def make(self, sampler, batch, position=0, wanted=None):
         """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
@@ -112,6 +113,7 @@ class Pipeline:
         wanted = [True] * len(batch) if wanted is None else wanted
         samples = self._samples(sampler, batch, position, wanted)
         self.finish()
+        self._progress = {sample.progress for sample in samples} - {None}
         for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
             if is_wanted and sample.fault:
                 self.faults[jobs.job_id(job)] = f"{jobs.job_id(job)}: {sample.fault}"
@@ -128,6 +130,8 @@ class Pipeline:
                 writing.result()
                 self.written.append(name)
             self._store.flush()
+            while self._progress:
+                progress.remove(self._progress.pop())
         except UserError as error:
             raise type(error)("; ".join([str(error), *self.faults.values()])) from error
 
@@ -147,10 +151,6 @@ class Pipeline:
                 sampler.check_can_shrink(error)
             sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
             self._bar.n = start
-
-
-def _steps(job):
-    return job["num_steps"] - jobs.first_step(job)
 
 
 def write(job, sample, sampler, store, *, video, scorers=()):
@@ -187,8 +187,15 @@ def _record(job, sample, sampler, video, scorers):
     models |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
-    run |= _machine() | {"latents_sha256": hashlib.sha256(sample.latents.tobytes()).hexdigest()}
+    run |= _machine() | {"latents_sha256": _digest(sample.latents)}
     return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
+
+
+def _digest(latents):
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves(latents):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _machine():

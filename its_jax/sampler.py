@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from its_jax import denoise, fields, load, origin, spread, stages
+from its_jax import baselines, denoise, fields, load, origin, spread, stages
 from its_jax import jobs as job_settings
 from its_jax.errors import UserError
 from its_jax.layout import Alone
@@ -50,19 +51,21 @@ class Sample:
     Attributes:
       pictures: term -> float32 `[H, W, 3]` in [0, 1] as its view lays it out, of those that `jobs.pictures` names.
       spectrogram: `[H, W]` in [0, 1], what was vocoded, in 256 levels.
-      waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`.
+      waveform: float32 `[samples]` in [-1, 1]. latents: float32 `[h, w, 4]`; other methods have others.
       position: its place in the batch, of batch_size samples. failed_at: first step with a non-finite latent, or -1.
       seconds: stage -> duration of its batch, with those of loading and compiling.
+      progress: a folder of what its batch had on the way, to be removed once all of it is written.
     """
 
     pictures: Mapping[str, np.ndarray]
     spectrogram: np.ndarray
     waveform: np.ndarray
-    latents: np.ndarray
+    latents: Any
     position: int
     batch_size: int
     failed_at: int
     seconds: Mapping[str, float]
+    progress: Path | None = None
 
     @property
     def fault(self) -> str | None:
@@ -93,6 +96,8 @@ class Sampler:
       may_shrink: whether there may be fewer at once where the memory does not suffice, even if they were not chosen.
       devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.spread`.
 
+    `its_jax.methods` has what some methods do in another way.
+
     Attributes:
       models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of how many samples the
         devices take at once.
@@ -102,6 +107,8 @@ class Sampler:
       UserError: for settings that do not fit the models, models that do not fit each other, or a batch that is beyond
         the memory.
     """
+
+    _noise_of_seeds = staticmethod(denoise.initial_noise)
 
     def __init__(
         self,
@@ -198,34 +205,38 @@ class Sampler:
         with timed("encode", seconds, tell):
             terms = jax.block_until_ready(self._terms(filled))
         with timed("denoise", seconds, tell):
-            latents, failed_at = self._denoise_batch(filled, terms, lambda steps: on_steps(steps * len(jobs)))
+            latents, failed_at = self._latents(filled, terms, lambda steps: on_steps(steps * len(jobs)))
         with timed("decode", seconds, tell):
-            spectrogram, pictures = jax.block_until_ready(self._decode(latents, self.decoders))
+            spectrogram, pictures = jax.block_until_ready(self._shown(filled, latents))
         with timed("vocode", seconds, tell):
             waveform = jax.block_until_ready(self._vocode(self.audio.vocoder, spectrogram))
         pictures, *arrays, failed_at = jax.device_get((pictures, spectrogram, waveform, latents, failed_at))
+        progress = self._progress(filled)
         return [
             Sample(
                 dict(zip(self._pictures, (picture[i] for picture in pictures), strict=True)),
-                *(array[i] for array in arrays),
+                *(jax.tree.map(lambda a, i=i: a[i], array) for array in arrays),
                 position=i,
                 batch_size=self.batch_size,
                 failed_at=int(failed_at[i]),
                 seconds=seconds,
+                progress=progress,
             )
             for i in range(position, position + len(jobs))
         ]
 
     def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
-        for name, model in self.models.items():
-            if any(not job_settings.steps(job, name) for job in jobs):
+        for name in dict.fromkeys(name for job in jobs for name in job_settings.voices(job)):
+            model = self.models[name]
+            asked = [job for job in jobs if name in job_settings.voices(job)]
+            if any(not job_settings.steps(job, name) for job in asked):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
-            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in jobs):
+            elif any(job[name]["guidance_scale"] != 1 and not job_settings.guided_steps(job, name) for job in asked):
                 logging.warning(
                     "%s is guided at none of the steps, by guidance_start_step and guidance_stop_step", name
                 )
-            prompts = dict.fromkeys(prompt for job in jobs for prompt in reversed(job_settings.prompts(job, name)))
+            prompts = dict.fromkeys(prompt for job in asked for prompt in reversed(job_settings.prompts(job, name)))
             stages.warn_of_prompts(model.tokenizer, prompts, vocabulary=model.vocabulary)
 
     def _compile_texts(self):
@@ -250,9 +261,17 @@ class Sampler:
         return self._layout.of_model([i for i, model in enumerate(self.models.values()) if model.source == source])
 
     def _compile(self):
-        """Ahead of time, from shapes alone: `_join`, `_draw`, `_start`, `_denoise`, `_decode` and `_vocode`."""
+        """Ahead of time, from shapes alone: a program for each stage."""
+        spectrogram = self._compile_decode(self._compile_latents(self._compile_join()))
+        method, wrap = self._job["vocoder"], self._job["wrap"]
+        vocode = functools.partial(stages.vocode, config=self.mel, method=method, wrap=wrap)
+        vocode = self._layout.each(vocode, (PartitionSpec(), PartitionSpec("data")))
+        self._vocode = vocode.lower(self.audio.vocoder, spectrogram).compile()
+
+    def _compile_join(self):
+        """`_join`, and the shapes of the terms that it gives."""
         job, b = self._job, self.batch_size
-        (h, w, c), self._join, terms = self.latent_shape(job), {}, []
+        self._join, terms = {}, []
         for i, (name, model) in enumerate(self.models.items()):
             text = self._shaped(self._text[model.source], self._layout.of_text(i))
             join = self._layout.join(functools.partial(_joined, b), i)
@@ -266,10 +285,15 @@ class Sampler:
                     **self.sight(job, name),
                 )
             )
+        return terms
+
+    def _compile_latents(self, terms):
+        """`_draw`, `_start`, `_denoise` and others, and the shape of the latents that they give."""
+        job, b, (h, w, c) = self._job, self.batch_size, self.latent_shape(self._job)
         terms = self._layout.terms(terms)
-        rows, *_, chosen = self._put(self.tables([job] * b))
+        rows, *_, chosen = self._put(self.tables([job_settings.runs(job)[0]] * b))
         latents, zero = self._abstract((b, h, w, c)), self._put(np.int32(0))
-        draw = jax.jit(denoise.initial_noise, static_argnums=1, out_shardings=self._layout.sharded)
+        draw = jax.jit(self._noise_of_seeds, static_argnums=1, out_shardings=self._layout.sharded)
         self._draw = draw.lower(self._abstract((b,), jnp.uint32), (h, w, c)).compile()
         start = jax.jit(denoise.initial_state, out_shardings=self._layout.sharded)
         known = None if self._known is None else denoise.Known(*self._known, latents)
@@ -284,15 +308,18 @@ class Sampler:
         self._denoise = self._layout.lower(self._unets, terms, rows, chosen, state, zero, zero, known).compile()
         if known is not None:
             self._settle = jax.jit(denoise.settled, out_shardings=self._layout.sharded).lower(latents, known).compile()
+        return latents
+
+    def _compile_decode(self, latents):
+        """`_decode`, and the shape of the spectrogram that it gives."""
+        job = self._job
         decode = functools.partial(
             stages.decode, frames=self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
         )
         whole, split = PartitionSpec(), PartitionSpec("data")
         decode = self._layout.each(decode, (split, whole)).lower(latents, self.decoders)
         self._decode = decode.compile()
-        spectrogram = self._abstract(decode.out_info[0].shape)
-        vocode = functools.partial(stages.vocode, config=self.mel, method=job["vocoder"], wrap=job["wrap"])
-        self._vocode = self._layout.each(vocode, (whole, split)).lower(self.audio.vocoder, spectrogram).compile()
+        return self._abstract(decode.out_info[0].shape)
 
     def _abstract(self, shape, dtype=jnp.float32, sharding=None):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or self._layout.sharded)
@@ -418,13 +445,16 @@ class Sampler:
         rows = denoise.solver_rows(schedule, steps, jobs[0]["solver"], first)
         spans = [[job_settings.steps(job, name) for job in jobs] for name in self.models]
         weights, active = denoise.term_weights(
-            [[job[name]["weight"] for job in jobs] for name in self.models],
+            [[job_settings.weight(job, name) for job in jobs] for name in self.models],
             [[span.start for span in of_term] for of_term in spans],
             steps,
             schedule,
             stop_steps=[[span.stop for span in of_term] for of_term in spans],
             first=first,
         )
+        if jobs[0]["method"] == "alternating":
+            weights = baselines.in_turn(weights, [[job[name]["turn"] for job in jobs] for name in self.models], first)
+            active = weights.any(axis=1)
         scales, chosen = [], []
         for name, of_term in zip(self.models, active, strict=True):
             scale = np.ones(weights.shape[1:], np.float32)
@@ -441,7 +471,18 @@ class Sampler:
             return self._put(np.stack([torch_noise(job["seed"], shape) for job in jobs]), sharded=True)
         return self._draw(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
 
-    def _denoise_batch(self, jobs, terms, on_steps):
+    def _latents(self, jobs, terms, on_steps):
+        """What is decoded, and the step at which each sample failed, or -1."""
+        return self._denoise_batch(jobs, terms, self._noise(jobs), on_steps)
+
+    def _progress(self, jobs):
+        """The folder of what a batch had on the way, if any is kept."""
+
+    def _shown(self, jobs, latents):
+        """The spectrograms, and the pictures of each term."""
+        return self._decode(latents, self.decoders)
+
+    def _denoise_batch(self, jobs, terms, noise, on_steps):
         steps, first = jobs[0]["num_steps"], job_settings.first_step(jobs[0])
         rows, weights, scales, chosen = self.tables(jobs)
         rows, chosen = self._put((rows, chosen))
@@ -450,7 +491,7 @@ class Sampler:
             dataclasses.replace(term, weights=w, guidance_scale=scale)
             for term, w, scale in zip(terms, weights, scales, strict=True)
         )
-        noise, known = self._noise(jobs), None
+        known = None
         if self._known is None:
             state = self._start(noise)
         else:
@@ -575,7 +616,8 @@ def _check_fit(models, job):
         # Where steps lie and how they end is the image model's to say; which noise a timestep means must be common.
         if not np.array_equal(image.schedule.alphas_cumprod(), other.schedule.alphas_cumprod()):
             raise UserError(f"{image.source} and {other.source} were trained on different noise schedules")
-    image.schedule.timesteps(job["num_steps"])
+    for run in job_settings.runs(job):
+        image.schedule.timesteps(run["num_steps"])
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
     halves = 2 if any(job[term]["view"] == "block_rearrange" for term in models) else 1

@@ -114,18 +114,24 @@ def decode(latents, decoders, frames, cutoff=False, wrap=False):
 
 
 def _decode(latents, decoders, frames, wrap):
-    def shown(frame):
-        decoder, view = decoders[frame[0]], frame[1]
-        if not wrap:
-            return decode_latents(decoder, view.look(latents))
-        # The joint is decoded in the middle of a longer canvas, of which the loop is cut out.
-        picture = view.back(decode_latents(decoder, view.look(_extended(latents, WRAPPED_LATENTS, axis=2))))
-        width, factor = latents.shape[2], decoder.config.factor
-        return view.look(picture[:, :, WRAPPED_LATENTS * factor :][:, :, : width * factor])
-
-    made = {frame: shown(frame) for frame in dict.fromkeys(frames)}
+    made = {frame: shown(latents, decoders[frame[0]], frame[1], wrap) for frame in dict.fromkeys(frames)}
     heard, *pictures = (made[frame] for frame in frames)
-    return jnp.round(heard.mean(axis=-1) * 255) / 255, tuple(pictures)
+    return in_levels(heard.mean(axis=-1)), tuple(pictures)
+
+
+def shown(latents, decoder, view, wrap):
+    """Latents `[b, h, w, 4]` -> pictures `[b, H, W, 3]` in [0, 1] as a view lays them out."""
+    if not wrap:
+        return decode_latents(decoder, view.look(latents))
+    # The joint is decoded in the middle of a longer canvas, of which the loop is cut out.
+    picture = view.back(decode_latents(decoder, view.look(_extended(latents, WRAPPED_LATENTS, axis=2))))
+    width, factor = latents.shape[2], decoder.config.factor
+    return view.look(picture[:, :, WRAPPED_LATENTS * factor :][:, :, : width * factor])
+
+
+def in_levels(picture):
+    """The nearest of the 256 levels that a PNG has."""
+    return jnp.round(picture * 255) / 255
 
 
 def _extended(x, count, axis):

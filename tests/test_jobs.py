@@ -34,7 +34,8 @@ def get_config(name, *argument):
 def settings(**change):
     """Those of configs/default.py; `image__weight=1` sets one of a term."""
     config = get_config("default")
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in change.items()})
+    with config.unlocked():
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in change.items()})
     return config.to_dict()
 
 
@@ -82,6 +83,12 @@ def test_samples_differ_in_their_seeds_only():
         ({"image__view": "block_rearrange", "width": 1024}, "whole canvas at once"),
         ({"image__view": "block_rearrange", "wrap": True}, "whole canvas at once"),
         ({"noise": "numpy"}, "noise='numpy'.*jax, torch"),
+        ({"method": "magic"}, "method='magic'.*fused, image_only, audio_only, alternating"),
+        ({"method": "imprint", "init_audio": __file__}, "init_audio=.*method='imprint' has no use for it"),
+        ({"method": "imprint", "mag_ratio": 1.5}, "mag_ratio=1.5: must be 0"),
+        ({"image__num_steps": -1}, r"image\.num_steps=-1: must be 0"),
+        ({"image__turn": 0}, r"image\.turn=0: must be 1 or more"),
+        ({"method": "alternating", "audio__start_step": 3}, "no model takes part at step 0"),
         ({"strength": 0.5}, "strength=0.5: needs something to start from"),
         ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
         ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
@@ -186,6 +193,19 @@ def test_the_id_is_stable():
     assert jobs.job_id(as_integers) == jobs.job_id(the_job(image__guidance_scale=7.0))
 
 
+def test_what_there_was_before_methods_keeps_its_id():
+    """Whether a config, or a record, says so or says nothing."""
+    before, (job, *_) = settings(), jobs.expand(settings(), 4)
+    for group in (before, before["image"], before["audio"]):
+        group.pop("method", None)
+        group.pop("turn", None)
+    assert jobs.expand(before, 1)[0] == job
+    assert jobs.job_id(job) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
+    record = {name: value for name, value in job.items() if name != "method"}
+    record |= {"run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
+    assert jobs.from_record(record)[0] == job
+
+
 def test_every_setting_of_the_sample_is_in_its_id():
     changes = [{}, {"seed": 1}, {"num_steps": 24}, {"solver": "ddim"}, {"height": 64}, {"width": 64}]
     changes += [
@@ -201,6 +221,9 @@ def test_every_setting_of_the_sample_is_in_its_id():
     changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
     changes += [{"image__start_step": 3}, {"image__stop_step": 20}, {"image__view": "rotate_180"}]
     changes += [{"cache_interval": 2}, {"image__guidance_start_step": 3}, {"image__guidance_stop_step": 20}]
+    changes += [{"method": "alternating"}, {"method": "image_only"}, {"image__turn": 2}, {"audio__turn": 2}]
+    changes += [{"method": "imprint"}, {"mag_ratio": 0.4}, {"inverse_image": False}, {"image__num_steps": 5}]
+    changes += [{"method": "sds"}, {"learning_rate": 1e-3}]
     ids = [jobs.job_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
     assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
@@ -284,6 +307,24 @@ def test_the_examples_of_views(example):
     assert jobs.pictures(job) == (["image", "upside_down"] if example == "upside_down" else ["image"])
     with pytest.raises(ValueError, match="no example 'x'; choose one of upside_down, square"):
         get_config("views", "x")
+
+
+def test_the_imprint_of_the_authors():
+    (job,) = jobs.expand(get_config("imprint", "tiger").to_dict(), 1)
+    assert [run["num_steps"] for run in jobs.runs(job)] == [50, 100] and jobs.work(job) == 150
+    assert job["image"]["guidance_scale"] == job["audio"]["guidance_scale"] == 7.5 and job["noise"] == "torch"
+    assert job["mag_ratio"] == 0.5 and job["inverse_image"]
+    (job,) = jobs.expand(get_config("imprint").to_dict(), 1)
+    assert jobs.work(job) == 50
+    with pytest.raises(UserError, match="image and audio alone: take dog away"):
+        jobs.check(job | {"dog": job["image"]})
+
+
+def test_score_distillation_of_the_authors():
+    (job,) = jobs.expand(get_config("sds", "tiger").to_dict(), 1)
+    assert job["learning_rate"] == 1e-4 and job["audio"]["weight"] == 1.0 and job["image"]["weight"] == 0.4
+    assert jobs.work(job) == 40_000 and jobs.steps(job, "image").start == 5_000
+    jobs.read(get_config("sds").to_dict())
 
 
 def test_the_settings_of_the_authors():

@@ -54,3 +54,19 @@ def test_a_latent_lies_as_ours_do(shape):
     assert noise.dtype == np.float32 and noise.shape == shape
     np.testing.assert_array_equal(noise, noise.astype(np.float16))
     assert ulps(noise, np.moveaxis(randn(1234, 1, c, h, w)[0], 0, -1)).max() <= 1
+
+
+@pytest.mark.parametrize("seed", SEEDS[:5])
+def test_a_generator_that_goes_on_is_what_pytorch_draws(seed):
+    for count in COUNTS:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        for draw in range(3):
+            expected = torch.randn(count, generator=generator, dtype=torch.float16).numpy()
+            assert ulps(torch_normal(seed, count, draw), expected).max() <= 1, (count, draw)
+
+
+def test_a_second_latent_is_that_of_one_generator():
+    generator = torch.Generator("cpu").manual_seed(2024)
+    for draw in range(2):
+        expected = torch.randn((1, 4, 32, 128), generator=generator, dtype=torch.float16).numpy()[0]
+        assert ulps(torch_noise(2024, LATENT, draw), np.moveaxis(expected, 0, -1)).max() <= 1

@@ -35,6 +35,13 @@ def fit(module: nnx.Module, device: jax.Device | None = None, *, prepare: bool =
             layer.attend = attention(device, layer.to_q.dtype, layer.to_q.out_features // layer.heads)
 
 
+def make_differentiable(module: nnx.Module, device: jax.Device) -> None:
+    """Takes the forms away that have no derivative, as kernels of an accelerator may: after `fit`."""
+    for _, layer in nnx.iter_graph(module):
+        if isinstance(layer, Attention) and device.platform != "cpu":
+            layer.attend = attend
+
+
 def attention(device: jax.Device, dtype, head: int):
     """The form of `layers.attend` for heads of `head` features on an accelerator."""
     if device.platform == "tpu":

@@ -378,6 +378,10 @@ class Prepared:
     def __call__(self, x, t, text):
         return self.unet.predict(x, self._time(t), text)
 
+    def each(self, x, t, text):
+        """The noise where every one of the batch has a timestep of its own."""
+        return self.unet.predict(x, [table[t] for table in self.time], text)
+
     def keeping(self, x, t, text):
         """The noise, and what the inner layers give, for `reusing`."""
         return self.unet.predict_keeping(x, self._time(t), text)
