@@ -68,7 +68,7 @@ def torch_shapes(module):
 def to_state_dict(module):
     """Key -> numpy array in PyTorch's layout, in the module's own parameter dtype."""
     return {
-        torch_name(path): np.ascontiguousarray(_to_torch(path, np.asarray(array_of(leaf))))
+        torch_name(path): np.asarray(_to_torch(path, np.asarray(array_of(leaf))), order="C")
         for path, leaf in _leaves(module)
     }
 

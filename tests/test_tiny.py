@@ -8,7 +8,7 @@ from flax import nnx
 
 from its_jax import media
 from its_jax.spectrogram import from_picture
-from its_jax.tiny import data, export, fit, judges, modules, pictures, recipe, sounds, vocoding
+from its_jax.tiny import data, embedders, export, fit, judges, modules, pictures, recipe, sounds, vocoding
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
@@ -109,6 +109,7 @@ def exported(tmp_path_factory):
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
     made |= {f"judge_{kind}": modules.judge() for kind in ("picture", "sound")}
+    made |= {kind: modules.embedder(kind) for kind in embedders.KINDS}
     for name, module in made.items():
         fit.save_result(workdir / name, nnx.state(module))
         media.write_json(workdir / f"{name}.json", {"latent_std": 2.0})

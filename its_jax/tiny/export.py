@@ -1,19 +1,19 @@
-"""The trained stages -> model folders in diffusers' layout, `image` and `audio`, and the judges; all float16."""
+"""The trained stages -> model folders, all float16: `image` and `audio` in diffusers' layout, `clip` and `clap` in
+transformers', and the judges."""
 
 import json
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from its_jax import machine
 from its_jax.fields import read_json
 from its_jax.media import write_json
-from its_jax.tiny import modules, recipe
+from its_jax.tiny import embedders, modules, recipe
 from its_jax.weights import to_state_dict
 
 
 def export(workdir):
-    """Writes WORKDIR/export/{image,audio,judges}, and training.json with the figures of all stages."""
+    """Writes WORKDIR/export/{image,audio,clip,clap,judges}, and training.json with the figures of all stages."""
     latent_std = read_json(workdir / "vae.json")["latent_std"]
     vae = modules.trained(modules.vae(), workdir / "vae")
     for kind in recipe.KINDS:
@@ -29,12 +29,22 @@ def export(workdir):
         write_json(folder / "model_index.json", recipe.MODEL_INDEX)
     vocoder = modules.trained(modules.vocoder(), workdir / "vocoder")
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
+    for kind in embedders.KINDS:
+        export_embedder(workdir, kind)
     judges = [f"judge_{kind}" for kind in ("picture", "sound")]
     for name in judges:
         judge = modules.trained(modules.judge(), workdir / name)
         _save(workdir / "export" / "judges" / f"{name.removeprefix('judge_')}.safetensors", judge)
-    stages = {name: read_json(workdir / f"{name}.json") for name in ("vae", *recipe.KINDS, "vocoder", *judges)}
-    write_json(workdir / "export" / "training.json", {"machine": machine.here_and_now(), "stages": stages})
+    names = ("vae", *recipe.KINDS, "vocoder", *judges, *embedders.KINDS)
+    stages = {name: read_json(workdir / f"{name}.json") for name in names}
+    write_json(workdir / "export" / "training.json", {"stages": stages})
+
+
+def export_embedder(workdir, kind):
+    """Writes WORKDIR/export/KIND of 'clip' or 'clap'."""
+    folder = workdir / "export" / kind
+    embedders.write(kind, folder)
+    _save(folder / "model.safetensors", modules.trained(modules.embedder(kind), workdir / kind))
 
 
 def _write(folder, name, module, fields):

@@ -1,12 +1,13 @@
 """The recipe's modules with random weights, to be trained or filled."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.tiny import oscillators, recipe
+from its_jax.tiny import embedders, oscillators, recipe
 from its_jax.tiny.fit import load_result
 from its_jax.tiny.judges import Judge
 
@@ -31,6 +32,16 @@ def vocoder():
 
 def judge():
     return Judge(rngs=nnx.Rngs(0))
+
+
+def embedder(kind):
+    """CLIP or CLAP."""
+    model, settings = embedders.CLASSES[kind]
+    model = model(settings.from_dict(embedders.config(kind)), rngs=nnx.Rngs(4))
+    scales = [model.logit_scale] if kind == "clip" else [model.logit_scale_a, model.logit_scale_t]
+    for scale in scales:
+        scale[...] = jnp.asarray(embedders.FIRST_SCALE)
+    return model
 
 
 def trained(module, folder):

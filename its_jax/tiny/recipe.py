@@ -162,6 +162,8 @@ STAGES = {
     "audio": Stage([(2400, 8e-4), (1600, 8e-4)], batch=8, shortened=(957, 2900)),
     "vocoder": Stage([(4000, 1.5e-4), (2500, 1e-4)], batch=8, ema=0.998),
     "judge": Stage([(700, 2e-3)], batch=24, ema=0.99),
+    "clip": Stage([(1200, 1e-3)], batch=48, ema=0.99),
+    "clap": Stage([(700, 1e-3)], batch=36, ema=0.99),
 }
 
 

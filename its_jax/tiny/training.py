@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from its_jax import machine
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.fields import read_json
 from its_jax.media import write_json
 from its_jax.spectrogram import from_picture
 from its_jax.stages import vocode
-from its_jax.tiny import data, judges, modules, pictures, recipe, sounds, vocoding
+from its_jax.tiny import clap, clip, data, judges, modules, pictures, recipe, sounds, vocoding
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -194,9 +195,15 @@ def train_judges(workdir):
         _finish(workdir, f"judge_{kind}", nnx.state(judge), seconds, figures)
 
 
+def train_embedder(workdir, kind):
+    """CLIP or CLAP, which tell how near a picture or a sound is to a prompt."""
+    params, figures, seconds = {"clip": clip, "clap": clap}[kind].train(workdir)
+    _finish(workdir, kind, params, seconds, figures)
+
+
 def _finish(workdir, name, params, seconds, figures):
     steps = recipe.STAGES[name.partition("_")[0]].steps
-    figures |= {"steps": steps, "seconds": round(seconds)}
+    figures |= {"steps": steps, "seconds": round(seconds), "machine": machine.here_and_now()}
     save_result(workdir / name, params)
     write_json(workdir / f"{name}.json", figures)
     logging.info("%s: %s", name, figures)
@@ -210,6 +217,8 @@ def run(workdir, stage="all"):
         "audio": lambda workdir: train_unet(workdir, "audio"),
         "vocoder": train_vocoder,
         "judges": train_judges,
+        "clip": lambda workdir: train_embedder(workdir, "clip"),
+        "clap": lambda workdir: train_embedder(workdir, "clap"),
         "export": export,
     }
     try:
