@@ -21,7 +21,7 @@ def get_config():
     config.num_samples = 1  # of each cell, where the grid has no axis over seeds
     config.video = False  # python -m its_jax.media WORKDIR/ID makes one later
     config.layout = "folders"  # or "shards": tar files with an index
-    config.scorers = ""  # "package.module:function, ...": columns for the records
+    config.scorers = "clip@tiny/clip,clap@tiny/clap"  # or "package.module:function": columns for the records
     config.prompts = ""  # a .txt, .csv or .jsonl of settings that belong together
     config.grid = ConfigDict()
     config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {subject}, grayscale" for subject in SUBJECTS)})
