@@ -1,0 +1,42 @@
+"""The paper's comparison on the embedded models: every subject with every sound, by every method.
+
+    python -m its_jax.sweep --config=configs/comparison.py --workdir=work/comparison
+    python -m its_jax.sweep --config=configs/comparison.py:sds --workdir=work/comparison
+    python -m its_jax.evaluate --workdir=work/comparison --by=method
+
+The first makes 8 samples of each pair by five methods, 5760 in all, at all of one seed, so that methods differ in
+nothing else: some three hours on 2 CPU cores. The second adds score distillation, which takes minutes a sample: one of
+each of 36 pairs, two to four hours. Both go on where they were broken off.
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+SUBJECTS = ("castle towers", "dogs", "tigers", "trains", "flowers", "trees", "fish", "sailing boats", "butterflies",
+            "mushrooms", "guitars", "elephants")  # fmt: skip
+SOUNDS = ("bell ringing", "birds singing", "cat meowing", "clock ticking", "dog barking", "engine running",
+          "frog croaking", "knocking", "laser firing", "rain falling", "siren wailing", "train whistling")  # fmt: skip
+
+
+def _config(name):
+    return runpy.run_path(str(pathlib.Path(__file__).with_name(f"{name}.py")))["get_config"]()
+
+
+def get_config(method=""):
+    config = _config("sds" if method == "sds" else "default")
+    config.num_samples = 1
+    config.video = False
+    config.layout = "folders"
+    # The judges too: what ranks samples is not what says whether they are right.
+    config.scorers = "clip@tiny/clip,clap@tiny/clap,its_jax.tiny.scorer:right"
+    config.prompts = ""
+    every = 2 if method == "sds" else 1
+    config.grid = ConfigDict()
+    config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {name}, grayscale" for name in SUBJECTS[::every])})
+    config.grid.audio = ConfigDict({"prompt": SOUNDS[::every]})
+    if method != "sds":
+        config.grid.method = ("fused", "imprint", "alternating", "image_only", "audio_only")
+        config.grid.seed = "0..7"
+    return config
