@@ -159,7 +159,9 @@ def distilled(model: LatentModel, term: denoise.Term, scale: Array, z: Array, t:
 
     term = dataclasses.replace(term, guidance_scale=scale)
     predicted, _ = denoise.guided_noise(predict, x, jnp.int32(0), term)
-    return jnp.nan_to_num((1 - a) * (predicted - eps))
+    g = (1 - a) * (predicted - eps)
+    # A model that gives nothing finite at all is broken: that must not pass for a gradient of zero.
+    return jnp.where(jnp.isfinite(predicted).any(axis=(1, 2, 3), keepdims=True), jnp.nan_to_num(g), jnp.nan)
 
 
 @jax.tree_util.register_dataclass

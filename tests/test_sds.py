@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import types
 
 import diffusers
 import jax
@@ -50,6 +51,18 @@ def twin_of(network):
 
 def first_of(tree):
     return jax.tree.map(lambda a: a[0], tree)
+
+
+def test_a_model_that_gives_nothing_finite_is_not_taken_for_one_that_agrees():
+    """A few numbers that are not finite count as zero, as the authors have it; a whole sample of them does not."""
+    z = jnp.zeros((2, 2, 4, 4))
+    given = z.at[0, 0, 0, 0].set(jnp.nan).at[1].set(jnp.nan)
+    unet = types.SimpleNamespace(each=lambda x, t, text: jnp.repeat(given, len(x) // 2, axis=0))
+    model = sds.LatentModel(unet, None, jnp.full(1000, 0.5))
+    term = denoise.Term(jnp.zeros((2, 2, 1)), None, None)
+    g = sds.distilled(model, term, jnp.ones(2), z, jnp.int32([5, 5]), z + 1)
+    np.testing.assert_array_equal(g[0, 0, 0], [0, -0.5, -0.5, -0.5])
+    assert jnp.isnan(g[1]).all()
 
 
 @pytest.mark.usefixtures("highest_precision")

@@ -259,7 +259,7 @@ def test_scores_are_columns_of_the_records(tiny, tmp_path):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("test_sweep:none", "scorers='test_sweep:none': must be 'package.module:function'"),
+        ("test_sweep:none", "scorers='test_sweep:none': must be clip, clap or 'package.module:function'"),
         ("nowhere:loud", "scorers='nowhere:loud': must be"),
         ("loud", "scorers='loud': must be"),
         ("test_sweep:broken", "the score nothing is nan: scorers must give finite numbers"),
