@@ -78,7 +78,7 @@ def setting(scratch: Path, dry: bool) -> Setting:
             steps=2,
             batches=(1, 2),
             peer_batches=(1,),
-            peer_flags=("--rounds=1", "--forms=eager"),
+            peer_flags=("--rounds=1", "--forms=eager", "--skip_memory"),
         )
     return Setting(
         config="configs/sd15_auffusion.py",
@@ -87,7 +87,7 @@ def setting(scratch: Path, dry: bool) -> Setting:
         steps=100,
         batches=(1, 2, 4, 8, 16, 32),
         peer_batches=(1, 8),
-        peer_flags=("--rounds=5",),
+        peer_flags=("--rounds=3", "--skip_memory"),
     )
 
 

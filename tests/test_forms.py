@@ -72,10 +72,8 @@ def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
 def test_attention_is_chosen_by_device_dtype_and_head(where, dtype, head, form):
     layer = Attention(2 * head, 2, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     layers = nnx.Dict(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
-    convolve = layers.conv.conv_general_dilated
     forms.fit(layers, where, prepare=True)
-    assert layer.attend is form
-    assert type(layers.conv) is nnx.Conv and layers.conv.conv_general_dilated is convolve
+    assert layer.attend is form and type(layers.conv) is nnx.Conv
 
 
 def test_a_cpu_has_its_own_forms():
@@ -108,3 +106,28 @@ def test_cudnn_attention_lowers_for_cuda(features, keys, monkeypatch):
     lowered = jax.jit(forms.cudnn).trace(q, k, k).lower(lowering_platforms=("cuda",))
     assert "__cudnn$fmhaSoftmax" in lowered.as_text()
     assert lowered.out_info.shape == q.shape and lowered.out_info.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(strides):
+    conv = conv3x3(6, 10, strides=strides, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x = jnp.asarray(normal((2, 8, 12, 6)), jnp.bfloat16)
+    expected = conv(x)
+    module = nnx.List([conv])
+    for _ in range(2):  # as with a VAE that two models share
+        forms.fit(module, device("gpu", HOPPER))
+    assert conv.kernel.shape == (10, 3, 3, 6)
+    text = jax.jit(lambda conv, x: conv(x)).lower(conv, x).as_text()
+    assert "[o, 0, 1, i]" in text and "transpose" not in text
+    np.testing.assert_allclose(*(np.asarray(y, np.float32) for y in (conv(x), expected)), rtol=1e-2, atol=1e-2)
+
+
+def test_kernels_of_float32_over_time_and_of_a_tpu_stay():
+    conv = conv3x3(6, 10, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    convolve = conv.conv_general_dilated
+    forms.fit(nnx.List([conv]), device("tpu"))
+    assert conv.kernel.shape == (3, 3, 6, 10) and conv.conv_general_dilated is convolve
+    narrow = nnx.Conv(6, 10, (3,), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    wide = conv3x3(6, 10, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    forms.fit(nnx.List([narrow, wide]), device("gpu", HOPPER))
+    assert narrow.kernel.shape == (3, 6, 10) and wide.kernel.shape == (3, 3, 6, 10)
