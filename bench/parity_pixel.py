@@ -76,7 +76,7 @@ def unet(name):
 
 
 def t5():
-    """After every sixth of the layers, and at the end."""
+    """After every fourth layer, and at the end."""
     raw = config("if.text_encoder")
     ids = np.random.default_rng(0).integers(3, raw["vocab_size"], (len(LENGTHS), TOKENS))
     for row, length in zip(ids, LENGTHS, strict=True):
