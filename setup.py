@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "absl-py",
         "filelock",
-        "flax>=0.12.0",
+        "flax>=0.11.2",
         "huggingface_hub",
         "imageio-ffmpeg",
         "jax>=0.7.2",
