@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TORCH = "torch==2.13.0"  # the reference version; an open range would pull in whatever is newest
-RAY, GCS = "ray", ["etils[epath]", "gcsfs"]
+RAY, GCS, C2PA = "ray", ["etils[epath]", "gcsfs"], "c2pa-python"
 
 setup(
     name="its_jax",
@@ -43,11 +43,17 @@ setup(
         "eval": [TORCH, "torch-fidelity", "torchvggish"],  # the networks of FID and FAD, for its_jax.evaluate
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
+        "c2pa": [C2PA],  # its_jax.sign
         "test": [
+            C2PA,
             TORCH,
+            "build",
             "diffusers",
             "gcp-storage-emulator",
+            "ipykernel",
             "librosa",
+            "mypy",
+            "nbclient",
             "playwright",
             "pytest",
             "pytest-xdist",

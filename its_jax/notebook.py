@@ -167,6 +167,7 @@ def _content(found):
     if "video.mp4" not in found.files:
         prompts = (found.record[term]["prompt"] for term in ("image", "audio"))
         try:
-            yield "video.mp4", media.video(found.picture(), *found.waveform(), *prompts)
+            video = media.video(found.picture(), *found.waveform(), *prompts, settings=dict(found.record))
+            yield "video.mp4", video
         except OSError as error:
             logging.warning("%s: no video of it (%s)", found.id, files.reason(error))

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "top", "evaluate", "colorize", "benchmark")}
+ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "top", "evaluate", "colorize", "benchmark", "sign")}
 ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate", "its_jax.notebook"}
 ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet", "versus")}
 # What entry points share: it parses the flags for them.
