@@ -9,7 +9,7 @@ RAY, GCS, C2PA = "ray", ["etils[epath]", "gcsfs"], "c2pa-python"
 
 setup(
     name="its_jax",
-    version="0.1.0",
+    version="0.2.0",
     description="Images that Sound in JAX: spectrograms that look like one prompt and sound like another",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -17,7 +17,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
-    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"], "its_jax.versus": ["web/*"]},
+    package_data={
+        "its_jax": ["py.typed"],
+        "its_jax.tiny": ["weights/**"],
+        "its_jax.gallery": ["web/*"],
+        "its_jax.versus": ["web/*"],
+    },
     install_requires=[
         "absl-py",
         "filelock",
@@ -58,6 +63,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "setuptools>=77",  # with `build`, for the wheel that a test looks into
             "torchmetrics",
             RAY,
             *GCS,

@@ -18,11 +18,16 @@ from flags_of import flags_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EMBEDDED = ("default", "sweep", "views", "imprint", "sds")  # configs that download nothing
+EMBEDDED = (
+    "default",
+    "sweep",
+    "views",
+    "imprint",
+)  # configs that download nothing, and do not take a minute to compile
 # Sizes that take seconds.
 SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.dtype=float32".split()
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
-# What takes hours, even in small, or is about what is not there.
+# What takes minutes or hours, even in small, or is about what is not there.
 TAKEN_APART = ("its_jax.tiny.train", "its_jax.tiny.evaluate", "convert", "pytest", "venv", "its_jax.sign")
 
 
@@ -56,7 +61,7 @@ def is_run(command):
     if found is None or found[0] in TAKEN_APART:
         return False
     configs = re.findall(r"--config=configs/(\w+)\.py(?::(\w+))?", command)
-    return all(name in EMBEDDED and not (name in ("imprint", "sds") and example) for name, example in configs)
+    return all(name in EMBEDDED and not (name == "imprint" and example) for name, example in configs)
 
 
 OF_PAGES = [(path, command) for path in PAGES for command in commands(path)]

@@ -110,7 +110,7 @@ def read_picture(path: Path, height: int | None = None, width: int | None = None
         if upright.has_transparency_data:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
         picture = upright.convert("RGB")
-        if height is not None:
+        if height is not None and width is not None:
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture, np.float32) / 255
 
@@ -316,7 +316,7 @@ def _from_tag(path: Path, text: str | None) -> dict:
 def _open_png(path: Path) -> tuple[Image.Image, str | None]:
     with _reading(path), Image.open(path, formats=["PNG"]) as image:
         image.load()
-        return image, image.text.get(_PNG_KEY)
+        return image, getattr(image, "text", {}).get(_PNG_KEY)
 
 
 def _riff_chunk(name: bytes, body: bytes) -> bytes:
@@ -335,7 +335,7 @@ def _wav_comment(data: bytes) -> str | None:
     for name, body in _riff_chunks(data[12:]):
         if name == b"LIST" and body.startswith(b"INFO"):
             comment = dict(_riff_chunks(body[4:])).get(b"ICMT")
-            return comment and comment.rstrip(b"\0").decode(errors="replace")
+            return None if comment is None else comment.rstrip(b"\0").decode(errors="replace")
     return None
 
 
