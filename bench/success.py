@@ -5,9 +5,9 @@
 Every variant makes the same pairs of subject and sound from the same seeds with the embedded models, at the settings of
 configs/default.py but for what it is named after, with as many evaluations of the UNets as `plain` makes, or fewer.
 `both` is the share in which judges find picture and sound right, with the 95 % interval of Wilson; `lost` and `won`
-count samples against `plain`. `error` is the mean squared error with which the models denoise the finished sample at three
-noise levels, and `advantage` is how much less it is with the prompt than without one, in percent: that no judge can be
-fooled about. `gflop` is the arithmetic of a sample. Goes on where it was broken off.
+count samples against `plain`. `error` is the mean squared error with which the models denoise the finished sample at
+three noise levels, and `advantage` is how much less it is with the prompt than without one, in percent: that no judge
+can be fooled about. `gflop` is the arithmetic of a sample. Goes on where it was broken off.
 """
 
 import argparse
