@@ -1,6 +1,6 @@
 """Single layers of full size in three forms: XLA's own, that of `its_jax.models.forms` here, and PyTorch's.
 
-    python -m bench.layers --dtype=float32 --out=bench/results/layers_cpu_float32.json
+    python -m bench.layers --dtype=float32 --out=bench/results/layers_amx_float32.json
 
 The sizes are those of a canvas of 256 x 1024: a UNet's 3 x 3 convolutions on a pair of prompts, with the kernel
 prepared as in a loop, and the vocoder's convolutions over time. GFLOP/s count the plain form's products.

@@ -4,7 +4,7 @@
 
 The argument picks one of the published examples (see EXAMPLES; without one: bell); `fast`, or `tiger+fast`, makes it in
 fewer steps (see FAST). The first run downloads both models (about 10 GB) from the hub and converts them once (as much
-again). One sample is 309 TFLOP: a job for a GPU or TPU; a CPU needs about half an hour. The method's success rate is
+again). One sample is 309 TFLOP: a job for a GPU or TPU; a CPU needs 10 to 25 minutes. The method's success rate is
 low by nature: make many samples and pick.
 """
 

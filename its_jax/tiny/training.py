@@ -146,9 +146,9 @@ def train_unet(workdir, kind):
 
 
 def _latents(workdir, kind, split, count):
-    """Scaled latents `[count, 16, 64, 4]` of the data, computed once."""
-    path = workdir / f"latents_{kind}_{split}.npy"
-    if not path.exists():
+    """Scaled latents `[count, 16, 64, 4]` of the data, computed once for a VAE."""
+    path, made_with = workdir / f"latents_{kind}_{split}.npy", workdir / "vae.json"
+    if not path.exists() or path.stat().st_mtime < made_with.stat().st_mtime:
         make = data.make_pictures if kind == "image" else data.make_spectrograms
         vae = modules.trained(modules.vae(), workdir / "vae")
         with open(path.with_suffix(".tmp"), "wb") as file:
