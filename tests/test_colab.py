@@ -68,9 +68,9 @@ def test_a_notebook_is_a_form_and_calls(path):
     for cell in code(book):
         assert not cell.outputs and cell.execution_count is None
         assert not re.search(r"^\s*(def|class|lambda)\b", cell.source, re.MULTILINE)
-        assert cell.source.startswith("#@title ")
+        assert cell.source.startswith("# @title ")
     form = tagged(book, "parameters").source
-    assert all("#@param" in line for line in form.splitlines() if re.match(r"\w+ = ", line))
+    assert all("# @param" in line for line in form.splitlines() if re.match(r"\w+ = ", line))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
