@@ -38,6 +38,7 @@ setup(
         "pillow",
         "safetensors",
         "scipy",
+        "sentencepiece",  # reads T5's tokenizer
         "soundfile",
         "tensorstore",
         "tqdm",
