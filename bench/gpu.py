@@ -4,12 +4,12 @@
 
 FOLDER takes 10 GB: models of full size with random weights, and their conversion. Each piece is a process of its own,
 whose figures are put into `bench/results/gpu.json` as soon as it ends: a piece that fails, or a machine that is taken
-away, costs no other piece, and the same command goes on with what is missing. Figures of another device or setting are
-left alone: they need another `--out`. At the end the goals are told.
+away, costs no other piece, and the same command goes on with what is missing. Figures of another device, setting or
+version of the models' code are left alone: they need another `--out`. At the end the goals are told.
 
     bench.attention     cuDNN's attention against the plain one: whether it is right
     its_jax.benchmark   seconds, arithmetic and memory of a sample at batch sizes 1 to 32, up to where memory ends
-    bench.peer          a sample at batch sizes 1 and 8 against PyTorch's; and against the authors' loop
+    bench.peer          UNet and samples at batch sizes 1 and 8 against PyTorch's; samples against the authors' loop
     bench.trace         where the time goes in a step
 
 `--dry` goes the same way at two steps with the embedded models, on any machine; its figures mean nothing, and go into
@@ -17,6 +17,7 @@ FOLDER.
 """
 
 import argparse
+import hashlib
 import os
 import subprocess
 import sys
@@ -31,6 +32,8 @@ from its_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench" / "results" / "gpu.json"
+COMPARED = "unet", "peer", "authors"
+CODE = "denoise.py", "stages.py", "sampler.py", "layout.py"
 # In a process of its own, which gives its memory back.
 DEVICE = "import jax; print(jax.device_count(), 'x', jax.devices()[0].platform, jax.devices()[0].device_kind)"
 
@@ -43,6 +46,7 @@ class Setting(NamedTuple):
     dtype: str
     steps: int
     batches: tuple[int, ...]
+    unet_batches: tuple[int, ...]  # of full size in any case
     peer_batches: tuple[int, ...]
     peer_flags: tuple[str, ...]
 
@@ -77,6 +81,7 @@ def setting(scratch: Path, dry: bool) -> Setting:
             dtype="float32",
             steps=2,
             batches=(1, 2),
+            unet_batches=(),
             peer_batches=(1,),
             peer_flags=("--rounds=1", "--forms=eager", "--skip_memory"),
         )
@@ -86,6 +91,7 @@ def setting(scratch: Path, dry: bool) -> Setting:
         dtype="bfloat16",
         steps=100,
         batches=(1, 2, 4, 8, 16, 32),
+        unet_batches=(1, 8),
         peer_batches=(1, 8),
         peer_flags=("--rounds=3", "--skip_memory"),
     )
@@ -111,6 +117,12 @@ def kept(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     return record["pieces"]
 
 
+def version() -> str:
+    """A hash of the files that say what a sampler computes."""
+    files = sorted([*(ROOT / "its_jax" / "models").glob("*.py"), *(ROOT / "its_jax" / f for f in CODE)])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:10]
+
+
 def measure(setting: Setting, scratch: Path, out: Path, device: str) -> dict[str, Any]:
     """Piece -> its figures, or its `fault`; those that `out` holds already are taken from there.
 
@@ -118,6 +130,7 @@ def measure(setting: Setting, scratch: Path, out: Path, device: str) -> dict[str
       UserError: `out` holds figures of another device or setting, or there are no models and none could be made.
     """
     about = {"device": device, "config": setting.config, "dtype": setting.dtype, "steps": setting.steps}
+    about["code"] = version()
     figures = kept(out, about)
     environment = {**os.environ, "ITS_JAX_CACHE": str((scratch / "cache").absolute())}
     if not (setting.models / "audio" / "tokenizer" / "tokenizer_config.json").exists():  # which is written last
@@ -146,15 +159,18 @@ def pieces(setting: Setting, figures: Mapping[str, Any]) -> Iterator[tuple[str, 
     flags = [f"--config={config}", *(f"--config.{name}={value}" for name, value in values.items())]
     same = [f"--config={config}", f"--models={setting.models}", f"--dtype={setting.dtype}"]
     peer = [f"--steps={setting.steps}", *setting.peer_flags]
+    of_unet = [f"--dtype={setting.dtype}", *setting.peer_flags]
     for b in setting.batches:
         if not any("fault" in of and of["batch_size"] < b for of in batches(figures)):  # memory has not ended yet
             yield f"benchmark, batch {b}", ["its_jax.benchmark", *flags, f"--batches={b}"]
+        if b in setting.unet_batches:
+            yield f"unet, batch {b}", ["bench.peer", "--parts=unet", f"--batch={b}", *of_unet]
         if b in setting.peer_batches:
             yield f"peer, batch {b}", ["bench.peer", "--parts=sample", f"--batch={b}", *same, *peer]
     best = best_batch(figures)
     for b in sorted({1, best or 1}):
         yield f"authors, batch {b}", ["bench.peer", "--parts=authors", f"--batch={b}", *same, *peer]
-        yield f"trace, batch {b}", ["bench.trace", f"--batch={b}", *same, f"--steps={min(setting.steps, 20)}"]
+        yield f"trace, batch {b}", ["bench.trace", f"--batch={b}", *same, f"--steps={setting.steps}"]
 
 
 def _run(command, environment):
@@ -191,11 +207,11 @@ def _rate(of_batch):
 
 def goals(figures: Mapping[str, Any]) -> list[Goal]:
     """What was asked for, and what was found; a comparison that failed counts for nothing: results may be wrong."""
-    figures = {name: of for name, of in figures.items() if not ("fault" in of and name.startswith(("peer", "authors")))}
+    figures = {name: of for name, of in figures.items() if not ("fault" in of and name.startswith(COMPARED))}
     best = best_batch(figures) or "?"
     share = [of["stages"]["all"]["of_matrix_product"] for of in batches(figures) if of["batch_size"] == best]
     speedups = {name: _speedups(of) for name, of in figures.items()}
-    compiled = {name: _over_compiled(of) for name, of in speedups.items() if name.startswith("peer")}
+    compiled = {name: _over_compiled(of) for name, of in speedups.items() if name.startswith(("unet", "peer"))}
     compiled = {name: value for name, value in compiled.items() if value is not None}
     traces = [of for name, of in figures.items() if name.startswith("trace") and "program" in of]
     fused, talk = ([of["program"][key] for of in traces] for key in ("fused_attentions", "host_operations"))

@@ -1,6 +1,6 @@
 """Ours against PyTorch on the same work, interleaved in one run, with the same weights.
 
-    python -m bench.peer --parts=unet,vae,vocoder --dtype=float32 --out=bench/results/peer_cpu_float32.json
+    python -m bench.peer --parts=unet,vae,vocoder --dtype=float32 --out=bench/results/peer_cpu_parts_float32.json
     python -m bench.peer --parts=embedded --out=bench/results/peer_cpu_embedded.json
     python -m bench.peer --parts=sample,authors --models=FOLDER --dtype=bfloat16 --batch=1,2,4,8
 

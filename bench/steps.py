@@ -92,14 +92,20 @@ def result(settings, workdir):
     job = expand(settings, 1)[0]
     sampler = Sampler(job, pending=BATCH, batch_size=BATCH)
     samples = pairs.Store(workdir, sampler, settings).samples("fused", PAIRS)
-    spectrogram = samples["spectrogram"] / np.float32(255)
-    heard = np.concatenate([data.to_spectrogram(block) for block in np.split(samples["waveform"], len(PAIRS) // BATCH)])
+    return judged(samples) | {
+        "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
+        "gflop": arithmetic(sampler, job)["denoise"] / 1e9,
+    }
+
+
+def judged(samples):
+    """Whether the judges find picture and sound right, each `[n]`; n is a multiple of `BATCH`."""
+    spectrogram, blocks = samples["spectrogram"] / np.float32(255), len(samples["waveform"]) // BATCH
+    heard = np.concatenate([data.to_spectrogram(block) for block in np.split(samples["waveform"], blocks)])
     picture, sound = judge()
     return {
         "picture": judges.classify(picture, spectrogram) == samples["subject"],
         "sound": judges.classify(sound, heard) == samples["sound"],
-        "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
-        "gflop": arithmetic(sampler, job)["denoise"] / 1e9,
     }
 
 

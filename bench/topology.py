@@ -20,7 +20,7 @@ def described(name: str, **more):
 
 def add_effort(parser) -> None:
     """The flag that `set_effort` takes."""
-    help_ = "of the compiler, -1 (least, a sixth of the time) to 1; temporaries of a UNet differ by 3 %"
+    help_ = "of the compiler, -1 (least, a sixth of the time) to 1; temporaries of a UNet differ by 3 %%"
     parser.add_argument("--effort", type=float, default=-1.0, help=help_)
 
 

@@ -4,7 +4,7 @@
 
 The argument picks one of the published examples (see EXAMPLES; without one: bell); `fast`, or `tiger+fast`, makes it in
 fewer steps (see FAST). The first run downloads both models (about 10 GB) from the hub and converts them once (as much
-again). One sample is 309 TFLOP: a job for a GPU or TPU; a CPU needs about half an hour. The method's success rate is
+again). One sample is 309 TFLOP: a job for a GPU or TPU; a CPU needs 10 to 25 minutes. The method's success rate is
 low by nature: make many samples and pick.
 """
 
@@ -52,7 +52,7 @@ def get_config(example="bell"):
         )
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
-    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds" (see README)
+    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds"
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
     config.batch_size = 0  # samples at once; 0: chosen from the memory

@@ -35,7 +35,7 @@ def main():
     from its_jax import measure, media  # slow, as JAX is: what is wrong with flags and settings is said before
 
     jax.config.update("jax_enable_compilation_cache", False)
-    at_once = jax.local_device_count() // settings["devices_per_sample"]
+    at_once = max(1, jax.local_device_count() // max(1, settings["devices_per_sample"]))  # Sampler says what is wrong
     batches = sorted({-(-b // at_once) * at_once for b in batches})  # as Sampler rounds them
     figures = measure.about(todo[0])
     print(f"{figures['machine']}, {todo[0]['dtype']}")

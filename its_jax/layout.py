@@ -18,10 +18,11 @@ class Alone:
 
     Attributes:
       devices_per_sample: 1. mesh: with an axis `data`, along which samples lie. at_once: how many that axis has.
-      replicated, sharded: on all devices; and divided among them along the samples.
+      replicated, sharded: on all devices; and divided among them along the samples. program: what denoises.
     """
 
     devices_per_sample = 1
+    program = staticmethod(denoise.denoise)
 
     def __init__(self, mesh: Mesh | None = None):
         self.mesh = load.mesh() if mesh is None else mesh
@@ -63,11 +64,11 @@ class Alone:
         return jax.jit(denoise.no_inner, out_shardings=self.sharded)
 
     def lower(self, *args) -> jax.stages.Lowered:
-        """The program of `denoise.denoise`, with all of its arguments."""
+        """The program that denoises, with all arguments of `denoise.denoise`."""
         whole, split = P(), P("data")
         known = whole if args[-1] is None else denoise.Known(whole, whole, split)
         in_specs = (whole, split, whole, whole, split, whole, whole, known)
-        return self.each(denoise.denoise, in_specs).lower(*args)
+        return self.each(self.program, in_specs).lower(*args)
 
     def each(self, function: Callable, in_specs: Any) -> Callable:
         """Jits what each device does with its own samples: left to itself, XLA gathers a batch for FFTs, and for loops

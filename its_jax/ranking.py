@@ -26,7 +26,8 @@ def top(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], best:
             if known
             else "no sample has any: they are made with the samples, by --scorers of its_jax.sweep"
         )
-        raise UserError(f"no sample has the scores {', '.join(columns) or '(none given)'}; {hint}")
+        missing = [column for column in columns if column not in known] or columns
+        raise UserError(f"no sample has the scores {' and '.join(missing) or '(none given)'}; {hint}")
     ranks = [_ranks(scored, column) for column in columns]
     let_through = math.ceil(best * len(scored) - 1e-9)
     chosen = [name for name in scored if all(rank[name] < let_through for rank in ranks)]

@@ -34,6 +34,7 @@ def test_samples_are_among_the_best_of_every_column(columns, best, expected):
     "scores, columns, best, words",
     [
         (SCORES, ["fid"], 0.2, "no sample has the scores fid; known are clap, clip"),
+        (SCORES, ["clip", "fid"], 0.2, "no sample has the scores fid; known are clap, clip"),
         ({"a": {}}, ["clip"], 0.2, "no sample has any: they are made with the samples"),
         (SCORES, [], 0.2, "known are clap, clip"),
         (SCORES, ["clip"], 0, "best=0: must be a share"),

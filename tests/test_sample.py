@@ -347,14 +347,15 @@ def test_the_benchmark_times_every_stage_and_counts_its_work(models, tmp_path, m
     [
         ("--batches=1,x", "numbers of 1 or more"),
         ("--out={folder}", "is a folder"),
+        ("--batches=1 --config.devices_per_sample=3", "devices_per_sample=3"),
         ("--out={file}/b.json", "cannot be"),
     ],
 )
 def test_the_benchmark_says_what_is_wrong_before_it_measures(models, tmp_path, flag, words):
     (tmp_path / "file").touch()
     settings = [f"--config.{key}={value}" for key, value in (SMALL | models).items()]
-    flag = flag.format(folder=tmp_path, file=tmp_path / "file")
-    run = in_a_process(f"--config={CONFIG}", *settings, flag, program="its_jax.benchmark")
+    wrong = flag.format(folder=tmp_path, file=tmp_path / "file").split()
+    run = in_a_process(f"--config={CONFIG}", *settings, *wrong, program="its_jax.benchmark")
     assert run.returncode == 2 and words in run.stderr and len(run.stderr.splitlines()) == 1
 
 

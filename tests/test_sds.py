@@ -1,5 +1,6 @@
 """Score distillation against PyTorch, and as a method among the others: batches, devices, kills, files."""
 
+import functools
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from twins import jit
 
 from bench.topology import COLLECTIVES
 from its_jax import denoise, jobs, load, methods, sample, sds, stages
@@ -103,14 +105,16 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
     term = denoise.Term(jax.tree.map(lambda a: a[None], term.texts), None, None)
     critic = sds.LatentModel(unet, model.vae, alphas)
 
-    def latent(picture):
-        moments = model.vae.encode(jnp.repeat(picture[..., None], 3, -1) * 2 - 1)
+    def latent(vae, picture):
+        moments = vae.encode(jnp.repeat(picture[..., None], 3, -1) * 2 - 1)
         return (moments.mean + jnp.exp(0.5 * moments.log_variance) * eps_posterior) * 0.18215
 
-    z_ours, pull_back = jax.vjp(latent, drawn)
-    g = sds.distilled(critic, term, jnp.float32([scale]), z_ours, jnp.int32([t]), eps)
+    z_ours = jit(latent)(model.vae, drawn)
+    g = jit(sds.distilled)(critic, term, jnp.float32([scale]), z_ours, jnp.int32([t]), eps)
     np.testing.assert_allclose(np.moveaxis(np.asarray(g), -1, 1), grad, atol=2e-5 * float(grad.abs().max()))
-    of_picture = weight * pull_back(g)[0]
+    of_picture = weight * jit(lambda vae, x, g: jax.vjp(functools.partial(latent, vae), x)[1](g)[0])(
+        model.vae, drawn, g
+    )
     expected = picture.grad[0, 0].numpy()
     np.testing.assert_allclose(of_picture[0], expected, atol=1e-4 * np.abs(expected).max())
     after = first_of(sds._step(state, drawn, of_picture, jnp.float32([rate]), 0).network)

@@ -19,7 +19,7 @@ def run(place):
     path = samples.video(sample)
     with files.reasons(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    media.write_video(path, sample.picture(), *sample.waveform(), *prompts)
+    media.write_video(path, sample.picture(), *sample.waveform(), *prompts, settings=dict(sample.record))
     return path
 
 

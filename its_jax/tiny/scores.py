@@ -39,15 +39,20 @@ def judged(sampler, judge, samples):
     }
 
 
-def denoising_error(model, samples, kind):
-    """Mean squared error of the predicted noise `[n]` at `NOISE_LEVELS`, with the same noise for all samples."""
+def denoising_error(model, samples, kind, *, prompted=True):
+    """Mean squared error of the predicted noise `[n]` at `NOISE_LEVELS`, with the same noise for all samples.
+
+    Args:
+      prompted: with the name of what each sample was to be, or without a prompt.
+    """
     source, names, labels = (
         (pictures.SUBJECTS, data.SUBJECTS, samples["subject"])
         if kind == "image"
         else (sounds.SOUNDS, data.SOUNDS, samples["sound"])
     )
     template = "a painting of {}, grayscale" if kind == "image" else "{}"
-    ids = stages.tokenize(model.tokenizer, [template.format(source[name][0]) for name in names])
+    prompts = [template.format(source[name][0]) if prompted else "" for name in names]
+    ids = stages.tokenize(model.tokenizer, prompts)
     texts = stages.encode_texts(model.text_encoder, ids)
     signal = model.schedule.alphas_cumprod()
     eps = jax.random.normal(jax.random.key(0), samples["latents"].shape[1:])

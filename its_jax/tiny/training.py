@@ -120,7 +120,7 @@ def train_unet(workdir, kind):
         models, signal = nnx.merge(graph, params), alphas_cumprod[t][:, None, None, None]
         eps = jax.random.normal(key, batch["z"].shape)
         x = jnp.sqrt(signal) * batch["z"] + jnp.sqrt(1 - signal) * eps
-        predicted = models["unet"](x, t, models["text_encoder"](batch["tokens"]))
+        predicted = models.unet(x, t, models.text_encoder(batch["tokens"]))
         return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
 
     def loss(params, batch, key):
@@ -146,9 +146,9 @@ def train_unet(workdir, kind):
 
 
 def _latents(workdir, kind, split, count):
-    """Scaled latents `[count, 16, 64, 4]` of the data, computed once."""
-    path = workdir / f"latents_{kind}_{split}.npy"
-    if not path.exists():
+    """Scaled latents `[count, 16, 64, 4]` of the data, computed once for a VAE."""
+    path, made_with = workdir / f"latents_{kind}_{split}.npy", workdir / "vae.json"
+    if not path.exists() or path.stat().st_mtime < made_with.stat().st_mtime:
         make = data.make_pictures if kind == "image" else data.make_spectrograms
         vae = modules.trained(modules.vae(), workdir / "vae")
         with open(path.with_suffix(".tmp"), "wb") as file:

@@ -1,0 +1,257 @@
+"""Other ways to fuse two models than their plain average, at equal cost: how often are picture and sound both right?
+
+    python -m bench.success --workdir=work/success --out=bench/results/success.json
+
+Every variant makes the same pairs of subject and sound from the same seeds with the embedded models, at the settings of
+configs/default.py but for what it is named after, with as many evaluations of the UNets as `plain` makes, or fewer.
+`both` is the share in which judges find picture and sound right, with the 95 % interval of Wilson; `lost` and `won`
+count samples against `plain`. `error` is the mean squared error with which the models denoise the finished sample at
+three noise levels, and `advantage` is how much less it is with the prompt than without one, in percent: that no judge
+can be fooled about. `gflop` is the arithmetic of a sample. Goes on where it was broken off.
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bench import flags, steps
+from bench import success_forms as forms
+from bench.about import about
+from its_jax import denoise, similarity
+from its_jax.jobs import expand
+from its_jax.layout import Alone
+from its_jax.measure import arithmetic
+from its_jax.media import write_json
+from its_jax.production import keep_programs
+from its_jax.sampler import Sampler
+from its_jax.tiny import pairs, scores
+
+TERMS = ("image", "audio")
+SCORERS = "tiny/clip", "tiny/clap"
+REFERENCE = "plain"
+
+
+class Candidates(NamedTuple):
+    """Of so many samples the one that embedded CLIP and CLAP like best after some steps goes on."""
+
+    count: int
+    steps: int
+
+
+class Variant(NamedTuple):
+    """What differs from configs/default.py."""
+
+    settings: Mapping[str, Any] = {}
+    program: Callable = denoise.denoise
+    tables: Callable = lambda weights, scales, steps: (weights, scales)
+    candidates: Candidates | None = None
+    evaluations: float = 1.0  # of a step
+
+
+def at(num_steps, **more):
+    """DPM-Solver++(2M) in so many steps, the picture's model from a tenth of them on."""
+    return steps.steps("dpmpp_2m", num_steps, **more)
+
+
+def scale(s, num_steps=25):
+    return at(num_steps, **{f"{term}.guidance_scale": float(s) for term in TERMS})
+
+
+def ramp(first, last, steps):
+    return np.linspace(first, last, steps, dtype=np.float32)
+
+
+def guidance_ramp(first, last, weights, scales, steps):
+    """Guidance scales times what falls or rises over the steps."""
+    factor = ramp(first, last, steps)
+    for of_term in scales:
+        of_term[:, :steps] *= factor
+    return weights, scales
+
+
+def weight_ramp(first, last, weights, scales, steps):
+    """The picture's share goes from `first` to `last`."""
+    share = ramp(first, last, steps)
+    image, audio = weights
+    image[:, :steps] = np.where(image[:, :steps] > 0, share, 0)
+    audio[:, :steps] = 1 - share
+    return weights, scales
+
+
+VARIANTS = {"plain": Variant()}
+VARIANTS |= {f"guidance {s}": Variant(scale(s)) for s in (3, 5, 6, 8)}
+VARIANTS |= {
+    f"balanced, power {p}": Variant(program=forms.fusing(functools.partial(forms.balanced, p))) for p in (1, 0.5, -0.5)
+}
+VARIANTS |= {
+    f"norm restored, power {p}": Variant(program=forms.fusing(functools.partial(forms.restored, p))) for p in (1, 0.3)
+}
+VARIANTS["agreeing"] = Variant(program=forms.fusing(forms.agreeing))
+VARIANTS |= {
+    f"local weights, power {p}": Variant(program=forms.fusing(functools.partial(forms.local, p))) for p in (0.5, 1, 2)
+}
+VARIANTS |= {
+    f"guidance times {a} to {b}": Variant(tables=functools.partial(guidance_ramp, a, b))
+    for a, b in ((0.5, 1.5), (1.5, 0.5), (2, 1))
+}
+VARIANTS |= {
+    f"picture's weight {a} to {b}": Variant(tables=functools.partial(weight_ramp, a, b))
+    for a, b in ((0.7, 0.5), (0.5, 0.7), (0.8, 0.4))
+}
+VARIANTS |= {
+    f"12 steps, Langevin {c} x {noise}": Variant(
+        at(12), forms.corrected(functools.partial(forms.langevin, c, noise), 1), evaluations=2
+    )
+    for c, noise in ((0.1, 1), (0.3, 1), (0.3, 0.8), (1, 1))
+}
+VARIANTS |= {
+    f"17 steps, Langevin {c} in the first half": Variant(
+        at(17), forms.corrected(functools.partial(forms.langevin, c, 1), 1, 0, 0.5), evaluations=1.5
+    )
+    for c in (0.3, 1)
+}
+VARIANTS |= {
+    f"8 steps, 2 leapfrogs of {size}": Variant(
+        at(8), forms.corrected(functools.partial(forms.hamiltonian, size, 2), 1), evaluations=3
+    )
+    for size in (0.3, 0.6)
+}
+VARIANTS |= {
+    f"{n} steps, {count} candidates for {k}": Variant(at(n), candidates=Candidates(count, k))
+    for n, count, k in ((17, 2, 8), (15, 3, 5), (10, 4, 5), (12, 2, 12), (8, 3, 8))
+}
+
+
+def sampler_of(variant: Variant, job: Mapping[str, Any]) -> Sampler:
+    """A sampler that makes its steps in the variant's way."""
+
+    class Layout(Alone):
+        program = staticmethod(variant.program)
+
+    class Varied(Sampler):
+        def _lay_out(self, job, devices_per_sample):
+            return Layout()
+
+        def tables(self, jobs):
+            rows, weights, scales, chosen = super().tables(jobs)
+            return rows, *variant.tables(weights, scales, jobs[0]["num_steps"]), chosen
+
+        def _latents(self, jobs, terms, on_steps):
+            if variant.candidates is None:
+                return super()._latents(jobs, terms, on_steps)
+            return _best(self, variant.candidates, jobs, terms)
+
+    return Varied(job, pending=steps.BATCH, batch_size=steps.BATCH)
+
+
+def _best(sampler, candidates, jobs, terms):
+    """Latents of the best candidate of each job, each made from noise of its own."""
+    rows, weights, scales, chosen = sampler.tables(jobs)
+    terms = sampler._layout.terms(
+        dataclasses.replace(term, weights=w, guidance_scale=s)
+        for term, w, s in zip(terms, weights, scales, strict=True)
+    )
+    half, end = np.int32(candidates.steps), np.int32(jobs[0]["num_steps"])
+
+    def denoised(state, first, last):
+        return sampler._denoise(sampler._unets, terms, rows, chosen, state, first, last, None)
+
+    states, found = [], []
+    for i in range(candidates.count):
+        noise = sampler._noise([job | {"seed": job["seed"] + 500_000 * i} for job in jobs])
+        state = sampler._start(noise)._replace(inner=sampler._no_inner(sampler._unets, terms, noise))
+        state = denoised(state, np.int32(0), half)
+        states.append(state)
+        found.append(_liked(sampler, jobs, state.x0 if half < end else state.x))
+    best = np.argmax(found, axis=0)
+    state = jax.tree.map(lambda *a: np.stack(a)[best, np.arange(len(best))], *states)
+    state = denoised(state, half, end)
+    return state.x, state.failed_at
+
+
+def _liked(sampler, jobs, latents):
+    """The sum of CLIP's and CLAP's scores of each latent `[b]`."""
+    clip, clap = _scorers()
+    spectrograms, _ = sampler._decode(latents, sampler.decoders)
+    waveforms = np.asarray(sampler._vocode(sampler.audio.vocoder, spectrograms))
+    rate = sampler.mel.sampling_rate
+    return [
+        clip.score(grey, job["image"]["prompt"]) + clap.score(waveform, rate, job["audio"]["prompt"])
+        for job, grey, waveform in zip(jobs, np.asarray(spectrograms), waveforms, strict=True)
+    ]
+
+
+@functools.cache
+def _scorers():
+    return similarity.Clip(SCORERS[0]), similarity.Clap(SCORERS[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="JSON file for the table")
+    parser.add_argument("--seeds", type=flags.at_least(1), default=4, help="of each of 72 pairs")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    args = parser.parse_args()
+    with flags.told(parser):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Raises `UserError`: work folder or file cannot be made."""
+    flags.check_out(args.out)
+    flags.make_folder("--workdir", args.workdir)
+    keep_programs()
+    reference, rows = result(REFERENCE, args), {}
+    for name in args.variants:
+        found = reference if name == REFERENCE else result(name, args)
+        rows[name] = row(found, reference)
+        print(f"{name:40} {json.dumps(rows[name])}", flush=True)
+        if args.out:
+            write_json(args.out, {**about(), "samples": len(found["error"]), "variants": rows})
+
+
+def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What judges and models find in each sample; and the arithmetic of one."""
+    variant = VARIANTS[name]
+    settings = steps.settings_of(variant.settings)
+    job = expand(settings, 1)[0]
+    sampler = sampler_of(variant, job)
+    wanted = [(i, j, seed) for seed, (i, j, _) in itertools.product(range(args.seeds), steps.PAIRS)]
+    samples = pairs.Store(args.workdir / name, sampler, settings).samples("fused", wanted)
+    found = steps.judged(samples)
+    models = {term: getattr(sampler, term) for term in TERMS}
+    errors = [scores.denoising_error(model, samples, term) for term, model in models.items()]
+    without = [scores.denoising_error(model, samples, term, prompted=False) for term, model in models.items()]
+    found["error"] = np.mean(errors, axis=0)
+    for term, e, e0 in zip(TERMS, errors, without, strict=True):
+        found[f"advantage_{term}"] = 100 * (e0 - e) / e0
+    found["gflop"] = cost(variant, arithmetic(sampler, job)["denoise"]) / 1e9
+    return found
+
+
+def cost(variant: Variant, denoising: float) -> float:
+    """Floating-point operations of a sample, of which the plain way takes `denoising` in as many steps."""
+    if variant.candidates is None:
+        return denoising * variant.evaluations
+    n = variant.settings["num_steps"]
+    return denoising * (n + (variant.candidates.count - 1) * variant.candidates.steps) / n
+
+
+def row(result, reference):
+    made = steps.row(result, reference)
+    for term in TERMS:
+        made[f"advantage_{term}"] = round(float(result[f"advantage_{term}"].mean()), 2)
+    return made
+
+
+if __name__ == "__main__":
+    main()
