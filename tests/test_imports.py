@@ -161,6 +161,17 @@ def test_7_nobody_imports_an_entry_point():
     assert_none({name: imports_of(name, ENTRY_POINTS) for name in others})
 
 
+def test_modules_in_a_row_are_those_of_every_flax():
+    """`nnx.List` and `nnx.Dict` are not in Flax 0.11: `layers.List` and `layers.Group` take their place."""
+    newer = {
+        f"{name}:{node.lineno}"
+        for name, tree in _sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("List", "Dict") and ast.unparse(node.value) == "nnx"
+    }
+    assert not newer
+
+
 COMMANDS = [
     "convert",
     *(

@@ -18,6 +18,7 @@ from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import (
     Attention,
+    List,
     TimestepEmbedding,
     attend,
     conv1x1,
@@ -267,8 +268,8 @@ class Block(nnx.Module):
     """
 
     def __init__(self, sizes, resnet, attention):
-        self.resnets = nnx.List([resnet(*size) for size in sizes])
-        self.attentions = nnx.List([attention(size[1]) for size in sizes]) if attention else None
+        self.resnets = List([resnet(*size) for size in sizes])
+        self.attentions = List([attention(size[1]) for size in sizes]) if attention else None
 
     def _layer(self, i, x, embedding, text):
         x = self.resnets[i](x, embedding)
@@ -280,7 +281,7 @@ class DownBlock(Block):
 
     def __init__(self, features_in, features_out, layers, resnet, attention, last):
         super().__init__([(features_in, features_out)] + [(features_out,) * 2] * (layers - 1), resnet, attention)
-        self.downsamplers = None if last else nnx.List([resnet(features_out, features_out, resize=halved)])
+        self.downsamplers = None if last else List([resnet(features_out, features_out, resize=halved)])
 
     def __call__(self, x, embedding, text):
         """The result, and the skip after each layer."""
@@ -298,8 +299,8 @@ class MidBlock(nnx.Module):
     """`UNetMidBlock2DSimpleCrossAttn`."""
 
     def __init__(self, features, resnet, attention):
-        self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
-        self.attentions = nnx.List([attention(features)])
+        self.resnets = List([resnet(features, features) for _ in range(2)])
+        self.attentions = List([attention(features)])
 
     def __call__(self, x, embedding, text):
         x = self.attentions[0](self.resnets[0](x, embedding), next(text))
@@ -313,7 +314,7 @@ class UpBlock(Block):
         before = [features_in] + [features_out] * (len(skips) - 1)
         sizes = [(size + skip, features_out) for size, skip in zip(before, skips, strict=True)]
         super().__init__(sizes, resnet, attention)
-        self.upsamplers = None if last else nnx.List([resnet(features_out, features_out, resize=doubled)])
+        self.upsamplers = None if last else List([resnet(features_out, features_out, resize=doubled)])
 
     def __call__(self, x, skips, embedding, text):
         """Takes its skips off the end of the list."""
@@ -357,7 +358,7 @@ class PixelUNet(nnx.Module):
             attends, last = attention if "Attn" in kind else None, i == n - 1
             down.append(DownBlock(channels[max(i - 1, 0)], channels[i], config.layers[i], resnet, attends, last))
             skips += [channels[i]] * (config.layers[i] + (not last))
-        self.down_blocks = nnx.List(down)
+        self.down_blocks = List(down)
 
         of_middle = functools.partial(of_kind, divisor=config.mid_block_scale_factor)
         self.mid_block = MidBlock(channels[-1], of_middle, attention)
@@ -368,7 +369,7 @@ class PixelUNet(nnx.Module):
             taken = [skips.pop() for _ in range(config.layers[i] + 1)]
             up.append(UpBlock(features, channels[i], taken, resnet, attends, i == 0))
             features = channels[i]
-        self.up_blocks = nnx.List(up)
+        self.up_blocks = List(up)
 
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
+from its_jax.models.layers import List
 
 # The gated feed-forward layer is what makes it v1.1; `gelu_new` is the tanh form.
 _FIXED = {"model_type": ("t5",), "feed_forward_proj": ("gated-gelu",), "dense_act_fn": ("gelu_new",)}
@@ -141,7 +142,7 @@ class Block(nnx.Module):
     """Pre-norm transformer layer, on a float32 sum."""
 
     def __init__(self, config, biased, **kw):
-        self.layer = nnx.List([LayerSelfAttention(config, biased, **kw), LayerFF(config, **kw)])
+        self.layer = List([LayerSelfAttention(config, biased, **kw), LayerFF(config, **kw)])
 
     def __call__(self, x, bias, mask):
         attention, feed_forward = self.layer
@@ -151,7 +152,7 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     def __init__(self, config, **kw):
         self.config = config
-        self.block = nnx.List([Block(config, i == 0, **kw) for i in range(config.num_layers)])
+        self.block = List([Block(config, i == 0, **kw) for i in range(config.num_layers)])
         self.final_layer_norm = RMSNorm(config, **kw)
 
     def __call__(self, x, mask):
