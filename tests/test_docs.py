@@ -18,14 +18,15 @@ from flags_of import flags_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EMBEDDED = (
-    "default",
-    "sweep",
-    "views",
-    "imprint",
-)  # configs that download nothing, and do not take a minute to compile
+# Configs that download nothing, and do not take a minute to compile.
+EMBEDDED = "default", "sweep", "views", "imprint"
 # Sizes that take seconds.
 SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.dtype=float32".split()
+SHORTER = {
+    r"seed=0\.\.\d": "seed=0..1",
+    r"0\.4\.\.0\.7\.\.0\.1": "0.4",
+    "image_only,audio_only,alternating,imprint": "imprint",
+}
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
 # What takes minutes or hours, even in small, or is about what is not there.
 TAKEN_APART = ("its_jax.tiny.train", "its_jax.tiny.evaluate", "convert", "pytest", "venv", "its_jax.sign")
@@ -141,9 +142,11 @@ def run(place):
     def run_(command):
         module, arguments = split(command.replace("$(ls", "$(/bin/ls"))
         words = [f"python -m {module}", *map(quoted, arguments), *small(module, arguments)]
-        words = [re.sub(r"seed=0\.\.\d", "seed=0..1", re.sub(r"0\.4\.\.0\.7\.\.0\.1", "0.4", word)) for word in words]
+        for long, short in SHORTER.items():
+            words = [re.sub(long, short, word) for word in words]
         command = " ".join(words).replace("out/ID", '"$(dirname "$(ls out/*/sample.json | head -n 1)")"')
-        environment = os.environ | {"PYTHONPATH": str(place), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | quick | {"PYTHONPATH": str(place)}
         done = subprocess.run(["bash", "-ec", command], cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
         return done.stdout + done.stderr
@@ -159,6 +162,8 @@ def small(module, arguments):
     if any(argument.startswith("--from") for argument in arguments):
         return []
     few = list(SMALL_MODULES.get(module, []))
+    if few and not any("width" in argument or "init_audio" in argument for argument in arguments):
+        few.append("--config.width=256")
     if "--config=configs/sweep.py" in arguments:
         few += ["""--axis=image.prompt='["a painting of dogs, grayscale", "a painting of trees"]'""", "--axis=seed=0"]
     if "--config.init_audio=FILE.wav" in arguments:
