@@ -18,3 +18,16 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             else:
                 p.copy_(0.2 * noise + ("norm" in name and name.endswith("weight")))
     return module.eval()
+
+
+def randomised_t5(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """`randomised`, with the scales that T5 begins with: its scores are not divided by the root of a head's size, and
+    tokens go into the sum as they are."""
+    config = randomised(module, seed).config
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if name.endswith("SelfAttention.q.weight"):
+                p /= config.d_kv**0.5
+            elif name == "shared.weight":
+                p *= config.d_model**0.5
+    return module

@@ -19,8 +19,8 @@ from twins import (
 from bench.random_weights import randomised
 from its_jax import stages
 from its_jax.errors import UserError
-from its_jax.models.layers import QUERY_CHUNK
-from its_jax.models.unet import UNet2DConditionModel, UNetConfig, timestep_embedding
+from its_jax.models.layers import QUERY_CHUNK, timestep_embedding
+from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.weights import abstract, torch_shapes
 
 CROSS_DOWN, DOWN = "CrossAttnDownBlock2D", "DownBlock2D"

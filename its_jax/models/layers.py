@@ -5,6 +5,7 @@ PyTorch modules, so that `its_jax.weights` needs no table of names.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,25 @@ class FeedForward(nnx.Module):
 
 def feed_forward(net, x):
     return net[2](net[0](x))
+
+
+def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
+    """Sinusoids of timesteps `t` `[b]`, frequencies geometric from 1 to 1/10000: `[b, features]` float32."""
+    half = features // 2
+    exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, features % 2)))
+
+
+class TimestepEmbedding(nnx.Module):
+    def __init__(self, features_in, features_out, *, activation=nnx.silu, **kw):
+        self.activation = activation
+        self.linear_1 = nnx.Linear(features_in, features_out, **kw)
+        self.linear_2 = nnx.Linear(features_out, features_out, **kw)
+
+    def __call__(self, x):
+        return self.linear_2(self.activation(self.linear_1(x)))
 
 
 class ResnetBlock2D(nnx.Module):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,13 @@ from its_jax.models.layers import (
     Downsample2D,
     FeedForward,
     ResnetBlock2D,
+    TimestepEmbedding,
     Upsample2D,
     conv1x1,
     conv3x3,
     group_norm,
     layer_norm,
+    timestep_embedding,
 )
 
 _DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
@@ -133,24 +134,6 @@ class UNetConfig:
         if len(values) != len(self.block_out_channels):
             raise UserError(f"UNetConfig: {name} needs one entry for each of block_out_channels")
         return values
-
-
-def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
-    """Sinusoids of timesteps `t` `[b]`, frequencies geometric from 1 to 1/10000: `[b, features]` float32."""
-    half = features // 2
-    exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
-    angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
-    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
-    return jnp.pad(jnp.concatenate(parts, axis=-1), ((0, 0), (0, features % 2)))
-
-
-class TimestepEmbedding(nnx.Module):
-    def __init__(self, features_in, features_out, **kw):
-        self.linear_1 = nnx.Linear(features_in, features_out, **kw)
-        self.linear_2 = nnx.Linear(features_out, features_out, **kw)
-
-    def __call__(self, x):
-        return self.linear_2(nnx.silu(self.linear_1(x)))
 
 
 class BasicTransformerBlock(nnx.Module):
