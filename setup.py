@@ -33,6 +33,7 @@ setup(
         "pillow",
         "safetensors",
         "scipy",
+        "sentencepiece",  # reads T5's tokenizer
         "soundfile",
         "tensorstore",
         "tqdm",

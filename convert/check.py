@@ -14,6 +14,8 @@ from convert.lora import Lora
 from its_jax import load, parts
 from its_jax.errors import UserError
 from its_jax.models.clip import CLIPModel
+from its_jax.models.pixel_unet import PixelUNet
+from its_jax.models.t5 import T5EncoderModel
 
 try:
     import diffusers
@@ -30,7 +32,8 @@ TOLERANCE = 1e-4  # largest difference relative to the largest value: rounding t
 
 # Small, for these are only to be compared: 16 x 16 latents, 64 x 64 pixels, 32 frames.
 _TOWERS = "text tower", "other tower"
-_LATENT, _PICTURE, _FRAMES = (1, 16, 16), (1, 64, 64), 32
+_LATENT, _PICTURE, _PIXELS, _FRAMES = (1, 16, 16), (1, 64, 64), (1, 32, 32), 32
+_TOKENS = 77  # of a text for a T5, which takes any number
 
 
 def check(source: str, out, *, loras=(), config_from=None) -> None:
@@ -68,7 +71,11 @@ def _inputs(part, raw):
         return random.normal(size=shape).astype(np.float32)
 
     if part == "text_encoder":
-        return (random.integers(sizes.vocab_size, size=(1, sizes.max_position_embeddings)),)
+        length = _TOKENS if kind is T5EncoderModel else sizes.max_position_embeddings
+        return (random.integers(sizes.vocab_size, size=(1, length)),)
+    if kind is PixelUNet:
+        level = (np.array([50]),) if sizes.class_embed_type else ()
+        return normal(*_PIXELS, sizes.in_channels), np.array([500]), normal(1, 7, sizes.encoder_hid_dim), *level
     if part == "unet":
         return normal(*_LATENT, sizes.in_channels), np.array([500]), normal(1, 7, sizes.cross_attention_dim)
     if part == "vae":
@@ -86,8 +93,11 @@ def _of_torch(part, original, inputs):
     module = _torch_module(part, original.config(part))
     state = {key: torch.from_numpy(t.read().astype(np.float32)) for key, t in original.tensors(part).items()}
     missing, unexpected = module.load_state_dict(state, assign=True, strict=False)
-    if unexpected or {key.rpartition(".")[2] for key in missing} - names.CONSTANTS:
+    missing = {key for key in missing if key.rpartition(".")[2] not in names.CONSTANTS} - {names.TABLE_AGAIN}
+    if unexpected or missing:
         raise UserError(f"{original.name}: {part}: PyTorch's class has other tensors: {[*missing, *unexpected][:3]}")
+    if names.TABLE_AGAIN in module.state_dict():
+        module.tie_weights()
     module.eval()
     x, *rest = (torch.from_numpy(np.moveaxis(v, -1, 1).copy() if v.ndim == 4 else v) for v in inputs)
     with torch.no_grad():
@@ -117,10 +127,8 @@ def _embedded(module, text, seen):
 
 
 def _torch_module(part, raw):
-    if part == "text_encoder":
-        return transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw))
-    if part == "dual_encoder":
-        kind = raw["architectures"][0]
+    if part in ("text_encoder", "dual_encoder"):
+        kind = parts.classes(part, raw)[0].__name__
         return getattr(transformers, kind)(getattr(transformers, kind).config_class.from_dict(raw))
     with torch.device("meta"):  # the weights come afterwards
         if part == "vocoder":

@@ -120,7 +120,7 @@ def _write_part(original, part, new):
     """Reads, digests and writes a part, never more of it in memory than a few pieces."""
     name = f"{original.name}: {part}"
     found = original.tensors(part)
-    dtype = _common_dtype(found, name)
+    dtype = _common_dtype(found, _kept_wide(part, original.config(part), name), name)
     module = parts.abstract_module(part, original.config(part), dtype, name=name)
     log.info("converting %s", name)
     digest = hashlib.sha256()
@@ -185,13 +185,21 @@ def _reason(error):
     return " ".join(str(error).split())[:200]
 
 
-def _common_dtype(found, name):
-    """The narrowest dtype that holds all tensors without loss."""
+def _kept_wide(part, raw, name):
+    """The tensors that a module holds in float32 whatever its dtype is."""
+    module = parts.abstract_module(part, raw, jnp.bfloat16, name=name)
+    leaves = parts.parameters(module).values()
+    return {weights.torch_name(path) for path, leaf in leaves if weights.array_of(leaf).dtype == jnp.float32}
+
+
+def _common_dtype(found, kept_wide, name):
+    """The narrowest dtype that holds all tensors without loss, but for those that are kept in float32 anyway."""
     for key, tensor in found.items():
         if tensor.dtype not in _FLOATS:
             expected = ", ".join(_FLOATS)
             raise UserError(f"{name}: tensor {key!r} has dtype {tensor.dtype}, expected one of {expected}")
-    return jnp.result_type(*{jnp.dtype(tensor.dtype) for tensor in found.values()} or {jnp.float32})
+    dtypes = {jnp.dtype(tensor.dtype) for key, tensor in found.items() if key not in kept_wide}
+    return jnp.result_type(*dtypes or {jnp.float32})
 
 
 def _update(digest, arrays):

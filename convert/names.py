@@ -15,7 +15,7 @@ _ATTENTION_WEIGHT = re.compile(r"attentions\.\d+\.(to_[qkv]|to_out\.0)\.weight$"
 # Buffers that follow from the sizes, and a count of training's steps.
 CONSTANTS = {"position_ids", "token_type_ids", "relative_position_index", "num_batches_tracked"}
 # T5's table of tokens, and what transformers calls it once more.
-_TABLE, _TABLE_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
+_TABLE, TABLE_AGAIN = "shared.weight", "encoder.embed_tokens.weight"
 # What torch.nn.utils.weight_norm calls weight_g and weight_v, torch.nn.utils.parametrizations calls so.
 _PARAMETRIZATION = re.compile(r"parametrizations\.weight\.original([01])$")
 
@@ -30,7 +30,7 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
     # transformers before 5 called a text encoder so, even alone; with another tower beside it, it still is.
     prefix = "" if any(key.startswith(("vision_model.", "audio_model.")) for key in tensors) else "text_model."
     for key, tensor in tensors.items():
-        if key.rpartition(".")[2] in CONSTANTS or (key == _TABLE_AGAIN and _TABLE in tensors):
+        if key.rpartition(".")[2] in CONSTANTS or (key == TABLE_AGAIN and _TABLE in tensors):
             continue
         today = _today(key.removeprefix(prefix))
         if today in named:
@@ -41,7 +41,7 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
 
 
 def _today(key):
-    key = _TABLE if key == _TABLE_AGAIN else key
+    key = _TABLE if key == TABLE_AGAIN else key
     key = _LEGACY_ATTENTION.sub(lambda match: match[1] + _ATTENTION[match[2]], key)
     return _PARAMETRIZATION.sub(lambda match: "weight_" + "gv"[int(match[1])], key)
 

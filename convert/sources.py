@@ -22,7 +22,9 @@ SINGLE_FILES = (".safetensors", ".ckpt")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "vocoder")
 _KINDS = tuple(itertools.product(("", ".fp16"), (".safetensors", ".bin", ".pt"), _STEMS))  # variant, suffix, stem
 # Copied as they are. `vocabulary.json` lists the words that a small text encoder of ours knows.
-_PLAIN = re.compile(r"tokenizer/[^/]+|scheduler/scheduler_config\.json|model_index\.json|vocabulary\.json")
+_PLAIN = re.compile(
+    r"tokenizer/[^/]+|(image_noising_)?scheduler/scheduler_config\.json|model_index\.json|vocabulary\.json"
+)
 # transformers' layout: one model without a folder of its own. Its tokenizer gets one.
 _ALONE = "dual_encoder"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")

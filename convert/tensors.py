@@ -1,5 +1,7 @@
 """Weight files -> tensors that are read one by one, when they are asked for."""
 
+import contextlib
+import functools
 import re
 import warnings
 import zipfile
@@ -72,16 +74,24 @@ def _open_shards(path):
 
 
 def _open_safetensors(path):
+    """Each tensor opens the file anew: while it is open, it is mapped, and all that was read of it stays in memory."""
+
+    def read(key):
+        with _mapped(path) as file:
+            return file.get_tensor(key)
+
+    with _mapped(path) as file:
+        dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}
+    return {key: Tensor(_SAFETENSORS_DTYPES.get(d, d), functools.partial(read, key)) for key, d in dtypes.items()}
+
+
+@contextlib.contextmanager
+def _mapped(path):
     try:
-        file = safetensors.safe_open(path, framework="numpy")
+        with sources.reading(path), safetensors.safe_open(path, framework="numpy") as file:
+            yield file
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from error
-
-    def tensor(key):
-        dtype = file.get_slice(key).get_dtype()
-        return Tensor(_SAFETENSORS_DTYPES.get(dtype, dtype), lambda: file.get_tensor(key))
-
-    return {key: tensor(key) for key in file.keys()}
 
 
 def _open_torch(path):

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.resources
+import importlib.util
 import json
 import math
 import os
@@ -21,11 +22,14 @@ from flax import nnx
 from convert import cache, conversion
 from its_jax import fields, machine, weights
 from its_jax import parts as model_parts
+from its_jax.ddpm import PixelSchedule
 from its_jax.denoise import Schedule
 from its_jax.errors import UserError
 from its_jax.features import PictureFeatures, SoundFeatures
 from its_jax.models.clap import ClapModel
 from its_jax.models.clip import CLIPModel
+from its_jax.models.pixel_unet import PixelUNet
+from its_jax.models.t5 import T5EncoderModel
 from its_jax.models.text import CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel
 from its_jax.models.vae import AutoencoderKL
@@ -38,6 +42,8 @@ _READERS, _AHEAD = 2, 8
 _ASKED = 2**20  # bytes; of one that asks for more at once Linux gives the beginning only
 _ALIGNMENT = 64  # bytes, at multiples of which JAX takes over an array of NumPy's on a CPU, in place of a copy
 _ARRAY = "/zarr.json"  # what describes an array, after its name
+# DeepFloyd IF was trained on texts of so many tokens, though T5 takes any number, and its tokenizer says 512.
+_PIXEL_TOKENS = 77
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +54,9 @@ class Model:
       source: as given to `load`. folder: of its conversion.
       identity: twelve hexadecimal digits over the contents of weights, configs and tokenizer.
       hashes: part -> sha256 of its tensors, of all parts in the folder.
-      tokenizer: transformers' CLIPTokenizer, with `text_encoder`; that of `dual_encoder`, with it.
+      tokenizer: transformers' CLIPTokenizer or T5Tokenizer, with `text_encoder`; that of `dual_encoder`, with it.
       schedule: of the noise that the UNet was trained on, with `unet`.
+      noising_schedule: of the noise in the small picture that a UNet of pixels enlarges, if it does.
       vocabulary: the words that the text encoder knows, where the folder lists them.
       dual_encoder: of a model that scores; features: makes what it is given.
     """
@@ -59,9 +66,10 @@ class Model:
     identity: str
     hashes: Mapping[str, str]
     tokenizer: Any = None
-    schedule: Schedule | None = None
-    text_encoder: CLIPTextModel | None = None
-    unet: UNet2DConditionModel | None = None
+    schedule: Schedule | PixelSchedule | None = None
+    noising_schedule: PixelSchedule | None = None
+    text_encoder: CLIPTextModel | T5EncoderModel | None = None
+    unet: UNet2DConditionModel | PixelUNet | None = None
     vae: AutoencoderKL | None = None
     vocoder: Generator | None = None
     vocabulary: frozenset[str] | None = None
@@ -111,10 +119,11 @@ def outline(source: str, *, parts: Sequence[str], dtype) -> Model:
         folder=folder,
         identity=metadata["identity"],
         hashes={part: about["sha256"] for part, about in metadata["parts"].items()},
-        schedule=_schedule(folder, source) if "unet" in parts else None,
         vocabulary=_vocabulary(folder),
         **{part: _abstract(folder, part, dtype, source) for part in parts},
     )
+    if model.unet:
+        model = dataclasses.replace(model, **_schedules(model))
     if model.text_encoder or model.dual_encoder:
         model = dataclasses.replace(model, tokenizer=_tokenizer(model))
     if model.dual_encoder:
@@ -295,12 +304,28 @@ def _check_shapes(expected, found, name):
 def _tokenizer(model):
     import transformers
 
-    kind = transformers.RobertaTokenizer if isinstance(model.dual_encoder, ClapModel) else transformers.CLIPTokenizer
+    encoder = model.text_encoder or model.dual_encoder
+    if isinstance(encoder, T5EncoderModel):
+        _check_t5_tokenizer(model)
+    kinds = {ClapModel: transformers.RobertaTokenizer, T5EncoderModel: transformers.T5Tokenizer}
+    kind = kinds.get(type(encoder), transformers.CLIPTokenizer)
     try:
-        return kind.from_pretrained(model.folder / "tokenizer", local_files_only=True)
+        tokenizer = kind.from_pretrained(model.folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{model.source}: tokenizer/ is missing or cannot be read ({reason})") from error
+    if isinstance(encoder, T5EncoderModel):
+        tokenizer.model_max_length = min(tokenizer.model_max_length, _PIXEL_TOKENS)
+    return tokenizer
+
+
+def _check_t5_tokenizer(model):
+    """Where its file is missing, transformers makes a tokenizer that knows nothing."""
+    files = {file: (model.folder / "tokenizer" / file).exists() for file in ("tokenizer.json", "spiece.model")}
+    if not any(files.values()):
+        raise UserError(f"{model.source}: tokenizer/ has no {' nor '.join(files)}")
+    if not files["tokenizer.json"] and importlib.util.find_spec("sentencepiece") is None:
+        raise UserError(f"{model.source}: tokenizer/spiece.model needs sentencepiece: pip install sentencepiece")
 
 
 def _features(model):
@@ -319,11 +344,24 @@ def _features(model):
         raise UserError(f"{model.source}: {error}") from error
 
 
-def _schedule(folder, source):
-    path = folder / "scheduler" / "scheduler_config.json"
+def _schedules(model):
+    """Attribute of a model with a UNet -> schedule."""
+    kind, names = Schedule, {"schedule": "scheduler"}
+    if isinstance(model.unet, PixelUNet):
+        kind = PixelSchedule
+        if model.unet.enlarges:
+            names["noising_schedule"] = "image_noising_scheduler"
+    return {attribute: _schedule(model, name, kind) for attribute, name in names.items()}
+
+
+def _schedule(model, name, kind):
+    path = model.folder / name / "scheduler_config.json"
     if not path.exists():
-        raise UserError(f"{source}: scheduler/scheduler_config.json is missing")
-    return Schedule.from_dict(fields.read_json(path))
+        raise UserError(f"{model.source}: {name}/scheduler_config.json is missing")
+    try:
+        return kind.from_dict(fields.read_json(path))
+    except UserError as error:
+        raise UserError(f"{model.source}: {error}") from error
 
 
 def _vocabulary(folder):
@@ -344,17 +382,28 @@ def _check_fit(model):
             f"{model.source}: the vae must take and give pictures of 3 channels; "
             f"it takes {vae.config.in_channels} and gives {vae.config.out_channels}"
         )
-    if text and unet and text.config.hidden_size != unet.config.cross_attention_dim:
+    pixels = isinstance(unet, PixelUNet)
+    if text and unet and pixels != isinstance(text, T5EncoderModel):
+        wanted, found = (T5EncoderModel if pixels else CLIPTextModel).__name__, type(text).__name__
+        raise UserError(f"{model.source}: the unet takes the texts of a {wanted}, the text_encoder is a {found}")
+    width = unet and (unet.config.encoder_hid_dim if pixels else unet.config.cross_attention_dim)
+    if text and unet and text.config.hidden_size != width:
         raise UserError(
-            f"{model.source}: the unet takes text of width {unet.config.cross_attention_dim}, "
-            f"the text_encoder gives {text.config.hidden_size}"
+            f"{model.source}: the unet takes text of width {width}, the text_encoder gives {text.config.hidden_size}"
         )
+    if pixels and (unet.config.in_channels, unet.config.out_channels) != (6 if unet.enlarges else 3, 6):
+        raise UserError(
+            f"{model.source}: a unet of pixels must take 3 channels, or 6 with a small picture that it enlarges, and "
+            f"give 6, noise and variance; it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
+        )
+    if pixels and vae:
+        raise UserError(f"{model.source}: has a vae, but its unet is of pixels, not of latents")
     if unet and vae and not unet.config.in_channels == unet.config.out_channels == vae.config.latent_channels:
         raise UserError(
             f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} channels; "
             f"it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
         )
-    if text and model.tokenizer.model_max_length > text.config.max_position_embeddings:
+    if isinstance(text, CLIPTextModel) and model.tokenizer.model_max_length > text.config.max_position_embeddings:
         raise UserError(
             f"{model.source}: the tokenizer gives up to {model.tokenizer.model_max_length} tokens, "
             f"the text_encoder has {text.config.max_position_embeddings} positions; "

@@ -5,6 +5,8 @@ from flax import nnx
 from its_jax.errors import UserError
 from its_jax.models.clap import ClapConfig, ClapModel
 from its_jax.models.clip import CLIPConfig, CLIPModel
+from its_jax.models.pixel_unet import MID_BLOCK, PixelUNet, PixelUNetConfig
+from its_jax.models.t5 import T5Config, T5EncoderModel
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
@@ -13,8 +15,8 @@ from its_jax.weights import abstract
 
 # Part -> the classes that it may be of, each with that of its sizes.
 PARTS = {
-    "text_encoder": [(CLIPTextModel, CLIPTextConfig)],
-    "unet": [(UNet2DConditionModel, UNetConfig)],
+    "text_encoder": [(CLIPTextModel, CLIPTextConfig), (T5EncoderModel, T5Config)],
+    "unet": [(UNet2DConditionModel, UNetConfig), (PixelUNet, PixelUNetConfig)],
     "vae": [(AutoencoderKL, VAEConfig)],
     "vocoder": [(Generator, VocoderConfig)],
     "dual_encoder": [(CLIPModel, CLIPConfig), (ClapModel, ClapConfig)],
@@ -31,8 +33,10 @@ def classes(part, raw):
     known = PARTS[part]
     # diffusers states the class in one way, transformers in the other, HiFi-GAN not at all.
     stated = raw.get("_class_name") or (raw.get("architectures") or [None])[0]
+    if raw.get("mid_block_type") == MID_BLOCK:  # diffusers states the class of latents' UNets here too
+        stated = PixelUNet.__name__
     for module, config in known:
-        if stated == module.__name__ or (stated is None and len(known) == 1):
+        if stated == module.__name__ or (stated is None and part in DIFFUSION):
             return module, config
     supported = " or ".join(module.__name__ for module, _ in known)
     raise UserError(f"the config is that of a {stated}, only {supported} is supported")

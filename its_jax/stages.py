@@ -30,6 +30,11 @@ def tokenize(tokenizer, prompts):
     return np.asarray(encoded.input_ids, np.int32)
 
 
+def tokenize_for_pixels(tokenizer, prompts):
+    """`tokenize` for DeepFloyd IF, which was trained on lower case: int32 `[n, 77]`."""
+    return tokenize(tokenizer, [prompt.lower().strip() for prompt in prompts])
+
+
 def warn_of_prompts(tokenizer, prompts, *, vocabulary=None):
     """Logs a warning for each prompt that is too long, with what is cut, or has words outside `vocabulary`."""
     for prompt in prompts:
@@ -39,7 +44,7 @@ def warn_of_prompts(tokenizer, prompts, *, vocabulary=None):
 
 
 def _warn_of_cut(tokenizer, prompt):
-    kept = tokenizer.model_max_length - 2  # start and end
+    kept = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()  # CLIP's start and end, T5's end
     options = dict(add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = tokenizer(prompt, **options).offset_mapping
     if len(spans) > kept:
@@ -63,6 +68,13 @@ def _warn_of_unknown_words(prompt, vocabulary):
 def encode_texts(text_encoder, ids):
     """Token ids `[b, n]` -> text features `[b, n, d]`."""
     return text_encoder(ids)
+
+
+@jax.jit
+def encode_texts_for_pixels(text_encoder, ids):
+    """Token ids `[b, 77]` -> text features `[b, 77, d]` of a T5 encoder, whose tokens do not see the padding; the UNets
+    of DeepFloyd IF see it."""
+    return text_encoder(ids, ids != text_encoder.config.pad_token_id)
 
 
 @jax.jit

@@ -373,6 +373,11 @@ class PixelUNet(nnx.Module):
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether it is of the second stage."""
+        return self.class_embedding is not None
+
     def __call__(self, x, t, text, level=None):
         """Predicts the noise.
 
@@ -419,8 +424,8 @@ class PixelUNet(nnx.Module):
         multiple = self.config.multiple
         if height % multiple or width % multiple:
             raise UserError(f"a picture of {height} x {width} pixels: this model takes multiples of {multiple} only")
-        if (level is None) != (self.class_embedding is None):
-            stage = "enlarges: it needs the level" if level is None else "does not enlarge: it takes no level"
+        if self.enlarges != (level is not None):
+            stage = "enlarges: it needs the level" if self.enlarges else "does not enlarge: it takes no level"
             raise UserError(f"this model {stage} of the small picture's noise")
 
     def _embed(self, t, text, level):
