@@ -75,11 +75,11 @@ def read(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     Raises:
       UserError: a name that is unknown or missing, a value of a wrong type, or one that no sample can have.
     """
-    _check_names(settings, {*_JOB, *_RUN, *terms(settings), *TERMS})
-    run = _typed(settings, _RUN)
+    check_names(settings, {*_JOB, *_RUN, *terms(settings), *TERMS})
+    run = typed(settings, _RUN)
     jobs = expand(settings, run["num_samples"])
     for term in terms(settings):
-        _check_names(settings[term], _TERM, f"{term}.")
+        check_names(settings[term], _TERM, f"{term}.")
     if run["batch_size"] < 0:
         raise UserError(f"batch_size={run['batch_size']}: must be 0 (chosen from the memory) or more")
     return jobs, run
@@ -222,11 +222,11 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    job = _typed(_METHOD | settings, _JOB)
+    job = typed(_METHOD | settings, _JOB)
     for term in terms(settings):
         if not isinstance(settings.get(term), Mapping):
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
-        job[term] = _typed(_TERM_METHOD | settings[term], _TERM, f"{term}.")
+        job[term] = typed(_TERM_METHOD | settings[term], _TERM, f"{term}.")
     job["init_sha256"] = _digest(job)
     check(job)
     check_seed(job["seed"] + num_samples - 1)
@@ -250,13 +250,13 @@ class _Gone(UserError):
     """The file to start from cannot be read."""
 
 
-def _check_names(settings, known, prefix=""):
+def check_names(settings, known, prefix=""):
     for name in settings:
         if name not in known:
             raise UserError(unknown(name, known, prefix))
 
 
-def _typed(settings, types, prefix=""):
+def typed(settings, types, prefix=""):
     """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id."""
     typed = {}
     for name, kind in types.items():
@@ -301,7 +301,7 @@ def _check_term(name, term):
             f"{', '.join(_TAKEN)}"
         )
     for key in ("prompt", "negative_prompt"):
-        _check_text(f"{name}.{key}", term[key])
+        check_text(f"{name}.{key}", term[key])
     for key in ("guidance_scale", "weight"):
         if not math.isfinite(term[key]):
             raise UserError(f"{name}.{key}={term[key]}: must be a finite number")
@@ -407,7 +407,7 @@ def _span(term):
     return f"{term['start_step']}" if term["stop_step"] < 0 else f"{term['start_step']} to {term['stop_step'] - 1}"
 
 
-def _check_text(name, text):
+def check_text(name, text):
     """A shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
     try:
         text.encode()
@@ -475,7 +475,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
         (job,) = expand(settings_of(record), 1)
-        made = _typed(_MADE_BEFORE | record["run"], _MADE, "run.")
+        made = typed(_MADE_BEFORE | record["run"], _MADE, "run.")
     except _Gone as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:
