@@ -1,9 +1,9 @@
-"""Colours finished samples: `python -m its_jax.colorize --workdir=out --config.colorize.prompt="a colorful photo of ..."`.
+"""Colours for finished samples: `python -m its_jax.colorize --workdir=out --config.colorize.prompt="a photo of ..."`.
 
-Writes color_00.png, color_01.png, ... into the folder of each sample (WORKDIR/colors/ID where samples are in tar files),
-each with its settings in color_00.json, a video with the coloured picture above the spectrogram, and the gallery anew.
-The channels' mean of a coloured picture is the spectrogram's picture. A second run with the same settings makes only
-what is missing; other settings, or more trials, add pictures.
+Writes color_00.png, color_01.png, ... into the folder of each sample (WORKDIR/colors/ID where samples are in tar
+files), each with its settings in color_00.json; a video of the first, with the coloured picture above the spectrogram;
+and the gallery anew. The mean of a coloured picture's channels is the spectrogram's picture. A second run with the same
+settings makes only what is missing; other settings, or more trials, add pictures.
 """
 
 from pathlib import Path

@@ -61,7 +61,7 @@ class Sample:
         return [name.removesuffix(".png") for name in self.files if name.endswith(".png")]
 
     def picture(self, name: str = "spectrogram") -> np.ndarray:
-        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, a further view's term, one of `colors`.
+        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: one of `pictures` or of `colors`.
 
         Raises:
           UserError: it cannot be read.

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from its_jax import gallery, locks, production, samples
+from its_jax import files, gallery, locks, production, samples
 from its_jax.colour import paintings
 from its_jax.colour.painters import LatentPainter, Painter, PixelPainter
 from its_jax.colour.paintings import Painting
@@ -36,12 +36,10 @@ def run(how: Settings, workdir: Path, select: str) -> None:
     with locks.held(workdir, _LOCK, advice="wait for it, or stop it"):
         todo, faults = _todo(how, made)
         logging.info("%d pictures of %d samples are to be made", len(todo), len(made))
-        try:
-            for painter, share in _shares(how, todo):
-                faults += _Line(how, painter, share).run()
-        finally:
-            if todo:
-                logging.info("%s shows them", gallery.write(workdir))
+        for painter, share in _shares(how, todo):
+            faults += _Line(how, painter, share).run()
+        if files.is_local(workdir):
+            logging.info("%s shows them", gallery.write(workdir))
     if faults:
         raise UserError(f"not coloured: {'; '.join(faults)}")
 
@@ -115,14 +113,14 @@ class _Line:
         start = bar.n
         while True:
             batch = list(todo[: self._size])
-            filled = batch + [batch[-1]] * (self._size - len(batch))
+            filled, count = batch + [batch[-1]] * (self._size - len(batch)), len(batch)
             try:
                 return batch, self._painter(
                     np.stack([painting.grey for painting in filled]),
                     [painting.settings["prompt"] for painting in filled],
                     [painting.settings["seed"] for painting in filled],
                     wrap=batch[0].wrap,
-                    on_steps=lambda steps, count=len(batch): bar.update(steps * count),
+                    on_steps=lambda steps, count=count: bar.update(steps * count),
                 )
             except jax.errors.JaxRuntimeError as error:
                 self._check_can_shrink(error)
