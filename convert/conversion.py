@@ -120,7 +120,7 @@ def _write_part(original, part, new):
     """Reads, digests and writes a part, never more of it in memory than a few pieces."""
     name = f"{original.name}: {part}"
     found = original.tensors(part)
-    dtype = _common_dtype(found, _kept_wide(part, original.config(part), name), name)
+    dtype = _dtype(part, original.config(part), found, name)
     module = parts.abstract_module(part, original.config(part), dtype, name=name)
     log.info("converting %s", name)
     digest = hashlib.sha256()
@@ -185,21 +185,24 @@ def _reason(error):
     return " ".join(str(error).split())[:200]
 
 
-def _kept_wide(part, raw, name):
-    """The tensors that a module holds in float32 whatever its dtype is."""
-    module = parts.abstract_module(part, raw, jnp.bfloat16, name=name)
-    leaves = parts.parameters(module).values()
-    return {weights.torch_name(path) for path, leaf in leaves if weights.array_of(leaf).dtype == jnp.float32}
-
-
-def _common_dtype(found, kept_wide, name):
-    """The narrowest dtype that holds all tensors without loss, but for those that are kept in float32 anyway."""
+def _dtype(part, raw, found, name):
+    """The narrowest dtype that holds all tensors of a part without loss, but for those that are in float32 anyway."""
     for key, tensor in found.items():
         if tensor.dtype not in _FLOATS:
             expected = ", ".join(_FLOATS)
             raise UserError(f"{name}: tensor {key!r} has dtype {tensor.dtype}, expected one of {expected}")
-    dtypes = {jnp.dtype(tensor.dtype) for key, tensor in found.items() if key not in kept_wide}
-    return jnp.result_type(*dtypes or {jnp.float32})
+    dtypes = {key: jnp.dtype(tensor.dtype) for key, tensor in found.items()}
+    if len(set(dtypes.values())) > 1:
+        wide = _wide(part, raw, name)
+        dtypes = {key: dtype for key, dtype in dtypes.items() if key not in wide}
+    return jnp.result_type(*set(dtypes.values()) or {jnp.float32})
+
+
+def _wide(part, raw, name):
+    """The tensors that a module of 16 bits holds in float32."""
+    module = parts.abstract_module(part, raw, jnp.bfloat16, name=name)
+    leaves = parts.parameters(module).values()
+    return {weights.torch_name(path) for path, leaf in leaves if weights.array_of(leaf).dtype == jnp.float32}
 
 
 def _update(digest, arrays):

@@ -403,10 +403,11 @@ def _check_fit(model):
             f"{model.source}: the unet must take and give the vae's {vae.config.latent_channels} channels; "
             f"it takes {unet.config.in_channels} and gives {unet.config.out_channels}"
         )
-    if isinstance(text, CLIPTextModel) and model.tokenizer.model_max_length > text.config.max_position_embeddings:
+    positions = getattr(text and text.config, "max_position_embeddings", None)  # T5 has none
+    if positions and model.tokenizer.model_max_length > positions:
         raise UserError(
             f"{model.source}: the tokenizer gives up to {model.tokenizer.model_max_length} tokens, "
-            f"the text_encoder has {text.config.max_position_embeddings} positions; "
+            f"the text_encoder has {positions} positions; "
             "set model_max_length in tokenizer/tokenizer_config.json"
         )
     if text and len(model.tokenizer) > text.config.vocab_size:

@@ -1,5 +1,7 @@
 """Folders of DeepFloyd IF: converted, loaded, and sampled step by step as diffusers' pipelines do."""
 
+import copy
+import dataclasses
 import functools
 import json
 import pathlib
@@ -20,6 +22,7 @@ from twins import jit
 from convert import check, conversion
 from convert.tensors import open_tensors
 from its_jax import ddpm, stages
+from its_jax import load as loading
 from its_jax.errors import UserError
 from its_jax.load import load
 from its_jax.models.pixel_unet import PixelUNet
@@ -175,7 +178,8 @@ def test_published_tokenizers_are_read_by_sentencepiece(built, tmp_path, monkeyp
     folder = shutil.copytree(built[1][2], tmp_path / "converted")
     metadata = json.loads((folder / conversion.METADATA).read_text())
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    del metadata["files"]["tokenizer/tokenizer.json"]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        del metadata["files"][f"tokenizer/{name}"]
     (folder / conversion.METADATA).write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="tokenizer/ has no tokenizer.json nor spiece.model"):
         load(str(folder), parts=("text_encoder",), dtype=jnp.float32)
@@ -222,6 +226,10 @@ def other_text_encoder(folder):
         ),
         (with_fields("unet/config.json", act_fn="silu"), "model: unet: PixelUNetConfig: act_fn='silu'"),
         (with_fields("text_encoder/config.json", d_ff=41), r"text_encoder: tensor .*wi_0.weight' has shape \[40, 24\]"),
+        (
+            with_fields("unet/config.json", in_channels=3),
+            r"unet: tensor 'conv_in.weight' has shape \[8, 6, 3, 3\], the config asks for \[8, 3, 3, 3\]",
+        ),
         (other_text_encoder, "the unet takes the texts of a T5EncoderModel, the text_encoder is a CLIPTextModel"),
     ],
 )
@@ -231,6 +239,23 @@ def test_bad_input_is_named_in_one_line(spoil, message, source, tmp_path, monkey
     with pytest.raises(UserError, match=message) as error:
         load(str(source), parts=PARTS, dtype=jnp.float32)
     assert "\n" not in str(error.value)
+
+
+def test_parts_that_do_not_fit_together_are_named(built):
+    model = load(str(built[1][2]), parts=PARTS, dtype=jnp.float32)
+
+    def with_sizes(part, **change):
+        module = copy.copy(getattr(model, part))
+        module.config = dataclasses.replace(module.config, **change)
+        return dataclasses.replace(model, **{part: module})
+
+    for wrong, message in (
+        (with_sizes("unet", encoder_hid_dim=32), "the unet takes text of width 32, the text_encoder gives 24"),
+        (with_sizes("unet", out_channels=3), "a unet of pixels must take 3 channels, or 6 .*; it takes 3 and gives 3"),
+        (with_sizes("text_encoder", vocab_size=20), "the tokenizer has 32 tokens, the text_encoder knows 20"),
+    ):
+        with pytest.raises(UserError, match=message):
+            loading._check_fit(wrong)
 
 
 def test_a_shard_that_is_missing_is_named(built, tmp_path):
