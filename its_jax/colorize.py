@@ -14,14 +14,10 @@ from ml_collections import config_flags
 from its_jax import cli, files
 from its_jax.errors import UserError
 
-_DEFAULT = Path(__file__).parents[1] / "configs" / "colorize.py"  # in a clone of the repository
+_DEFAULT = Path(__file__).parents[1] / "configs" / "colorize.py"  # which an installed wheel lacks
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(_DEFAULT) if _DEFAULT.exists() else None,
-    "Settings: configs/colorize.py, or your own.",
-    lock_config=True,
-    allow_override=True,
+    "config", None, "Settings: configs/colorize.py, or your own.", lock_config=True, allow_override=True
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "A folder that its_jax.sample or its_jax.sweep wrote to.", required=True, allow_override=True
@@ -51,4 +47,4 @@ def run(config, workdir, select="all"):
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.start(main, config=_DEFAULT if _DEFAULT.exists() else None)

@@ -163,10 +163,13 @@ def _in_folders(workdir, pattern="*"):
         folder = path.parent
         try:
             record = json.loads(path.read_bytes())
+            names = [f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram")]
         except (OSError, ValueError) as error:
             logging.warning("%s: cannot be read (%s); it is left out", path, files.reason(error))
             continue
-        names = (f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram"))
+        except (AttributeError, KeyError, TypeError):
+            logging.warning("%s: is not the record of a sample of ours; it is left out", path)
+            continue
         there = (*names, SOUNDS[0], *[jobs.VIDEO] * (folder.name in with_video), jobs.RECORD)
         read = lambda name, folder=folder: (folder / name).read_bytes()  # noqa: E731
         yield Sample(folder.name, record, there, folder, read, colored.get(folder.name, ()))
