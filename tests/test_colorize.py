@@ -195,7 +195,7 @@ def test_stage_one_alone_and_a_batch_of_one(workdir, how):
 def test_a_loop_in_windows(how, tmp_path):
     made = [finished.record({"width": 64, "height": 16, "wrap": True})]
     finished.write(tmp_path, made, width=64, height=16, seconds=0.3)
-    run.run(how(trials=1, window=32), tmp_path, "all")
+    run.run(how(trials=1, window=32, stage_2=""), tmp_path, "all")
     for sample in samples.open(tmp_path).values():
         assert np.abs(sample.picture("color_00").mean(axis=-1) - sample.picture()).max() <= 1 / 255
 
@@ -265,11 +265,11 @@ def test_devices_do_not_communicate(how, monkeypatch):
 
     monkeypatch.setattr(painters.Alone, "each", each)
     monkeypatch.setattr(load, "mesh", lambda: mesh_of(2))
-    painter = painters.PixelPainter(how(), ["cat"])
+    painter = painters.PixelPainter(how(stage_2=""), ["cat"])
     assert painter.at_once == 2
     greys = np.random.default_rng(0).uniform(size=(2, 16, 32)).astype(np.float32)
     painter(greys, ["cat"] * 2, range(2))
-    assert len(lowered) > 5
+    assert len(lowered) >= 5
     for jitted, args in lowered:
         assert not re.findall(COLLECTIVES, jitted.lower(*args).compile().as_text())
         assert jitted._cache_size() == 1
@@ -456,7 +456,9 @@ def test_two_at_once(refused, workdir):
 
 
 def test_a_model_that_gives_nothing_finite(workdir, how, monkeypatch):
-    monkeypatch.setattr(painters.PixelPainter, "_paint", lambda self, grey, *_: grey * np.full(3, np.nan, np.float32))
+    monkeypatch.setattr(
+        painters.PixelPainter, "_paint", lambda self, batch: batch.grey * np.full(3, np.nan, np.float32)
+    )
     with pytest.raises(UserError, match="not coloured: .*/color_00: what the model gave is not finite"):
         run.run(how(), workdir, "all")
     assert not pictures_of(workdir)

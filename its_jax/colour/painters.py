@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,17 @@ from its_jax.windows import Windows
 
 _CALLS = 10  # the steps of a batch are made in so many calls, between which progress is shown
 _WHOLE, _SPLIT = P(), P("data")
+
+
+class Batch(NamedTuple):
+    """What is painted at once."""
+
+    grey: Array  # [b H W 1] in [0, 1]
+    texts: Any  # of negative and positive prompts, leaves [b 2 ...]
+    guidance_scale: Array  # [b]
+    seeds: Array  # [b] uint32
+    wrap: bool  # the last column leads into the first
+    on_steps: Callable[[int], None]  # called with the number of steps made since the last call, for each picture
 
 
 class Painter:
@@ -61,8 +72,7 @@ class Painter:
 
         Args:
           greys: `[b H W]` in [0, 1]; b is a multiple of `at_once`. prompts, seeds: of each.
-          wrap: the last column leads into the first.
-          on_steps: called with the number of steps made since the last call, for each picture.
+          wrap, on_steps: see `Batch`.
 
         Returns:
           float32 `[b H W 3]` in [0, 1], the mean of whose channels is `greys`. Not finite: what the model gave is not.
@@ -70,21 +80,19 @@ class Painter:
         height, width = greys.shape[1:]
         missing = (-height % self.unit, -width % self.unit)
         filled = np.pad(greys, ((0, 0), *((0, n) for n in missing)), mode="edge")[..., None].astype(np.float32)
-        self._wrap, self._on_steps = wrap and not missing[1], on_steps
-        grey = self._put(filled)
-        seeds = self._put(np.array(seeds, np.uint32))
+        grey, seeds = self._put((filled, np.array(seeds, np.uint32)))
         scale = self._put(np.full(len(greys), self._how.guidance_scale, np.float32))
-        picture = self._paint(grey, self._texts(prompts), scale, seeds)
-        return np.asarray(self._finish(grey, picture))[:, :height, :width]
+        batch = Batch(grey, self._texts(prompts), scale, seeds, wrap and not missing[1], on_steps)
+        return np.asarray(self._finish(grey, self._paint(batch)))[:, :height, :width]
 
     def _put(self, tree, sharded=True):
         return jax.device_put(tree, self._layout.sharded if sharded else self._layout.replicated)
 
-    def _windows(self, columns, scale):
+    def _windows(self, columns, scale, wrap):
         """On a canvas of so many columns, of `scale` pixels each."""
-        if not (self._how.window or self._wrap):
+        if not (self._how.window or wrap):
             return None
-        return Windows.cover(columns, (self._how.window or columns * scale) // scale, self._wrap)
+        return Windows.cover(columns, self._how.window // scale or columns, wrap)
 
     def _program(self, function, specs, **static):
         """`function` on each device's own pictures; one program for the same static arguments."""
@@ -93,12 +101,12 @@ class Painter:
             self._programs[key] = self._layout.each(functools.partial(function, **static), specs)
         return self._programs[key]
 
-    def _in_calls(self, program, x, first, last):
+    def _in_calls(self, program, x, first, last, on_steps):
         """`program(x, first, last)` in several calls."""
         bounds = sorted({first + round((last - first) * i / _CALLS) for i in range(_CALLS + 1)})
         for begin, end in zip(bounds, bounds[1:], strict=False):
             x = jax.block_until_ready(program(x, *self._put((np.int32(begin), np.int32(end)), sharded=False)))
-            self._on_steps(end - begin)
+            on_steps(end - begin)
         return x
 
 
@@ -158,39 +166,41 @@ class PixelPainter(Painter):
         pairs = [[self._embedded[self._how.negative_prompt], self._embedded[prompt]] for prompt in prompts]
         return self._put(np.array(pairs))
 
-    def _paint(self, grey, texts, scale, seeds):
+    def _paint(self, batch):
         """The picture `[b H W 3]`, about [0, 1]."""
         how, reduction = self._how, self._how.reduction
-        signed = grey * 2 - 1
+        signed = batch.grey * 2 - 1
         reduced = self._program(factorized.reduced, (_SPLIT,), reduction=reduction)(signed)
-        x = self._stage(1, reduced, texts, scale, seeds, how.start_step)
+        x = self._stage(1, batch, reduced, how.start_step)
         x = self._program(factorized.enlarged, (_SPLIT,), reduction=reduction)(x) if reduction > 1 else x
         if "stage_2" in self._models:
-            x = self._stage(2, signed, texts, scale, seeds, 0, small=x)
+            x = self._stage(2, batch, signed, 0, small=x)
         return x / 2 + 0.5
 
-    def _stage(self, number, grey, texts, scale, seeds, first, small=None):
+    def _stage(self, number, batch, grey, first, small=None):
+        """Steps first, ... of one stage; grey: `[b h w 1]` in [-1, 1]. small: of the first stage, enlarged."""
         model, steps = self._models[f"stage_{number}"], self._how.num_steps
+        level = None if small is None else self._how.noise_level
         rows = self._put(ddpm.ddpm_rows(model.schedule, steps), sharded=False)
         row = jax.tree.map(lambda column: column[first], rows)
+        x = self._program(factorized.begin, (_WHOLE, _SPLIT, _SPLIT), stage=number)(row, grey, batch.seeds)
         if small is not None:
-            noise = dict(schedule=model.noising_schedule, level=self._how.noise_level, stage=number)
-            small = self._program(factorized.noised, (_SPLIT, _SPLIT), **noise)(small, seeds)
-        x = self._program(factorized.begin, (_WHOLE, _SPLIT, _SPLIT), stage=number)(row, grey, seeds)
-        scale_of_pixels = self._how.reduction if number == 1 else 1
+            noise = dict(schedule=model.noising_schedule, level=level, stage=number)
+            small = self._program(factorized.noised, (_SPLIT, _SPLIT), **noise)(small, batch.seeds)
         program = self._program(
             factorized.denoise,
             (_WHOLE, _WHOLE, *[_SPLIT] * 6, _WHOLE, _WHOLE),
             schedule=model.schedule,
             stage=number,
-            level=None if small is None else self._how.noise_level,
-            windows=self._windows(grey.shape[2], scale_of_pixels),
+            level=level,
+            windows=self._windows(grey.shape[2], self._how.reduction if number == 1 else 1, batch.wrap),
         )
 
         def call(x, first, last):
-            return program(model.unet, rows, x, grey, texts, scale, seeds, small, first, last)
+            what = grey, batch.texts, batch.guidance_scale, batch.seeds, small
+            return program(model.unet, rows, x, *what, first, last)
 
-        return self._in_calls(call, x, first, steps)
+        return self._in_calls(call, x, first, steps, batch.on_steps)
 
 
 class LatentPainter(Painter):
@@ -230,18 +240,20 @@ class LatentPainter(Painter):
         joined = jax.tree.map(lambda *a: jnp.concatenate(a).reshape(len(prompts), 2, *a[0].shape[1:]), *pairs)
         return self._put(joined)
 
-    def _paint(self, grey: Array, texts, scale, seeds):
+    def _paint(self, batch):
+        """As `PixelPainter`'s."""
         how, vae, schedule = self._how, self._model.vae, self._model.schedule
         rows = self._put(denoise.solver_rows(schedule, how.num_steps, latent.SOLVER), sharded=False)
         row = jax.tree.map(lambda column: column[how.start_step], rows)
-        z = self._program(latent.begin, (_WHOLE, _WHOLE, _SPLIT, _SPLIT))(vae, row, grey, seeds)
-        term = denoise.Term(texts, scale, None, windows=self._windows(z.shape[2], vae.config.factor))
+        z = self._program(latent.begin, (_WHOLE, _WHOLE, _SPLIT, _SPLIT))(vae, row, batch.grey, batch.seeds)
+        windows = self._windows(z.shape[2], vae.config.factor, batch.wrap)
+        term = denoise.Term(batch.texts, batch.guidance_scale, None, windows=windows)
         program = self._program(latent.colour, (_WHOLE, _WHOLE, _WHOLE, *[_SPLIT] * 3, _WHOLE, _WHOLE))
 
         def call(z, first, last):
-            return program(self._unet, vae, rows, term, z, grey, first, last)
+            return program(self._unet, vae, rows, term, z, batch.grey, first, last)
 
-        z = self._in_calls(call, z, how.start_step, how.num_steps)
+        z = self._in_calls(call, z, how.start_step, how.num_steps, batch.on_steps)
         return self._program(latent.decoded, (_WHOLE, _SPLIT))(vae, z)
 
 

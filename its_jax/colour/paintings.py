@@ -27,16 +27,20 @@ class Painting:
     """A picture that is to be made.
 
     Attributes:
-      settings: from `Settings.of_trial`. grey: `[H W]` in [0, 1]. digest: of the grey.
-      name: of its files. video: whether it gets one.
+      settings: from `Settings.of_trial`. levels: of the grey, uint8 `[H W]`. name: of its files.
+      video: whether it gets one.
     """
 
     sample: Sample
     settings: Mapping[str, Any]
-    grey: np.ndarray
-    digest: str
+    levels: np.ndarray
     name: str
     video: bool
+
+    @property
+    def grey(self) -> np.ndarray:
+        """float32 `[H W]` in [0, 1]."""
+        return self.levels.astype(np.float32) / 255
 
     @property
     def wrap(self) -> bool:
@@ -79,8 +83,8 @@ def _starred(path):
         ) from error
 
 
-def canvas(sample: Sample) -> tuple[np.ndarray, str]:
-    """The grey of a finished sample `[H W]` in [0, 1], and a digest of it.
+def canvas(sample: Sample) -> np.ndarray:
+    """The grey of a finished sample, 256 levels, uint8 `[H W]`.
 
     Raises:
       UserError: it is missing, or is not what the sample's record tells of.
@@ -96,8 +100,7 @@ def canvas(sample: Sample) -> tuple[np.ndarray, str]:
             f"{sample.place}: spectrogram.png of {sample.id} has {height} x {width} pixels, where its record tells of "
             f"{wanted[0]} x {wanted[1]}: it is no canvas of ours"
         )
-    levels = np.rint(grey * 255).astype(np.uint8)
-    return grey, hashlib.sha256(levels.tobytes()).hexdigest()
+    return np.rint(grey * 255).astype(np.uint8)
 
 
 def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) -> tuple[list[Painting], list[str]]:
@@ -107,15 +110,15 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
     Raises:
       UserError: as `canvas`.
     """
-    grey, digest = canvas(sample)
+    levels = canvas(sample)
     known = {name: fields.read_json(colors_folder(sample) / f"{name}.json") for name in sample.colors}
     taken, todo, silent = set(known), [], []
     for trial, settings in enumerate(trials):
-        name, video = _name_of(known, settings, digest), trial < videos
+        name, video = _name_of(known, settings, _digest(levels)), trial < videos
         if name is None:
             name = _free(taken)
             taken.add(name)
-            todo.append(Painting(sample, settings, grey, digest, name, video))
+            todo.append(Painting(sample, settings, levels, name, video))
         elif video and not video_of(sample, name).exists():
             silent.append(name)
     return todo, silent
@@ -124,6 +127,10 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
 def _name_of(known, settings, digest):
     wanted = settings, digest
     return next((name for name, of in known.items() if (of.get(GROUP), of.get("spectrogram_sha256")) == wanted), None)
+
+
+def _digest(levels):
+    return hashlib.sha256(levels.tobytes()).hexdigest()
 
 
 def _free(taken):
@@ -142,7 +149,7 @@ def write(painting: Painting, picture: np.ndarray, about: Mapping[str, Any]) -> 
     sample, folder = painting.sample, colors_folder(painting.sample)
     with files.reasons(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    record = {"id": sample.id, GROUP: dict(painting.settings), "spectrogram_sha256": painting.digest, **about}
+    record = {"id": sample.id, GROUP: dict(painting.settings), "spectrogram_sha256": _digest(painting.levels), **about}
     files.write(folder / f"{painting.name}.png", media.png(picture, record))
     if painting.video:
         write_video(sample, painting.name, picture, painting.settings["prompt"])

@@ -38,10 +38,20 @@ def run(how: Settings, workdir: Path, select: str) -> None:
         logging.info("%d pictures of %d samples are to be made", len(todo), len(made))
         for painter, share in _shares(how, todo):
             faults += _Line(how, painter, share).run()
-        if files.is_local(workdir):
-            logging.info("%s shows them", gallery.write(workdir))
+        told = _shown(workdir)
+        faults = faults or told  # a sample that cannot be coloured can as a rule not be shown either
     if faults:
         raise UserError(f"not coloured: {'; '.join(faults)}")
+
+
+def _shown(workdir):
+    """Writes the page over all that is there; returns what keeps it from that."""
+    try:
+        if files.is_local(workdir):
+            logging.info("%s shows them", gallery.write(workdir))
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _todo(how, made):
@@ -104,7 +114,7 @@ class _Line:
 
     def _alike(self):
         """Lists of what can share a batch."""
-        kind = lambda painting: (painting.grey.shape, painting.wrap)  # noqa: E731
+        kind = lambda painting: (painting.levels.shape, painting.wrap)  # noqa: E731
         for _, alike in itertools.groupby(sorted(self._todo, key=kind), key=kind):
             yield list(alike)
 
