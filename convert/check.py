@@ -128,8 +128,10 @@ def _embedded(module, text, seen):
 
 def _torch_module(part, raw):
     if part in ("text_encoder", "dual_encoder"):
-        kind = parts.classes(part, raw)[0].__name__
-        return getattr(transformers, kind)(getattr(transformers, kind).config_class.from_dict(raw))
+        kind = parts.classes(part, raw)[0]
+        theirs = getattr(transformers, kind.__name__)
+        with torch.device("meta" if kind is T5EncoderModel else "cpu"):  # the others have constants, in no file
+            return theirs(theirs.config_class.from_dict(raw))
     with torch.device("meta"):  # the weights come afterwards
         if part == "vocoder":
             return TorchGenerator(raw)

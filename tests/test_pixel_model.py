@@ -19,7 +19,7 @@ import transformers
 from model_folder import edit_json
 from twins import jit
 
-from convert import check, conversion
+from convert import check, conversion, sources
 from convert.tensors import open_tensors
 from its_jax import ddpm, stages
 from its_jax import load as loading
@@ -265,3 +265,21 @@ def test_a_shard_that_is_missing_is_named(built, tmp_path):
     with pytest.raises(UserError, match=f"its shard {last.name} is missing beside it"):
         conversion.convert(str(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_the_published_repositories_what_is_taken():
+    """As mirrors list them: several copies of all weights, and parts that are not ours."""
+    shards = [f"-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    wide = [f"text_encoder/model{shard}" for shard in shards] + ["text_encoder/model.safetensors.index.json"]
+    half = [f"text_encoder/model.fp16{shard}" for shard in shards] + ["text_encoder/model.safetensors.index.fp16.json"]
+    plain = ["image_noising_scheduler/scheduler_config.json", "model_index.json", "scheduler/scheduler_config.json",
+             "text_encoder/config.json", "tokenizer/spiece.model", "unet/config.json"]  # fmt: skip
+    other = ["config.yml", "pytorch_model.bin", "safety_checker/config.json", "text_encoder/model.8bit.safetensors",
+             "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors",
+             "watermarker/config.json"]  # fmt: skip
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    for text_encoder in (wide + half, half):
+        layout = sources.layout([*text_encoder, *plain, *other, unet], source="hub")
+        taken = wide if "model-" in text_encoder[0] else half
+        assert layout.weights == {"text_encoder": (taken[-1], *taken[:-1]), "unet": (unet,)}
+        assert sorted(layout.plain) == plain

@@ -9,6 +9,7 @@ from twins import assert_close, assert_equal, assert_rounded, jit, loaded, norma
 
 from bench.random_weights import randomised
 from its_jax.errors import UserError
+from its_jax.models import cpu, forms
 from its_jax.models.layers import QUERY_CHUNK
 from its_jax.models.pixel_unet import PixelUNet, PixelUNetConfig
 from its_jax.weights import abstract, torch_shapes
@@ -144,3 +145,13 @@ def test_an_unknown_config_is_refused(change, named):
     raw = {**read("configs", "if_i_xl.unet"), **change}
     with pytest.raises(UserError, match=named):
         PixelUNetConfig.from_dict({key: value for key, value in raw.items() if value is not ...})
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_forms_for_a_device_take_it(prepare):
+    """In bfloat16, where none of a CPU's forms leaves a layer out for being narrow."""
+    twin, config, inputs, expected = torch_twin("no activation of the vector")
+    model = loaded(PixelUNet, config, twin, jnp.bfloat16)
+    forms.fit(model, prepare=prepare)
+    assert model.down_blocks[0].attentions[0].attend is cpu.attend
+    assert_close(call(model, *inputs), expected)
