@@ -24,6 +24,7 @@ from its_jax.colour import painters, run, texts
 from its_jax.colour.settings import Settings
 from its_jax.errors import UserError
 from its_jax.media import __main__ as later
+from its_jax.views import VIEWS
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -273,6 +274,16 @@ def test_devices_do_not_communicate(how, monkeypatch):
     for jitted, args in lowered:
         assert not re.findall(COLLECTIVES, jitted.lower(*args).compile().as_text())
         assert jitted._cache_size() == 1
+
+
+@pytest.mark.parametrize("view", ["rotate_180", "block_rearrange"])
+def test_what_is_seen_through_a_view_is_coloured_as_it_is_seen(how, view):
+    painter = painters.PixelPainter(how(stage_2=""), ["cat"])
+    greys = np.random.default_rng(0).uniform(size=(2, 16, 64)).astype(np.float32)
+    found = painter(greys, ["cat"] * 2, [0, 1], view=view)
+    seen = painter(np.asarray(VIEWS[view].look(greys[..., None]))[..., 0], ["cat"] * 2, [0, 1])
+    np.testing.assert_array_equal(VIEWS[view].look(found), seen)
+    np.testing.assert_allclose(found.mean(axis=-1), greys, rtol=0, atol=1e-5)
 
 
 def test_t5_reads_a_prompt_once(pixel_models, how, monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """The rules of colouring, with fakes in place of models: against the authors' rule written with diffusers."""
 
+import functools
+
 import diffusers
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from its_jax import ddpm, media
 from its_jax.colour import factorized, latent, views
 from its_jax.colour.settings import subject
 from its_jax.denoise import Schedule, Term, solver_rows
+from its_jax.models.pixel_unet import PixelUNet, PixelUNetConfig
+from its_jax.weights import abstract
 from its_jax.windows import Windows
 
 STEPS, START, LEVEL, SCALE = 30, 7, 50, np.array([3.0, 1.5], np.float32)
@@ -172,6 +176,21 @@ def test_colours_are_as_strong_as_the_range_lets_them_be():
     np.testing.assert_allclose(found, [1.0, 0.8, 0.6], rtol=0, atol=1e-6)
     weak = 0.8 + 0.1 * (picture - 0.5)
     np.testing.assert_allclose(views.in_gamut(g, weak), weak, rtol=0, atol=1e-6)  # they stay
+
+
+@pytest.mark.parametrize("stage, size", [(1, (64, 248)), (2, (256, 992))])
+def test_ifs_models_take_the_authors_canvas(stage, size):
+    config = PixelUNetConfig.from_dict(read("configs", f"if_{'i' * stage}_m.unet"))
+    assert not any(pixels % config.multiple for pixels in size)
+    schedule = ddpm.PixelSchedule.from_dict(read("configs", f"if_{'i' * stage}.scheduler"))
+    shaped = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
+    x, small = shaped((1, *size, 3)), shaped((1, *size, 3)) if stage == 2 else None
+    rest = shaped((1, *size, 1)), shaped((1, 2, 77, 4096)), shaped((1,)), jax.ShapeDtypeStruct((1,), np.uint32), small
+    static = dict(schedule=schedule, stage=stage, level=LEVEL if stage == 2 else None)
+    run = functools.partial(factorized.denoise, **static)
+    rows = jax.tree.map(jnp.asarray, ddpm.ddpm_rows(schedule, STEPS))
+    found = jax.eval_shape(run, abstract(PixelUNet, config), rows, x, *rest, jnp.int32(0), jnp.int32(STEPS))
+    assert found.shape == x.shape
 
 
 class _Posterior:

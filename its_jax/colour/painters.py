@@ -19,6 +19,7 @@ from its_jax.errors import UserError
 from its_jax.layout import Alone
 from its_jax.models import forms
 from its_jax.models.pixel_unet import PixelUNet
+from its_jax.views import VIEWS
 from its_jax.windows import Windows
 
 _CALLS = 10  # the steps of a batch are made in so many calls, between which progress is shown
@@ -65,6 +66,7 @@ class Painter:
         prompts: Sequence[str],
         seeds: Sequence[int],
         *,
+        view: str = "identity",
         wrap: bool = False,
         on_steps: Callable[[int], None] = lambda steps: None,
     ) -> np.ndarray:
@@ -72,18 +74,21 @@ class Painter:
 
         Args:
           greys: `[b H W]` in [0, 1]; b is a multiple of `at_once`. prompts, seeds: of each.
-          wrap, on_steps: see `Batch`.
+          view: a key of `VIEWS`, through which they show what they show. wrap, on_steps: see `Batch`.
 
         Returns:
           float32 `[b H W 3]` in [0, 1], the mean of whose channels is `greys`. Not finite: what the model gave is not.
         """
-        height, width = greys.shape[1:]
+        seen = np.asarray(VIEWS[view].look(greys[..., None].astype(np.float32)))
+        height, width = seen.shape[1:3]
         missing = (-height % self.unit, -width % self.unit)
-        filled = np.pad(greys, ((0, 0), *((0, n) for n in missing)), mode="edge")[..., None].astype(np.float32)
+        filled = np.pad(seen, ((0, 0), *((0, n) for n in missing), (0, 0)), mode="edge")
         grey, seeds = self._put((filled, np.array(seeds, np.uint32)))
         scale = self._put(np.full(len(greys), self._how.guidance_scale, np.float32))
-        batch = Batch(grey, self._texts(prompts), scale, seeds, wrap and not missing[1], on_steps)
-        return np.asarray(self._finish(grey, self._paint(batch)))[:, :height, :width]
+        wrap = wrap and view == "identity" and not missing[1]
+        batch = Batch(grey, self._texts(prompts), scale, seeds, wrap, on_steps)
+        picture = np.asarray(self._finish(grey, self._paint(batch)))[:, :height, :width]
+        return np.asarray(VIEWS[view].back(picture))
 
     def _put(self, tree, sharded=True):
         return jax.device_put(tree, self._layout.sharded if sharded else self._layout.replicated)
@@ -225,18 +230,22 @@ class LatentPainter(Painter):
         asked = dict.fromkeys([how.negative_prompt, *prompts])
         stages.warn_of_prompts(outline.tokenizer, asked, vocabulary=outline.vocabulary)
         self._model = model = load.fill(outline, sharding=self._layout.replicated)
-        for part, called_often in ((model.unet, True), (model.text_encoder, False), (model.vae, True)):
-            forms.fit(part, self._device, prepare=called_often)
+        forms.fit(model.unet, self._device, prepare=True)
+        for part in (model.text_encoder, model.vae):
+            forms.fit(part, self._device)
         self.identities = {"latent_model": model.identity}
         self._unet = stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
-        self._embedded = {prompt: self._prepared(prompt) for prompt in asked}
+        self._embedded: dict[str, Any] = {}  # of the last batch
 
     def _prepared(self, prompt):
         ids = self._put(stages.tokenize(self._model.tokenizer, [prompt]), sharded=False)
         return stages.prepare_texts(self._model.text_encoder, self._model.unet, ids)
 
     def _texts(self, prompts):
-        pairs = [self._embedded[prompt] for positive in prompts for prompt in (self._how.negative_prompt, positive)]
+        asked = [prompt for positive in prompts for prompt in (self._how.negative_prompt, positive)]
+        known = self._embedded
+        self._embedded = {p: known[p] if p in known else self._prepared(p) for p in dict.fromkeys(asked)}
+        pairs = [self._embedded[prompt] for prompt in asked]
         joined = jax.tree.map(lambda *a: jnp.concatenate(a).reshape(len(prompts), 2, *a[0].shape[1:]), *pairs)
         return self._put(joined)
 

@@ -43,8 +43,9 @@ class Painting:
         return self.levels.astype(np.float32) / 255
 
     @property
-    def wrap(self) -> bool:
-        return jobs.settings_of(self.sample.record)["wrap"]
+    def seen(self) -> dict[str, Any]:
+        """How the grey shows what it shows: `view`, and `wrap`."""
+        return {"view": self.sample.record["image"]["view"], "wrap": self.sample.record.get("wrap", False)}
 
     @property
     def label(self) -> str:

@@ -114,7 +114,7 @@ class _Line:
 
     def _alike(self):
         """Lists of what can share a batch."""
-        kind = lambda painting: (painting.levels.shape, painting.wrap)  # noqa: E731
+        kind = lambda painting: (painting.levels.shape, *painting.seen.values())  # noqa: E731
         for _, alike in itertools.groupby(sorted(self._todo, key=kind), key=kind):
             yield list(alike)
 
@@ -129,7 +129,7 @@ class _Line:
                     np.stack([painting.grey for painting in filled]),
                     [painting.settings["prompt"] for painting in filled],
                     [painting.settings["seed"] for painting in filled],
-                    wrap=batch[0].wrap,
+                    **batch[0].seen,
                     on_steps=lambda steps, count=count: bar.update(steps * count),
                 )
             except jax.errors.JaxRuntimeError as error:
