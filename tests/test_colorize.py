@@ -7,20 +7,24 @@ import runpy
 import shutil
 import sys
 
+import authors_colour
+import diffusers
 import finished
 import jax
 import model_folder
 import numpy as np
 import pixel_folder
 import pytest
+import torch
 from absl import app
 from absl.testing import flagsaver
+from authors_colour import jax_side, torch_side
 from jax.sharding import AxisType
 
 from bench.topology import COLLECTIVES
 from convert import conversion
 from its_jax import cli, colorize, fields, files, gallery, load, locks, media, samples
-from its_jax.colour import painters, run, texts
+from its_jax.colour import factorized, painters, run, texts, views
 from its_jax.colour.settings import Settings
 from its_jax.errors import UserError
 from its_jax.media import __main__ as later
@@ -47,14 +51,20 @@ def mesh_of(count):
 
 
 @pytest.fixture(scope="module")
-def pixel_models(tmp_path_factory):
-    """Both stages, converted."""
+def pixel_twins(tmp_path_factory):
+    """Both stages: folder, and PyTorch modules by part."""
     folder = tmp_path_factory.mktemp("pixel")
-    found = {}
-    for stage in (1, 2):
-        pixel_folder.build(folder / f"source{stage}", stage)
-        found[f"stage_{stage}"] = str(conversion.convert(str(folder / f"source{stage}"), folder / f"stage{stage}"))
-    return found
+    return {stage: (folder / f"{stage}", pixel_folder.build(folder / f"{stage}", stage)) for stage in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def pixel_models(pixel_twins, tmp_path_factory):
+    """The same, converted."""
+    out = tmp_path_factory.mktemp("converted")
+    return {
+        f"stage_{stage}": str(conversion.convert(str(folder), out / f"{stage}"))
+        for stage, (folder, _) in pixel_twins.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +259,41 @@ def test_a_video_of_any_of_them_can_be_made_later(coloured, tmp_path):
 
 
 # Programs
+
+
+def test_both_stages_are_the_authors_procedure(how, pixel_twins, monkeypatch, highest_precision):
+    """Texts, guidance, sizes, noise of the small picture and steps, with PyTorch's modules."""
+    settings = how()
+    painter = painters.PixelPainter(settings, ["cat", "bell"])
+    greys, seeds = np.random.default_rng(0).uniform(size=(2, 16, 32)).astype(np.float32), np.array([3, 4], np.uint32)
+    found = painter(greys, ["cat", "bell"], seeds)
+
+    text = [[painter._embedded[name] for name in pair] for pair in (["", "cat"], ["", "bell"])]
+    text = torch.from_numpy(np.array(text))
+    signed = torch_side(greys[..., None] * 2 - 1)
+
+    def stage(number, grey, **more):
+        unet = pixel_twins[number][1]["unet"]
+
+        def ask(x, t, which):
+            level = {"class_labels": torch.full((2,), settings.noise_level)} if number == 2 else {}
+            with torch.no_grad():
+                predicted = unet(torch_side(x), torch.full((2,), t), text[:, which], **level).sample
+            return jax_side(predicted)
+
+        scale = np.full(2, settings.guidance_scale, np.float32)
+        args = jax_side(grey), ask, scale, seeds, settings.num_steps, monkeypatch
+        return torch_side(authors_colour.stage(number, *args, **more))
+
+    small = stage(1, torch.nn.functional.avg_pool2d(signed, 4), start=settings.start_step)
+    small = torch.nn.functional.interpolate(small, scale_factor=4, mode="bilinear", align_corners=True)
+    noising = diffusers.DDPMScheduler.from_pretrained(pixel_twins[2][0], subfolder="image_noising_scheduler")
+    noise = torch_side(factorized.draw(seeds, 2, factorized.SMALL, 0, (16, 32, 3)))
+    small = noising.add_noise(small, noise, torch.full((2,), settings.noise_level))
+    x = jax_side(stage(2, signed, small=small))
+    expected = np.asarray(views.in_gamut(greys[..., None], x / 2 + 0.5))
+    assert np.ptp(expected, axis=-1).mean() > 0.05
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
 def test_devices_do_not_communicate(how, monkeypatch):

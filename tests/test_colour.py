@@ -2,12 +2,14 @@
 
 import functools
 
+import authors_colour
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from authors_colour import jax_side, torch_side
 from twins import jit, normal, read
 
 from its_jax import ddpm, media
@@ -43,49 +45,14 @@ class FakeUNet:
         return cls()
 
 
-def torch_side(a):
-    return torch.from_numpy(np.moveaxis(np.asarray(a), -1, 1).copy())
-
-
-def jax_side(a):
-    return np.moveaxis(a.numpy(), 1, -1)
-
-
 def in_torch(grey, stage, monkeypatch, small=None, start=None):
-    """The authors' loop: two views, whose noise predictions are averaged after each took twice its part."""
-    scheduler = diffusers.DDPMScheduler.from_config(read("configs", f"if_{'i' * stage}.scheduler"))
-    scheduler.alphas_cumprod = torch.from_numpy(ddpm.PixelSchedule.from_dict(scheduler.config).alphas_cumprod())
-    scheduler.set_timesteps(STEPS)
-    drawn = lambda use, k: torch_side(factorized.draw(SEEDS, stage, use, k, SHAPE[1:]))  # noqa: E731
-    mean = lambda a: a.mean(dim=1, keepdim=True).expand_as(a)  # noqa: E731
-    parts = mean, lambda a: a - mean(a)
-    grey = torch_side(grey).expand(-1, 3, -1, -1)
-    x = drawn(factorized.START, 0)
-    for k, t in enumerate(scheduler.timesteps):
-        if k == start:
-            x = scheduler.add_noise(grey, drawn(factorized.START, 0), t).float()
-        reference = scheduler.add_noise(grey, drawn(factorized.GREY, k), t).float()
-        x = parts[0](reference) + parts[1](x)
-        eps, v = [], []
-        for part in parts:
-            seen = jax_side(x if small is None else torch.cat([x, small], dim=1))
-            both = [ask(seen, int(t), TEXTS[:, i], None if small is None else LEVEL) for i in (0, 1)]
-            (negative, _), (positive, variance) = (torch_side(a).split(3, dim=1) for a in both)
-            guided = negative + torch.from_numpy(SCALE)[:, None, None, None] * (positive - negative)
-            eps.append(2 * part(guided))
-            v.append(variance)
-        output = torch.cat([torch.stack(eps).mean(dim=0), torch.stack(v).mean(dim=0)], dim=1)
-        monkeypatch.setattr(
-            diffusers.schedulers.scheduling_ddpm, "randn_tensor", lambda *_, k=k, **__: drawn(factorized.STEP, k)
-        )
-        x = scheduler.step(output, t, x).prev_sample.float()
-    return jax_side(x)
-
-
-def ask(x, t, text, level):
     fake = FakeUNet()
-    levels = None if level is None else np.full(len(x), level)
-    return fake.predict(x, np.full(len(x), t), fake.project_text(text), levels)
+
+    def ask(x, t, which):
+        levels = None if small is None else np.full(len(x), LEVEL)
+        return fake.predict(x, np.full(len(x), t), fake.project_text(TEXTS[:, which]), levels)
+
+    return authors_colour.stage(stage, grey, ask, SCALE, SEEDS, STEPS, monkeypatch, small=small, start=start)
 
 
 def ours(grey, stage, x, first, small=None, windows=None):

@@ -26,13 +26,15 @@ def draw(seeds: Array, stage: int, use: int, k: Array | int, shape: tuple[int, i
     return ddpm.step_noise(seeds, (4 * stage + use) * _DRAWS + k, shape)
 
 
-def begin(row: ddpm.Rows, grey: Array, seeds: Array, *, stage: int) -> Array:
-    """x before step `row`: the grey picture `[b h w 1]` in [-1, 1], noised on three channels `[b h w 3]`.
+def begin(row: ddpm.Rows | None, grey: Array, seeds: Array, *, stage: int) -> Array:
+    """x before step `row`: the grey picture `[b h w 1]` in [-1, 1], noised on three channels `[b h w 3]`; or before the
+    first step (None) noise alone.
 
-    The authors reset x to it at their `start_diffusion_step`, so that no step before has a part in the result: none is
-    made.
+    In the first stage the authors reset x to the noised picture at their `start_diffusion_step`, so that no step before
+    has a part in the result: none is made.
     """
-    return row.alpha * grey + row.sigma * draw(seeds, stage, START, 0, (*grey.shape[1:3], 3))
+    noise = draw(seeds, stage, START, 0, (*grey.shape[1:3], 3))
+    return noise if row is None else row.alpha * grey + row.sigma * noise
 
 
 def noised(small: Array, seeds: Array, *, schedule: ddpm.PixelSchedule, level: int, stage: int) -> Array:

@@ -187,7 +187,7 @@ class PixelPainter(Painter):
         model, steps = self._models[f"stage_{number}"], self._how.num_steps
         level = None if small is None else self._how.noise_level
         rows = self._put(ddpm.ddpm_rows(model.schedule, steps), sharded=False)
-        row = jax.tree.map(lambda column: column[first], rows)
+        row = jax.tree.map(lambda column: column[first], rows) if small is None else None
         x = self._program(factorized.begin, (_WHOLE, _SPLIT, _SPLIT), stage=number)(row, grey, batch.seeds)
         if small is not None:
             noise = dict(schedule=model.noising_schedule, level=level, stage=number)
