@@ -5,11 +5,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 TORCH = "torch==2.13.0"  # the reference version; an open range would pull in whatever is newest
-RAY, GCS = "ray", ["etils[epath]", "gcsfs"]
+RAY, GCS, C2PA = "ray", ["etils[epath]", "gcsfs"], "c2pa-python"
 
 setup(
     name="its_jax",
-    version="0.1.0",
+    version="0.2.0",
     description="Images that Sound in JAX: spectrograms that look like one prompt and sound like another",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -17,11 +17,16 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
-    package_data={"its_jax.tiny": ["weights/**"], "its_jax.gallery": ["web/*"], "its_jax.versus": ["web/*"]},
+    package_data={
+        "its_jax": ["py.typed"],
+        "its_jax.tiny": ["weights/**"],
+        "its_jax.gallery": ["web/*"],
+        "its_jax.versus": ["web/*"],
+    },
     install_requires=[
         "absl-py",
         "filelock",
-        "flax>=0.12.0",
+        "flax>=0.11.2",
         "huggingface_hub",
         "imageio-ffmpeg",
         "jax>=0.7.2",
@@ -44,15 +49,22 @@ setup(
         "eval": [TORCH, "torch-fidelity", "torchvggish"],  # the networks of FID and FAD, for its_jax.evaluate
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
+        "c2pa": [C2PA],  # its_jax.sign
         "test": [
+            C2PA,
             TORCH,
+            "build",
             "diffusers",
             "gcp-storage-emulator",
+            "ipykernel",
             "librosa",
+            "mypy",
+            "nbclient",
             "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "setuptools>=77",  # with `build`, for the wheel that a test looks into
             "torchmetrics",
             RAY,
             *GCS,

@@ -23,7 +23,7 @@ from bench.peer import timed
 from its_jax import media
 from its_jax.flops import flops
 from its_jax.models import forms
-from its_jax.models.layers import conv3x3
+from its_jax.models.layers import Group, conv3x3
 
 # Rows, columns and channels of a UNet's levels; frames and channels of the vocoder's stages.
 PICTURES = (32, 128, 320), (16, 64, 640), (8, 32, 1280)
@@ -67,7 +67,7 @@ def cases(dtype: str) -> Iterator[tuple[str, int, dict[str, Callable]]]:
 
 def runners(plain, ours, twin, shape, dtype):
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    plain, ours = nnx.Dict(layer=plain), nnx.Dict(layer=ours)
+    plain, ours = Group(layer=plain), Group(layer=ours)
     forms.fit(ours, prepare=True)
     run = jax.jit(lambda module, x: module.layer(x))
     on_ours, twin = jnp.asarray(x, dtype), twin.to(getattr(torch, dtype))

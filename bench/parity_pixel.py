@@ -7,7 +7,7 @@ bench/random_weights.py), handed over by the weight rule that converts published
 and IF-II-M's were derived: what is compared is as large as they are, whatever the published ones turn out to be. T5 is
 taken layer by layer, for in float32 it has 19 GB: each layer is given what the one before made, in either framework,
 so that differences add up as in the whole. The exit status is 1 if a module's relative error is above 1e-4, which is
-max |ours - PyTorch's| / max |PyTorch's|. It takes 7 GB and, on 2 cores, a few minutes.
+max |ours - PyTorch's| / max |PyTorch's|. It takes 7 GB and, on 2 busy cores, half an hour.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def unet(name):
 
 
 def t5():
-    """After every sixth of the layers, and at the end."""
+    """After every fourth layer, and at the end."""
     raw = config("if.text_encoder")
     ids = np.random.default_rng(0).integers(3, raw["vocab_size"], (len(LENGTHS), TOKENS))
     for row, length in zip(ids, LENGTHS, strict=True):

@@ -11,6 +11,7 @@ can be fooled about. `gflop` is the arithmetic of a sample. Goes on where it was
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import json
@@ -154,21 +155,25 @@ def sampler_of(variant: Variant, job: Mapping[str, Any]) -> Sampler:
 def _best(sampler, candidates, jobs, terms):
     """Latents of the best candidate of each job, each made from noise of its own."""
     rows, weights, scales, chosen = sampler.tables(jobs)
-    terms = [
-        term.__class__(**{**vars(term), "weights": w, "guidance_scale": s})
+    terms = sampler._layout.terms(
+        dataclasses.replace(term, weights=w, guidance_scale=s)
         for term, w, s in zip(terms, weights, scales, strict=True)
-    ]
+    )
     half, end = np.int32(candidates.steps), np.int32(jobs[0]["num_steps"])
+
+    def denoised(state, first, last):
+        return sampler._denoise(sampler._unets, terms, rows, chosen, state, first, last, None)
+
     states, found = [], []
     for i in range(candidates.count):
         noise = sampler._noise([job | {"seed": job["seed"] + 500_000 * i} for job in jobs])
-        state = sampler._start(noise)._replace(inner=())
-        state = sampler._denoise(sampler._unets, terms, rows, chosen, state, np.int32(0), half, None)
+        state = sampler._start(noise)._replace(inner=sampler._no_inner(sampler._unets, terms, noise))
+        state = denoised(state, np.int32(0), half)
         states.append(state)
         found.append(_liked(sampler, jobs, state.x0 if half < end else state.x))
     best = np.argmax(found, axis=0)
     state = jax.tree.map(lambda *a: np.stack(a)[best, np.arange(len(best))], *states)
-    state = sampler._denoise(sampler._unets, terms, rows, chosen, state, half, end, None)
+    state = denoised(state, half, end)
     return state.x, state.failed_at
 
 

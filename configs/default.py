@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
-    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds" (see README)
+    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds"
     config.seed = 0  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = 4
     config.batch_size = 0  # samples at once; 0: chosen from the memory

@@ -52,7 +52,7 @@ def get_config(example="bell"):
         )
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
-    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds" (see README)
+    config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds"
     config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
     config.batch_size = 0  # samples at once; 0: chosen from the memory

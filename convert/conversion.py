@@ -55,8 +55,8 @@ def convert(source: str, out, *, loras: Sequence[str] = (), config_from: str | N
     path, written = originals.locate(source)
     if (path / METADATA).exists():
         raise UserError(f"{source}: is converted already; give the folder or file that it was converted from")
-    loras = [*written, *map(Lora.parse, loras)]
-    return write(originals.gather(source, path, loras, config_from=config_from), out)
+    merged = [*written, *map(Lora.parse, loras)]
+    return write(originals.gather(source, path, merged, config_from=config_from), out)
 
 
 def write(original: originals.Original, out, *, keep=False) -> pathlib.Path:

@@ -7,7 +7,8 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -60,14 +61,14 @@ def merged(tensors: Mapping[str, Tensor], part: str, loras: Sequence[Lora]) -> d
     Raises:
       UserError: a LoRA is of another kind, or has a tensor that fits none of the part.
     """
-    changes = {}
+    changes: dict[str, list[Any]] = {}
     for lora in loras:
         for key, change in _changes(lora, part, tensors).items():
             changes.setdefault(key, []).append(change)
     return {key: _changed(key, tensor, changes[key]) if key in changes else tensor for key, tensor in tensors.items()}
 
 
-def check_parts(loras: Sequence[Lora], parts: Sequence[str], *, name) -> None:
+def check_parts(loras: Sequence[Lora], parts: Collection[str], *, name) -> None:
     """Raises `UserError` if a LoRA changes a part that the model does not have, or is no LoRA of Stable Diffusion."""
     for lora in loras:
         for part, modules in _modules(lora).items():

@@ -26,7 +26,8 @@ def canonical(tensors: Mapping[str, Tensor], *, name="model") -> dict[str, Tenso
     Raises:
       UserError: two tensors come to the same name.
     """
-    origin, named = {}, {}
+    origin: dict[str, str] = {}
+    named: dict[str, Tensor] = {}
     # transformers before 5 called a text encoder so, even alone; with another tower beside it, it still is.
     prefix = "" if any(key.startswith(("vision_model.", "audio_model.")) for key in tensors) else "text_model."
     for key, tensor in tensors.items():

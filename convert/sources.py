@@ -27,7 +27,13 @@ _PLAIN = re.compile(
 )
 # transformers' layout: one model without a folder of its own. Its tokenizer gets one.
 _ALONE = "dual_encoder"
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER: tuple[str, ...] = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 _TOKENIZER += ("added_tokens.json",)
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 

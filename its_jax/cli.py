@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
@@ -67,15 +68,12 @@ def _parse(argv, operands):
 
 
 def _guarded(main):
-    with _news_on_stdout():
+    with news_on_stdout():
         _run(main)
 
 
 def _run(main):
-    for noisy in ("absl", "orbax", "jax", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what it gives up on, we tell
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
+    quieten()
     try:
         main()
     except UserError as error:
@@ -87,8 +85,16 @@ def _run(main):
         _fail("interrupted; what is complete is kept, and the same command makes the rest")
 
 
+def quieten() -> None:
+    """Keeps libraries from telling what is as it should be."""
+    for noisy in ("absl", "orbax", "jax", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what it gives up on, we tell
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
+
+
 @contextlib.contextmanager
-def _news_on_stdout():
+def news_on_stdout() -> Iterator[None]:
     """Logs to stdout, but warnings to stderr; absl's own handler takes both to stderr."""
     root = logging.getLogger()
     before, level = root.handlers, root.level

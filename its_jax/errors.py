@@ -4,10 +4,14 @@
 class UserError(Exception):
     """Bad input: its message is one line that names what is wrong and what would be right.
 
-    Entry points print it on stderr and exit with `status`, without a traceback.
+    Entry points print it on stderr and exit with `status`, without a traceback; notebooks show that line.
     """
 
     status = 2
+
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show of it."""
+        return [f"error: {self}"]
 
 
 class DiskFull(UserError):

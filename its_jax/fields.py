@@ -12,7 +12,14 @@ from its_jax.errors import UserError
 T = TypeVar("T")
 
 # What transformers writes into any of its configs, and what has no part in the results.
-BOOKKEEPING = ("architectures", "dtype", "id2label", "initializer_factor", "initializer_range", "label2id")
+BOOKKEEPING: tuple[str, ...] = (
+    "architectures",
+    "dtype",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "label2id",
+)
 BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
 BOOKKEEPING += ("transformers_version",)
 
@@ -66,7 +73,7 @@ def read_fields(
             raise UserError(f"{cls.__name__}: unknown field {name!r} (value {value!r}); it may change the model")
     required = {
         f.name
-        for f in dataclasses.fields(cls)
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
     if missing := sorted(required - used.keys()):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from its_jax.errors import DiskFull, UserError
 
@@ -32,7 +33,7 @@ def is_local(path: str | os.PathLike) -> bool:
 
 def size(path: pathlib.Path) -> int:
     """Bytes."""
-    stat = path.stat()
+    stat: Any = path.stat()
     return stat.st_size if is_local(path) else stat.length
 
 

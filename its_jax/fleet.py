@@ -211,7 +211,9 @@ class Worker:
         from its_jax import production, scoring
 
         production.keep_programs()
-        self._how, self._key, self._sampler = how, None, None
+        self._how = how
+        self._key: str | None = None
+        self._sampler: Any = None
         folder, name = files.folder(workdir), f"actor-{uuid.uuid4().hex[:10]}"
         self._workdir = folder
         self._store = store.open_store(layout, folder, name)

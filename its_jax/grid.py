@@ -52,7 +52,8 @@ def read(
     for key in given.keys() & columns:
         raise UserError(f"--axis={key} is a column of {prompts} too: take one of them away")
     known = {key: values for key, values in (_axes(axes, kinds) | given).items() if key not in columns}
-    made, cells = {}, 0
+    made: dict[str, dict[str, Any]] = {}
+    cells = 0
     for where, changes in _cells(rows, known):
         try:
             of_cell = _jobs(settings, changes, known.get("seed"))

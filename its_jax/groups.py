@@ -50,6 +50,7 @@ def make(
                 continue
             store.clean(name for batch in batches for name in batch if name in wanted)
             for batch in batches:
+                assert sampler is not None  # there are batches
                 make_batch(line, sampler, *to_make(group, batch, wanted))
                 clock.tell(len(wanted.intersection(batch)))
             line.finish()
@@ -79,7 +80,7 @@ def begin(
         raise UserError(
             f"batch_size={asked}: the other shares of this work folder make {written} at once; give that, or 0"
         )
-    sampler.warn(group.jobs.values())
+    sampler.warn([*group.jobs.values()])
     return sampler, mine(sampler.batch_size)
 
 

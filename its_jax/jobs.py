@@ -35,17 +35,17 @@ RECORD = "sample.json"  # written last: a job is done when its record is there
 VIDEO = "video.mp4"
 
 # Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
-_TERM = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
+_TERM: dict[str, type] = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
 _TERM |= {"guidance_scale": float, "guidance_start_step": int, "guidance_stop_step": int}
 _TERM |= {"start_step": int, "stop_step": int, "weight": float}
-_JOB = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_interval": int}
+_JOB: dict[str, type] = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_interval": int}
 _JOB |= {"height": int, "width": int, "dtype": str}
 _JOB |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
 _JOB |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
 # Settings of methods, which a config may leave out. At these values they are not in an id, nor in what jobs must share,
 # so that both are what they were before there were methods.
-_METHOD = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
-_TERM_METHOD = {"turn": 1, "num_steps": 0}
+_METHOD: dict[str, Any] = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
+_TERM_METHOD: dict[str, Any] = {"turn": 1, "num_steps": 0}
 _JOB |= {name: type(value) for name, value in _METHOD.items()}
 _TERM |= {name: type(value) for name, value in _TERM_METHOD.items()}
 _SOLE = {"image_only": "image", "audio_only": "audio"}
@@ -111,7 +111,7 @@ def prompts(job: Mapping[str, Any], term: str) -> list[str]:
 
 def pictures(job: Mapping[str, Any]) -> list[str]:
     """The terms whose picture is written: `image`, and for each view that is not seen yet the first other one."""
-    by_view = {}
+    by_view: dict[str, str] = {}
     for term in terms(job):
         if term != "audio":
             by_view.setdefault(job[term]["view"], term)
@@ -222,7 +222,7 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    job = typed(_METHOD | settings, _JOB)
+    job = typed({**_METHOD, **settings}, _JOB)
     for term in terms(settings):
         if not isinstance(settings.get(term), Mapping):
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
@@ -356,8 +356,9 @@ def _check_start(job):
 
 def kept_ranges(keep: str) -> list[tuple[float, float, str]]:
     """'0-1.5s, 200-800Hz' -> [(0.0, 1.5, 's'), (200.0, 800.0, 'Hz')]; UserError: it is nothing of the kind."""
-    ranges = [_RANGE.fullmatch(part) for part in keep.split(",")] if keep.strip() else []
-    if not all(ranges) or not all(float(match[1]) < float(match[2]) for match in ranges):
+    parts = keep.split(",") if keep.strip() else []
+    ranges = [match for part in parts if (match := _RANGE.fullmatch(part))]
+    if len(ranges) < len(parts) or not all(float(match[1]) < float(match[2]) for match in ranges):
         raise UserError(f"keep={keep!r}: must be rising ranges in seconds or Hz, such as '0-1.5s, 200-800Hz'")
     return [(float(match[1]), float(match[2]), {"s": "s", "hz": "Hz"}[match[3].lower()]) for match in ranges]
 
@@ -461,7 +462,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record's settings alone, as they are, and those that older records leave out."""
     settings = {name: value for name, value in record.items() if name not in (*_GROUPS, "id")}
     groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
-    return _JOB_BEFORE | settings | {term: _TERM_BEFORE | group for term, group in groups.items()}
+    return _JOB_BEFORE | settings | {term: {**_TERM_BEFORE, **group} for term, group in groups.items()}
 
 
 def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

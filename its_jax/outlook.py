@@ -28,7 +28,7 @@ def tell(
     logging.info("%d samples, %d of which are there", total, len(done))
     if not left:
         return
-    waiting = [group for group in groups if not group.jobs.keys() <= done]
+    waiting = [group for group in groups if not group.jobs.keys() <= set(done)]
     logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
     logging.info("%s", _batches(workdir, waiting, done, how["batch_size"]))
     looked_at = store.look(done, LOOKED_AT)

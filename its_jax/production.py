@@ -175,7 +175,7 @@ def _content(job, sample, sampler, sound, video, scorers):
     yield sound, encode(waveform, rate, record)
     if video:
         prompts = (job[term]["prompt"] for term in jobs.TERMS)
-        yield jobs.VIDEO, media.video(spectrogram, waveform, rate, *prompts)
+        yield jobs.VIDEO, media.video(spectrogram, waveform, rate, *prompts, settings=record)
     seconds = {**sample.seconds, "write": time.perf_counter() - start}
     yield jobs.RECORD, media.text(record | {"seconds": seconds})
 

@@ -70,12 +70,14 @@ class Sample:
         with self._reading(file), Image.open(io.BytesIO(self.read(file))) as image:
             return np.asarray(image, np.float32) / 255
 
-    def color_prompt(self, name: str) -> str:
-        """Of a coloured picture; "" where its record does not tell. UserError: that cannot be read."""
+    def color_record(self, name: str) -> dict[str, Any]:
+        """Of one of `colors`: what made it, its settings under `colorize`. UserError: it cannot be read."""
         try:
-            return json.loads(self.read(f"{name}.json"))["colorize"]["prompt"]
-        except (ValueError, TypeError, KeyError):
-            return ""
+            record = json.loads(self.read(f"{name}.json"))
+            record["colorize"]["prompt"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{colors_folder(self) / name}.json: is not the record of a coloured picture") from error
+        return record
 
     def waveform(self) -> tuple[np.ndarray, int]:
         """float32 `[samples]` in [-1, 1], and its sampling rate in Hz. UserError: it cannot be read."""

@@ -24,6 +24,7 @@ from flax import nnx
 from jax import Array, lax
 
 from its_jax import denoise
+from its_jax.models.layers import List
 from its_jax.models.unet import Prepared
 from its_jax.models.vae import AutoencoderKL
 
@@ -53,8 +54,8 @@ class Network(nnx.Module):
         def linear(features_in, features_out):
             return nnx.Linear(features_in, features_out, kernel_init=_kernel, bias_init=_bias, rngs=rngs)
 
-        self.convs = nnx.List([linear(2 * FEATURES, WIDTH), linear(WIDTH, WIDTH), linear(WIDTH, 1)])
-        self.norms = nnx.List([BatchNorm(WIDTH) for _ in range(2)])
+        self.convs = List([linear(2 * FEATURES, WIDTH), linear(WIDTH, WIDTH), linear(WIDTH, 1)])
+        self.norms = List([BatchNorm(WIDTH) for _ in range(2)])
 
     def __call__(self, x):
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):

@@ -107,7 +107,9 @@ class Shards:
     def __init__(self, workdir: Path, writer: str):
         self.workdir, self.folder, self.writer = workdir, workdir / SHARDS, writer
         self._adding = threading.Lock()
-        self._path = self._tar = self._index = None
+        self._path: Any = None
+        self._tar: Any = None
+        self._index: Any = None
 
     def add(self, sample: str, content: Iterable[tuple[str, bytes]]) -> None:
         """Appends a sample. UserError: cannot write."""

@@ -7,7 +7,9 @@ little beyond ASCII, or one of the system. What that font lacks is spelled out (
 import bisect
 import dataclasses
 import functools
+import math
 import unicodedata
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -204,7 +206,7 @@ class _Paragraph:
             return [text]
         tail = "" if num_lines > 1 else "…"
         lengths = range(1, len(text))
-        fitting = bisect.bisect_right(lengths, width, key=lambda n: self.font.getlength(text[:n] + tail))
+        fitting = bisect.bisect_right(lengths, width, key=lambda n: math.ceil(self.font.getlength(text[:n] + tail)))
         if num_lines == 1:
             return [text[:fitting].rstrip() + tail]
         end = text.rfind(" ", 1, fitting + 1)
@@ -214,7 +216,7 @@ class _Paragraph:
 
 @functools.lru_cache
 def _fonts(size: int) -> tuple[ImageFont.FreeTypeFont, ...]:
-    fonts = [ImageFont.load_default(size)]
+    fonts: list[Any] = [ImageFont.load_default(size)]
     for name in _SYSTEM_FONTS:
         try:
             fonts.append(ImageFont.truetype(name, size))

@@ -191,7 +191,10 @@ def test_other_settings_add_pictures(coloured, how, tmp_path):
     assert before.items() <= state_of(workdir).items()
     for sample in samples.open(workdir).values():
         assert sample.colors == ("color_00", "color_01", "color_02")
-        assert [sample.color_prompt(name) for name in sample.colors][1:] == ["a colorful photo of trees", "cat"]
+        assert [sample.color_record(name)["colorize"]["prompt"] for name in sample.colors][1:] == [
+            "a colorful photo of trees",
+            "cat",
+        ]
 
 
 def test_stage_one_alone_and_a_batch_of_one(workdir, how):
@@ -410,7 +413,7 @@ def test_the_command_colours_what_is_selected(command, workdir):
     (workdir / "starred.txt").write_text(f"{second}\n")
     assert command(workdir, "--select=starred", trials=1, prompt="a bell") == (0, [])
     assert pictures_of(workdir).keys() == {(first, "color_00"), (second, "color_00")}
-    assert samples.open(workdir)[second].color_prompt("color_00") == "a bell"
+    assert samples.open(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from flax import nnx
 from twins import jit, loaded, normal
 
 from its_jax.models import cpu
-from its_jax.models.layers import FeedForward, attend, conv1x1, conv3x3
+from its_jax.models.layers import FeedForward, Group, attend, conv1x1, conv3x3
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.models.vocoder import Generator, VocoderConfig
@@ -36,7 +36,7 @@ def narrow_layers_too(monkeypatch):
 def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu, "WIDE", 8)
     for dtype, prepared in (("float32", False), ("bfloat16", True)):
-        layers = nnx.Dict(
+        layers = Group(
             narrow=conv3x3(8, 4, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), wide=conv3x3(8, 9, rngs=nnx.Rngs(0))
         )
         cpu.fit(layers, prepare=True)
@@ -46,7 +46,7 @@ def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
 def test_kernels_that_are_not_prepared_must_be_wider(monkeypatch):
     monkeypatch.setattr(cpu, "WIDE_UNPREPARED", 9)
     kw = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
-    layers = nnx.Dict(narrow=conv3x3(8, 9, **kw), wide=conv3x3(9, 9, **kw))
+    layers = Group(narrow=conv3x3(8, 9, **kw), wide=conv3x3(9, 9, **kw))
     cpu.fit(layers)
     assert layers.wide.conv_general_dilated is cpu.conv_general_dilated
     assert layers.narrow.conv_general_dilated is not cpu.conv_general_dilated
@@ -63,7 +63,7 @@ def test_convolutions_are_the_plain_ones(name, prepare, dtype):
     exact = nnx.Conv(6, 10, (3, 3), strides=strides, padding=padding, rngs=nnx.Rngs(0))
     exact.kernel[...] = plain.kernel[...].astype(jnp.float32)
     expected = exact(x)
-    fitted = nnx.Dict(layer=plain)
+    fitted = Group(layer=plain)
     cpu.fit(fitted, prepare=prepare)
     assert isinstance(fitted.layer, cpu.PreparedConv) == (prepare and strides == 1)
     found = jax.jit(lambda fitted, x: fitted.layer(x))(fitted, x)
@@ -77,7 +77,7 @@ def test_convolutions_are_the_plain_ones(name, prepare, dtype):
 def test_convolutions_over_time_are_the_plain_ones(kernel, dilation, frames, monkeypatch):
     monkeypatch.setattr(cpu, "TIME_CHANNELS", 4)
     kw = dict(padding=dilation * (kernel // 2), kernel_dilation=dilation, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    layers = nnx.Dict(
+    layers = Group(
         conv=nnx.Conv(6, 5, (kernel,), dtype=jnp.bfloat16, **kw), narrow=nnx.Conv(3, 5, 3, dtype=jnp.bfloat16, **kw)
     )
     exact = nnx.Conv(6, 5, (kernel,), **kw)
@@ -95,7 +95,7 @@ def test_convolutions_over_time_are_the_plain_ones(kernel, dilation, frames, mon
 
 
 def test_large_values_in_float16_do_not_overflow():
-    layers = nnx.Dict(conv=conv3x3(4, 4, dtype=jnp.float16, param_dtype=jnp.float16, rngs=nnx.Rngs(0), use_bias=False))
+    layers = Group(conv=conv3x3(4, 4, dtype=jnp.float16, param_dtype=jnp.float16, rngs=nnx.Rngs(0), use_bias=False))
     layers.conv.kernel[...] = layers.conv.kernel[...] * 0.01
     expected = layers.conv(jnp.full((1, 8, 8, 4), 20000, jnp.float16))
     cpu.fit(layers, prepare=True)

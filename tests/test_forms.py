@@ -12,7 +12,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from twins import jit, normal
 
 from its_jax.models import cpu, forms
-from its_jax.models.layers import Attention, attend, conv3x3
+from its_jax.models.layers import Attention, Group, List, attend, conv3x3
 
 AMPERE, HOPPER, BLACKWELL = "8.0", "9.0", "12.0"
 
@@ -71,13 +71,13 @@ def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
 )
 def test_attention_is_chosen_by_device_dtype_and_head(where, dtype, head, form):
     layer = Attention(2 * head, 2, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
-    layers = nnx.Dict(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
+    layers = Group(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     forms.fit(layers, where, prepare=True)
     assert layer.attend is form and type(layers.conv) is nnx.Conv
 
 
 def test_a_cpu_has_its_own_forms():
-    layers = nnx.Dict(one=Attention(512, 2, rngs=nnx.Rngs(0)), conv=conv3x3(256, 256, rngs=nnx.Rngs(0)))
+    layers = Group(one=Attention(512, 2, rngs=nnx.Rngs(0)), conv=conv3x3(256, 256, rngs=nnx.Rngs(0)))
     forms.fit(layers, prepare=True)
     assert layers.one.attend is cpu.attend and isinstance(layers.conv, cpu.PreparedConv)
 
@@ -113,7 +113,7 @@ def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(stri
     conv = conv3x3(6, 10, strides=strides, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = jnp.asarray(normal((2, 8, 12, 6)), jnp.bfloat16)
     expected = conv(x)
-    module = nnx.List([conv])
+    module = List([conv])
     for _ in range(2):  # as with a VAE that two models share
         forms.fit(module, device("gpu", HOPPER))
     assert conv.kernel.shape == (10, 3, 3, 6)
@@ -125,9 +125,9 @@ def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(stri
 def test_kernels_of_float32_over_time_and_of_a_tpu_stay():
     conv = conv3x3(6, 10, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     convolve = conv.conv_general_dilated
-    forms.fit(nnx.List([conv]), device("tpu"))
+    forms.fit(List([conv]), device("tpu"))
     assert conv.kernel.shape == (3, 3, 6, 10) and conv.conv_general_dilated is convolve
     narrow = nnx.Conv(6, 10, (3,), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     wide = conv3x3(6, 10, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    forms.fit(nnx.List([narrow, wide]), device("gpu", HOPPER))
+    forms.fit(List([narrow, wide]), device("gpu", HOPPER))
     assert narrow.kernel.shape == (3, 6, 10) and wide.kernel.shape == (3, 3, 6, 10)

@@ -141,7 +141,7 @@ def test_diffusers_and_transformers_open_the_export(exported, highest_precision)
         )
     assert vae.config.scaling_factor == 0.5
     models = made["image"]
-    ours = models["unet"](x, np.array([7]), text), made["vae"].decode(x), models["text_encoder"](ids)
+    ours = models.unet(x, np.array([7]), text), made["vae"].decode(x), models.text_encoder(ids)
     for a, b in zip(ours, theirs, strict=True):
         # The export is float16: 11 bits for each weight.
         np.testing.assert_allclose(a, b, atol=5e-3 * float(np.abs(b).max()))

@@ -11,6 +11,7 @@ from twins import normal
 
 from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
+from its_jax.models.layers import List
 from its_jax.weights import abstract, load_state_dict, to_state_dict, torch_name, torch_shapes
 
 
@@ -20,7 +21,7 @@ class Model(nnx.Module):
     def __init__(self, *, param_dtype=jnp.float32, rngs):
         kw = dict(param_dtype=param_dtype, rngs=rngs)
         self.embed = nnx.Embed(3, 3, **kw)
-        self.blocks = nnx.List(
+        self.blocks = List(
             [
                 nnx.Linear(3, 3, **kw),
                 None,  # has no parameters, as dropout in PyTorch: it keeps its place

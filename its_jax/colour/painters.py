@@ -1,5 +1,6 @@
 """Grey pictures and prompts -> coloured pictures, by models that are loaded once, on all devices at once."""
 
+import abc
 import dataclasses
 import functools
 import math
@@ -37,7 +38,7 @@ class Batch(NamedTuple):
     on_steps: Callable[[int], None]  # called with the number of steps made since the last call, for each picture
 
 
-class Painter:
+class Painter(abc.ABC):
     """What both methods share.
 
     Attributes:
@@ -47,12 +48,24 @@ class Painter:
       steps: that are made for a picture.
     """
 
+    unit: int
+    steps: int
+
     def __init__(self, how: Settings):
         self._how, self._layout = how, Alone()
         self._device = self._layout.mesh.devices.flat[0]  # all are of one kind
-        self.at_once, self.identities = self._layout.at_once, {}
+        self.at_once = self._layout.at_once
+        self.identities: dict[str, str] = {}
         self._programs: dict[Any, Callable] = {}
         self._finish = self._layout.each(views.in_gamut, (_SPLIT, _SPLIT))
+
+    @abc.abstractmethod
+    def _texts(self, prompts: Sequence[str]) -> Any:
+        """What the model takes from negative and positive prompts, leaves `[b 2 ...]`."""
+
+    @abc.abstractmethod
+    def _paint(self, batch: Batch) -> Array:
+        """The picture `[b H W 3]`, about [0, 1]; only its colours count."""
 
     def _check_window(self):
         if self._how.window % self.unit:
@@ -172,7 +185,6 @@ class PixelPainter(Painter):
         return self._put(np.array(pairs))
 
     def _paint(self, batch):
-        """The picture `[b H W 3]`, about [0, 1]."""
         how, reduction = self._how, self._how.reduction
         signed = batch.grey * 2 - 1
         reduced = self._program(factorized.reduced, (_SPLIT,), reduction=reduction)(signed)
@@ -250,7 +262,6 @@ class LatentPainter(Painter):
         return self._put(joined)
 
     def _paint(self, batch):
-        """As `PixelPainter`'s."""
         how, vae, schedule = self._how, self._model.vae, self._model.schedule
         rows = self._put(denoise.solver_rows(schedule, how.num_steps, latent.SOLVER), sharded=False)
         row = jax.tree.map(lambda column: column[how.start_step], rows)

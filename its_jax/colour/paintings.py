@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from its_jax import fields, files, jobs, media
+from its_jax import files, jobs, media
 from its_jax.errors import UserError
 from its_jax.samples import Sample, Samples, colors_folder
 from its_jax.samples import video as video_of
@@ -112,7 +112,7 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
       UserError: as `canvas`.
     """
     levels = canvas(sample)
-    known = {name: fields.read_json(colors_folder(sample) / f"{name}.json") for name in sample.colors}
+    known = {name: sample.color_record(name) for name in sample.colors}
     taken, todo, silent = set(known), [], []
     for trial, settings in enumerate(trials):
         name, video = _name_of(known, settings, _digest(levels)), trial < videos
@@ -153,11 +153,12 @@ def write(painting: Painting, picture: np.ndarray, about: Mapping[str, Any]) -> 
     record = {"id": sample.id, GROUP: dict(painting.settings), "spectrogram_sha256": _digest(painting.levels), **about}
     files.write(folder / f"{painting.name}.png", media.png(picture, record))
     if painting.video:
-        write_video(sample, painting.name, picture, painting.settings["prompt"])
+        write_video(sample, painting.name, picture, record)
     files.write(folder / f"{painting.name}.json", media.text(record))
 
 
-def write_video(sample: Sample, name: str, picture: np.ndarray, prompt: str) -> None:
+def write_video(sample: Sample, name: str, picture: np.ndarray, record: Mapping[str, Any]) -> None:
     """The video of a coloured picture, above the spectrogram. UserError: cannot write."""
-    shown = media.above(picture, sample.picture())
-    media.write_video(video_of(sample, name), shown, *sample.waveform(), prompt, sample.record["audio"]["prompt"])
+    prompts = record[GROUP]["prompt"], sample.record["audio"]["prompt"]
+    shown, settings = media.above(picture, sample.picture()), dict(record)
+    media.write_video(video_of(sample, name), shown, *sample.waveform(), *prompts, settings=settings)

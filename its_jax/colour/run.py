@@ -63,7 +63,7 @@ def _todo(how, made):
             trials = [how.of_trial(sample.record, trial) for trial in range(how.trials)]
             pictures, silent = paintings.missing(sample, trials, how.videos)
             for name in silent:
-                paintings.write_video(sample, name, sample.picture(name), sample.color_prompt(name))
+                paintings.write_video(sample, name, sample.picture(name), sample.color_record(name))
             todo += pictures
         except UserError as error:
             faults.append(str(error))

@@ -56,7 +56,8 @@ class Writer:
     """Adds to a work folder under a name of its own, such as 0-of-2; to be closed."""
 
     def __init__(self, workdir: Path, name: str):
-        self._folder, self._name, self._lines, self._saved = workdir / FOLDER, name, [], time.monotonic()
+        self._folder, self._name, self._saved = workdir / FOLDER, name, time.monotonic()
+        self._lines: list[bytes] = []
 
     def add(self, key: Key, entry: Entry) -> None:
         """UserError: cannot write."""

@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,8 @@ def gaussian(source: str, features_of_file: Callable[[Path], np.ndarray]) -> Gau
 def write(path: Path, of: Gaussian) -> None:
     """To a file that `gaussian` and pytorch-fid read; it appears whole. UserError: cannot write."""
     buffer = io.BytesIO()
-    np.savez(buffer, **dict(zip(_NAMES, (of.mean, of.covariance), strict=True)))
+    arrays: dict[str, Any] = dict(zip(_NAMES, (of.mean, of.covariance), strict=True))
+    np.savez(buffer, **arrays)
     files.write(path, buffer.getvalue())
 
 

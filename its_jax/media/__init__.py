@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageOps, PngImagePlugin
 
-from its_jax import fields, files, typeset
+from its_jax import fields, files, marks, typeset
 from its_jax.errors import UserError
 
 Path = str | os.PathLike
@@ -41,11 +41,12 @@ def png(picture: np.ndarray, settings: dict) -> bytes:
     """8-bit PNG; value = round(255 x), ties to even.
 
     `settings` go as JSON into an iTXt chunk `its_jax`; for other programs a chunk `parameters` tells prompts
-    and main settings in the form of AUTOMATIC1111's web UI.
+    and main settings in the form of AUTOMATIC1111's web UI, and XMP marks it as made by models.
     """
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", _parameters(settings))
     info.add_itxt(_PNG_KEY, _to_json(settings))
+    info.add_itxt(marks.XMP_KEY, marks.XMP)
     file = io.BytesIO()
     _to_image(picture).save(file, format="PNG", pnginfo=info)
     return file.getvalue()
@@ -66,22 +67,23 @@ def write_wav(path: Path, waveform: np.ndarray, sampling_rate: int, settings: di
 def wav(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
     """16-bit mono WAV; value = round(32768 x), at most 32767.
 
-    The title tag holds the prompts, the comment tag `settings` as JSON.
+    The title tag holds the prompts, the comment tag `settings` as JSON, the software tag the mark of `its_jax.marks`.
     """
     # libsndfile could write these tags, but drops those longer than 2 KB: they are appended by hand.
     tags = _riff_chunk(b"INAM", _title(settings).encode() + b"\0")
     tags += _riff_chunk(b"ICMT", _to_json(settings).encode() + b"\0")
+    tags += _riff_chunk(b"ISFT", marks.SOFTWARE.encode() + b"\0")
     body = _wav(waveform, sampling_rate)[8:] + _riff_chunk(b"LIST", b"INFO" + tags)
     return _riff_chunk(b"RIFF", body)
 
 
 def flac(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
-    """16-bit mono FLAC, the values of `wav`; the title tag holds the prompts, the comment tag `settings` as JSON."""
+    """16-bit mono FLAC, the values and tags of `wav`."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", sampling_rate, 1, format="FLAC") as sound:
         if title := _title(settings):  # an empty one is refused
             sound.title = title
-        sound.comment = _to_json(settings)
+        sound.comment, sound.software = _to_json(settings), marks.SOFTWARE
         sound.write(_to_pcm(waveform))
     return file.getvalue()
 
@@ -109,7 +111,7 @@ def read_picture(path: Path, height: int | None = None, width: int | None = None
         if upright.has_transparency_data:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
         picture = upright.convert("RGB")
-        if height is not None:
+        if height is not None and width is not None:
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture, np.float32) / 255
 
@@ -189,11 +191,13 @@ def video(
     image_prompt: str,
     audio_prompt: str,
     fps: int = 30,
+    settings: dict | None = None,
 ) -> bytes:
     """mp4 (H.264, yuv420p, AAC): the picture between its prompts, under a playhead that follows the sound.
 
     The picture spans the whole sound: at second t the playhead is t / duration of its width from the left.
-    The number of frames is duration * fps, rounded. OSError: ffmpeg fails.
+    The number of frames is duration * fps, rounded. The title tag holds the prompts, the comment tag `settings` as
+    JSON, the description the mark of `its_jax.marks`. OSError: ffmpeg fails.
     """
     slide, (left, top, width, height) = typeset.slide(_to_image(picture), image_prompt, audio_prompt)
     playhead = typeset.playhead(height)
@@ -209,6 +213,10 @@ def video(
         f"[slide][playhead]overlay=x='{left}+floor({width}*t/{duration})':y={top}:format=yuv444,format=yuv420p,"
         "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]"
     )
+    title = " | ".join(map(typeset.one_line, (image_prompt, audio_prompt)))
+    tags = {"title": title, "comment": _to_json(settings or {})}
+    tags["description"] = marks.SOFTWARE
+    told = [part for name, text in tags.items() for part in ("-metadata", f"{name}={text}")]
     with tempfile.TemporaryDirectory() as folder:
         slide.save(f"{folder}/slide.png", compress_level=1)  # prompts reach ffmpeg as pixels only
         playhead.save(f"{folder}/playhead.png")
@@ -217,7 +225,7 @@ def video(
                 "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
                 "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "18",
-                "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart",
+                "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart", *told,
                 "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
         return pathlib.Path(folder, "video.mp4").read_bytes()
 
@@ -316,7 +324,7 @@ def _from_tag(path: Path, text: str | None) -> dict:
 def _open_png(path: Path) -> tuple[Image.Image, str | None]:
     with _reading(path), Image.open(path, formats=["PNG"]) as image:
         image.load()
-        return image, image.text.get(_PNG_KEY)
+        return image, getattr(image, "text", {}).get(_PNG_KEY)
 
 
 def _riff_chunk(name: bytes, body: bytes) -> bytes:
@@ -335,7 +343,7 @@ def _wav_comment(data: bytes) -> str | None:
     for name, body in _riff_chunks(data[12:]):
         if name == b"LIST" and body.startswith(b"INFO"):
             comment = dict(_riff_chunks(body[4:])).get(b"ICMT")
-            return comment and comment.rstrip(b"\0").decode(errors="replace")
+            return None if comment is None else comment.rstrip(b"\0").decode(errors="replace")
     return None
 
 

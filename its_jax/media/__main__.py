@@ -33,7 +33,7 @@ def run(place, color=""):
     prompts = (sample.record[term]["prompt"] for term in jobs.TERMS)
     with files.reasons(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    media.write_video(path, sample.picture(), *sample.waveform(), *prompts)
+    media.write_video(path, sample.picture(), *sample.waveform(), *prompts, settings=dict(sample.record))
     return path
 
 
@@ -41,7 +41,7 @@ def _of_colors(sample, color):
     if color not in sample.colors:
         there = ", ".join(sample.colors) or "none; its_jax.colorize makes them"
         raise UserError(f"--color={color}: {sample.id} has no such coloured picture; it has {there}")
-    paintings.write_video(sample, color, sample.picture(color), sample.color_prompt(color))
+    paintings.write_video(sample, color, sample.picture(color), sample.color_record(color))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
-from its_jax.models.layers import layer_norm, unit
+from its_jax.models.layers import List, layer_norm, unit
 from its_jax.models.roberta import ClapTextConfig, ClapTextModel, Output
 
 _NOT_FUSED = {"enable_fusion": (False,), "fusion_type": (None,), "patch_embed_input_channels": (1,)}
@@ -223,7 +223,7 @@ class Stage(nnx.Module):
         # The coarsest picture may be a single window: it is not rolled.
         rolls = config.spec_size // config.patch_size // 2**i > config.window_size
         shifts = [(j % 2) * rolls * config.window_size // 2 for j in range(config.depths[i])]
-        self.blocks = nnx.List([Block(config, features, heads, shift, **kw) for shift in shifts])
+        self.blocks = List([Block(config, features, heads, shift, **kw) for shift in shifts])
         self.downsample = PatchMerging(features, **kw) if i < len(config.depths) - 1 else None
 
     def __call__(self, x):
@@ -237,7 +237,7 @@ class AudioEncoder(nnx.Module):
         self.config = config
         self.batch_norm = BatchNorm(config.num_mel_bins, **kw)
         self.patch_embed = PatchEmbed(config, **kw)
-        self.layers = nnx.List([Stage(config, i, **kw) for i in range(len(config.depths))])
+        self.layers = List([Stage(config, i, **kw) for i in range(len(config.depths))])
         self.norm = layer_norm(config.hidden_size, _EDGE, **kw)
 
     def __call__(self, log_mel):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from its_jax.models.layers import Attention, FeedForward
+from its_jax.models.layers import Attention, FeedForward, List
 
 # About so many rows of a product at once, more where channels are fewer: with less of them products are slow, with more
 # what lies between leaves the cache. Of tiles of 2 x 2 pixels, and of tokens of a feed-forward layer.
@@ -90,7 +90,7 @@ class PreparedConv(nnx.Module):
     """
 
     def __init__(self, conv):
-        self.kernels = nnx.List([nnx.Param(kernel) for kernel in jax.jit(_transform)(conv.kernel[...])])
+        self.kernels = List([nnx.Param(kernel) for kernel in jax.jit(_transform)(conv.kernel[...])])
         self.bias, self.dtype = conv.bias, conv.dtype
 
     def __call__(self, x):

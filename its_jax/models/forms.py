@@ -50,12 +50,10 @@ def _reorder(conv):
     The longest copies of a profile on an H200 were such (`bench/results/gpu_h200.json`)."""
     plain = conv.conv_general_dilated is not _of_reordered  # a part that models share comes twice
     if plain and len(conv.kernel_size) == 2 and jnp.dtype(conv.dtype).itemsize == 2:
-        kernel = conv.kernel.get_value()
-        if isinstance(kernel, jax.ShapeDtypeStruct):
-            *others, last = kernel.shape
-            conv.kernel.set_value(kernel.update(shape=(last, *others)))
-        else:
-            conv.kernel.set_value(jnp.moveaxis(kernel, -1, 0))
+        (kernel,) = jax.tree.leaves(conv.kernel)  # Flax 0.11 has another word for it than 0.12
+        *others, last = kernel.shape
+        is_shape = isinstance(kernel, jax.ShapeDtypeStruct)
+        conv.kernel = nnx.Param(kernel.update(shape=(last, *others)) if is_shape else jnp.moveaxis(kernel, -1, 0))
         conv.conv_general_dilated = _of_reordered
 
 

@@ -13,6 +13,16 @@ from flax import nnx
 
 # Longer query sequences are attended to in chunks of this many, so that the score matrix stays small.
 QUERY_CHUNK = 512
+# Modules in a row. Flax 0.11, which has no class for them, takes lists as they are.
+List = getattr(nnx, "List", list)
+
+
+class Group(nnx.Module):
+    """Modules by name: `Group(a=module).a`."""
+
+    def __init__(self, **modules):
+        for name, module in modules.items():
+            setattr(self, name, module)
 
 
 def conv3x3(features_in, features_out, *, strides=1, padding=1, **kw):
@@ -92,7 +102,7 @@ class Attention(nnx.Module):
         self.to_q = linear(features, features, use_bias=qkv_bias)
         self.to_k = linear(context_features, features, use_bias=qkv_bias)
         self.to_v = linear(context_features, features, use_bias=qkv_bias)
-        self.to_out = nnx.List([linear(features, features)])
+        self.to_out = List([linear(features, features)])
         self.attend = attend
 
     def __call__(self, x, keys_values=None):
@@ -120,7 +130,7 @@ class GEGLU(nnx.Module):
 class FeedForward(nnx.Module):
     def __init__(self, features, **kw):
         # Index 1 is dropout in PyTorch: it keeps its place.
-        self.net = nnx.List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
+        self.net = List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
         self.compute = feed_forward
 
     def __call__(self, x):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from its_jax.fields import BOOKKEEPING, check_heads, check_sizes, read_fields
-from its_jax.models.layers import layer_norm
+from its_jax.models.layers import List, layer_norm
 
 _FIXED = {"model_type": ("clap_text_model",), "hidden_act": ("gelu",), "projection_hidden_act": ("relu",)}
 _FIXED |= {"is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,), "type_vocab_size": (1,)}
@@ -111,7 +111,7 @@ class Layer(nnx.Module):
 
 class Encoder(nnx.Module):
     def __init__(self, config, **kw):
-        self.layer = nnx.List([Layer(config, **kw) for _ in range(config.num_hidden_layers)])
+        self.layer = List([Layer(config, **kw) for _ in range(config.num_hidden_layers)])
 
     def __call__(self, x, tokens):
         for layer in self.layer:

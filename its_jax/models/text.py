@@ -9,7 +9,7 @@ from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.fields import BOOKKEEPING, check_heads, check_sizes, read_fields
-from its_jax.models.layers import layer_norm
+from its_jax.models.layers import List, layer_norm
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP: Hendrycks and Gimpel 2016
@@ -114,7 +114,7 @@ class Encoder(nnx.Module):
     """Layers one after the other, on tokens `[b, n, hidden_size]`."""
 
     def __init__(self, config, causal, **kw):
-        self.layers = nnx.List([EncoderLayer(config, causal, **kw) for _ in range(config.num_hidden_layers)])
+        self.layers = List([EncoderLayer(config, causal, **kw) for _ in range(config.num_hidden_layers)])
 
     def __call__(self, x):
         for layer in self.layers:

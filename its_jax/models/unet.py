@@ -13,6 +13,7 @@ from its_jax.models.layers import (
     Attention,
     Downsample2D,
     FeedForward,
+    List,
     ResnetBlock2D,
     TimestepEmbedding,
     Upsample2D,
@@ -160,7 +161,7 @@ class Transformer2DModel(nnx.Module):
         project = nnx.Linear if config.use_linear_projection else conv1x1
         self.norm = group_norm(features, config.norm_num_groups, 1e-6, **kw)
         self.proj_in = project(features, features, **kw)
-        self.transformer_blocks = nnx.List(
+        self.transformer_blocks = List(
             [BasicTransformerBlock(features, heads, config.cross_attention_dim, **kw) for _ in range(layers)]
         )
         self.proj_out = project(features, features, **kw)
@@ -178,9 +179,9 @@ class DownBlock(nnx.Module):
 
     def __init__(self, features_in, features_out, layers, resnet, transformer, last, **kw):
         sizes = [features_in] + [features_out] * (layers - 1)
-        self.resnets = nnx.List([resnet(size, features_out) for size in sizes])
-        self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
-        self.downsamplers = None if last else nnx.List([Downsample2D(features_out, **kw)])
+        self.resnets = List([resnet(size, features_out) for size in sizes])
+        self.attentions = List([transformer(features_out) for _ in sizes]) if transformer else None
+        self.downsamplers = None if last else List([Downsample2D(features_out, **kw)])
 
     def __call__(self, x, time, text):
         """Returns the output and the list of skips."""
@@ -200,8 +201,8 @@ class MidBlock(nnx.Module):
     """`UNetMidBlock2DCrossAttn`."""
 
     def __init__(self, features, resnet, transformer):
-        self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
-        self.attentions = nnx.List([transformer(features)])
+        self.resnets = List([resnet(features, features) for _ in range(2)])
+        self.attentions = List([transformer(features)])
 
     def __call__(self, x, time, text):
         x = self.resnets[0](x, next(time))
@@ -214,9 +215,9 @@ class UpBlock(nnx.Module):
 
     def __init__(self, features_in, features_out, skips, resnet, transformer, last, **kw):
         sizes = [features_in] + [features_out] * (len(skips) - 1)
-        self.resnets = nnx.List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips, strict=True)])
-        self.attentions = nnx.List([transformer(features_out) for _ in sizes]) if transformer else None
-        self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
+        self.resnets = List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips, strict=True)])
+        self.attentions = List([transformer(features_out) for _ in sizes]) if transformer else None
+        self.upsamplers = None if last else List([Upsample2D(features_out, **kw)])
 
     def __call__(self, x, skips, time, text, size):
         """Takes its skips off the end of the list; `size` is that of the next skip (None at the last)."""
@@ -271,7 +272,7 @@ class UNet2DConditionModel(nnx.Module):
             last = i == n - 1
             down.append(DownBlock(channels[max(i - 1, 0)], channels[i], layers[i], resnet, attention, last, **kw))
             skips += [channels[i]] * (layers[i] + (not last))
-        self.down_blocks = nnx.List(down)
+        self.down_blocks = List(down)
 
         self.mid_block = MidBlock(channels[-1], resnet, transformer(n - 1))
 
@@ -281,7 +282,7 @@ class UNet2DConditionModel(nnx.Module):
             taken = [skips.pop() for _ in range(layers[i] + 1)]
             up.append(UpBlock(features, channels[i], taken, resnet, attention, i == 0, **kw))
             features = channels[i]
-        self.up_blocks = nnx.List(up)
+        self.up_blocks = List(up)
 
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)

@@ -9,15 +9,7 @@ from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
-from its_jax.models.layers import (
-    Attention,
-    Downsample2D,
-    ResnetBlock2D,
-    Upsample2D,
-    conv1x1,
-    conv3x3,
-    group_norm,
-)
+from its_jax.models.layers import Attention, Downsample2D, List, ResnetBlock2D, Upsample2D, conv1x1, conv3x3, group_norm
 
 _EPSILON = 1e-6  # of every norm in diffusers' Encoder and Decoder
 
@@ -92,8 +84,8 @@ class SpatialAttention(Attention):
 class MidBlock(nnx.Module):
     def __init__(self, features, config, resnet, **kw):
         attend = config.mid_block_add_attention
-        self.resnets = nnx.List([resnet(features, features) for _ in range(2)])
-        self.attentions = nnx.List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
+        self.resnets = List([resnet(features, features) for _ in range(2)])
+        self.attentions = List([SpatialAttention(features, config.norm_num_groups, **kw)]) if attend else None
 
     def __call__(self, x):
         x = self.resnets[0](x)
@@ -104,10 +96,10 @@ class MidBlock(nnx.Module):
 
 class DownBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
+        self.resnets = List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
         # The VAE pads at the far edges only.
         padding = ((0, 1), (0, 1))
-        self.downsamplers = None if last else nnx.List([Downsample2D(features_out, padding=padding, **kw)])
+        self.downsamplers = None if last else List([Downsample2D(features_out, padding=padding, **kw)])
 
     def __call__(self, x):
         for resnet in self.resnets:
@@ -117,8 +109,8 @@ class DownBlock(nnx.Module):
 
 class UpBlock(nnx.Module):
     def __init__(self, features_in, features_out, layers, resnet, last, **kw):
-        self.resnets = nnx.List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
-        self.upsamplers = None if last else nnx.List([Upsample2D(features_out, **kw)])
+        self.resnets = List([resnet(features_in if i == 0 else features_out, features_out) for i in range(layers)])
+        self.upsamplers = None if last else List([Upsample2D(features_out, **kw)])
 
     def __call__(self, x):
         for resnet in self.resnets:
@@ -131,7 +123,7 @@ class Encoder(nnx.Module):
         channels = config.block_out_channels
         resnet = functools.partial(ResnetBlock2D, groups=config.norm_num_groups, epsilon=_EPSILON, **kw)
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
-        self.down_blocks = nnx.List(
+        self.down_blocks = List(
             [
                 DownBlock(channels[max(i - 1, 0)], c, config.layers_per_block, resnet, i == len(channels) - 1, **kw)
                 for i, c in enumerate(channels)
@@ -154,7 +146,7 @@ class Decoder(nnx.Module):
         resnet = functools.partial(ResnetBlock2D, groups=config.norm_num_groups, epsilon=_EPSILON, **kw)
         self.conv_in = conv3x3(config.latent_channels, channels[0], **kw)
         self.mid_block = MidBlock(channels[0], config, resnet, **kw)
-        self.up_blocks = nnx.List(
+        self.up_blocks = List(
             [
                 UpBlock(
                     channels[max(i - 1, 0)],

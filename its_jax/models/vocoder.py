@@ -8,6 +8,7 @@ from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.fields import check_sizes, read_fields
+from its_jax.models.layers import List
 
 _INNER_SLOPE = 0.1
 _LAST_SLOPE = 0.01  # PyTorch's default for leaky ReLU, left so before the last convolution by the original code
@@ -128,8 +129,8 @@ class ResBlock1(nnx.Module):
     """Residual pairs of convolutions, the first of each dilated."""
 
     def __init__(self, features, kernel_size, dilations, **kw):
-        self.convs1 = nnx.List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
-        self.convs2 = nnx.List([_conv(features, features, kernel_size, **kw) for _ in dilations])
+        self.convs1 = List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
+        self.convs2 = List([_conv(features, features, kernel_size, **kw) for _ in dilations])
 
     def __call__(self, x):
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
@@ -142,7 +143,7 @@ class ResBlock2(nnx.Module):
     """Residual dilated convolutions: the lighter form."""
 
     def __init__(self, features, kernel_size, dilations, **kw):
-        self.convs = nnx.List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
+        self.convs = List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
 
     def __call__(self, x):
         for conv in self.convs:
@@ -166,8 +167,8 @@ class Generator(nnx.Module):
         kernels = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
         ups = zip(widths[:-1], widths[1:], config.upsample_kernel_sizes, config.upsample_rates, strict=True)
         self.conv_pre = _conv(config.num_mels, widths[0], 7, **kw)
-        self.ups = nnx.List([_ConvTranspose(*sizes, **kw) for sizes in ups])
-        self.resblocks = nnx.List([block(width, k, d, **kw) for width in widths[1:] for k, d in kernels])
+        self.ups = List([_ConvTranspose(*sizes, **kw) for sizes in ups])
+        self.resblocks = List([block(width, k, d, **kw) for width in widths[1:] for k, d in kernels])
         self.conv_post = _conv(widths[-1], 1, 7, **kw)
 
     def __call__(self, log_mel):

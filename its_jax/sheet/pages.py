@@ -32,7 +32,7 @@ def write(workdir: str | Path, x: str, y: str, picture: str) -> list[Path]:
             raise UserError(f"picture={picture}: {sample.id} has only {', '.join(there)}")
     settings = columns.of([sample.record for sample in found])
     grid = _grid(settings, *_axes(settings, x, y))
-    paths = []
+    paths: list[Path] = []
     for page in _pages(grid, found, picture, workdir.name):
         paths.append(workdir / f"sheet-{len(paths) + 1:02d}.png")
         files.write(paths[-1], _png(page))
@@ -79,7 +79,7 @@ def _grid(settings: Columns, x: str, y: str) -> _Grid:
     varying, ranks, order = columns.varying(settings), columns.ranks(settings), columns.order(settings)
     rest = [name for name in varying if name not in (x, y)]
     rows, tops = (ranks.get(name, [0] * len(order)) for name in (y, x))
-    cells = {}
+    cells: dict[tuple[int, int], list[int]] = {}
     for sample in order:
         cells.setdefault((rows[sample], tops[sample]), []).append(sample)
     across, down = ([_told(value) for value in columns.values(settings[name])] if name else [""] for name in (x, y))

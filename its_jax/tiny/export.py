@@ -19,8 +19,8 @@ def export(workdir):
     for kind in recipe.KINDS:
         folder = workdir / "export" / kind
         models = modules.trained(modules.text_and_unet(kind), workdir / kind)
-        _write(folder / "unet", "diffusion_pytorch_model", models["unet"], recipe.UNET)
-        _write(folder / "text_encoder", "model", models["text_encoder"], recipe.text_config(kind))
+        _write(folder / "unet", "diffusion_pytorch_model", models.unet, recipe.UNET)
+        _write(folder / "text_encoder", "model", models.text_encoder, recipe.text_config(kind))
         _write(folder / "vae", "diffusion_pytorch_model", vae, recipe.VAE | {"scaling_factor": 1 / latent_std})
         recipe.write_tokenizer(folder / "tokenizer", recipe.vocabulary(kind))
         (folder / "vocabulary.json").write_text(json.dumps(recipe.vocabulary(kind)))

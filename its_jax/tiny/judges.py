@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
 from its_jax import weights
+from its_jax.models.layers import List
 from its_jax.tiny import data, recipe
 from its_jax.tiny.fit import fit
 
@@ -31,10 +32,10 @@ class Judge(nnx.Module):
 
     def __init__(self, *, rngs):
         sizes = (1, *CHANNELS)
-        self.convs = nnx.List(
+        self.convs = List(
             [nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
         )
-        self.norms = nnx.List([nnx.GroupNorm(c, num_groups=8, rngs=rngs) for c in CHANNELS])
+        self.norms = List([nnx.GroupNorm(c, num_groups=8, rngs=rngs) for c in CHANNELS])
         self.out = nnx.Linear(2 * CHANNELS[-1], CLASSES, rngs=rngs)
 
     def __call__(self, x):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from its_jax.models.layers import Group
 from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
@@ -17,8 +18,8 @@ def vae():
 
 
 def text_and_unet(kind):
-    """`{"text_encoder", "unet"}` of 'image' or 'audio', which are trained together."""
-    return nnx.Dict(
+    """`text_encoder` and `unet` of 'image' or 'audio', which are trained together."""
+    return Group(
         text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(recipe.text_config(kind)), rngs=nnx.Rngs(2)),
         unet=UNet2DConditionModel(UNetConfig.from_dict(recipe.UNET), rngs=nnx.Rngs(1)),
     )

@@ -120,7 +120,7 @@ def train_unet(workdir, kind):
         models, signal = nnx.merge(graph, params), alphas_cumprod[t][:, None, None, None]
         eps = jax.random.normal(key, batch["z"].shape)
         x = jnp.sqrt(signal) * batch["z"] + jnp.sqrt(1 - signal) * eps
-        predicted = models["unet"](x, t, models["text_encoder"](batch["tokens"]))
+        predicted = models.unet(x, t, models.text_encoder(batch["tokens"]))
         return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
 
     def loss(params, batch, key):

@@ -1,0 +1,31 @@
+"""Signs finished files as made by models: `python -m its_jax.sign FILE --certificate=CHAIN.pem --key=KEY.pem`.
+
+FILE is a picture, sound or video, or the folder of a sample, all of whose files are signed. See `its_jax.signing`.
+"""
+
+import logging
+from pathlib import Path
+
+from absl import flags
+
+from its_jax import cli, signing
+from its_jax.errors import UserError
+
+_CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, and those that vouch for it.", required=True)
+_KEY = flags.DEFINE_string("key", None, "PEM: its private key.", required=True)
+_ALGORITHM = flags.DEFINE_enum("algorithm", "es256", signing.ALGORITHMS, "Of the key.")
+_TIMESTAMPS = flags.DEFINE_string("timestamps", "", "Address of a time stamp authority; none is asked without.")
+
+
+def main(file):
+    path = Path(file)
+    found = sorted(p for p in path.iterdir() if p.suffix in signing.KINDS) if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"{path}: there is nothing in it that can be signed ({', '.join(signing.KINDS)})")
+    for each in found:
+        signing.sign(each, Path(_CERTIFICATE.value), Path(_KEY.value), _ALGORITHM.value, _TIMESTAMPS.value)
+        logging.info("%s is signed", each)
+
+
+if __name__ == "__main__":
+    cli.start(main, "FILE")

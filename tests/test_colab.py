@@ -1,0 +1,190 @@
+"""The notebooks of colab/: run from top to bottom on the embedded models, the cell of parameters replaced."""
+
+import ast
+import base64
+import io
+import json
+import os
+import pathlib
+import re
+import zipfile
+
+import finished
+import nbformat
+import numpy as np
+import pytest
+import soundfile
+from nbclient import NotebookClient
+from packaging.requirements import Requirement
+from PIL import Image
+
+from its_jax import notebook
+from its_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
+# What stands in for the choices of the form, and sizes that take seconds.
+TINY = {"source": "", "use_drive": False, "config": "configs/default.py", "dtype": "float32"}
+TINY |= {"image_model": "tiny/image", "audio_model": "tiny/audio", "scorers": "clip@tiny/clip,clap@tiny/clap"}
+TINY |= {"image_prompts": "a painting of dogs; a drawing of a castle", "audio_prompts": "bell ringing", "seeds": "0..1"}
+TINY |= {"best_share": 1.0, "small_settings": {"num_samples": 2, "num_steps": 4, "batch_size": 2}}
+TINY |= {"grid_settings": {"num_steps": 4, "batch_size": 2}}
+# What Colab's machines had in August 2026, which the install cell leaves as it is.
+COLAB = {"jax": "0.7.2", "flax": "0.11.2", "orbax-checkpoint": "0.12.4", "numpy": "2.1.0"}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def parameters(cell):
+    """Name -> value, as the form has them at first."""
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
+
+
+def tagged(book, tag):
+    (cell,) = [cell for cell in book.cells if tag in cell.metadata.get("tags", [])]
+    return cell
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def outputs(cell, kind="text/html"):
+    return "".join(output.data.get(kind, "") for output in cell.outputs if "data" in output)
+
+
+def said(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_form_and_calls(path):
+    """No function, nothing run before it was saved, few cells."""
+    book = read(path)
+    nbformat.validate(book)
+    assert len(code(book)) <= 10
+    for cell in code(book):
+        assert not cell.outputs and cell.execution_count is None
+        assert not re.search(r"^\s*(def|class|lambda)\b", cell.source, re.MULTILINE)
+        assert cell.source.startswith("# @title ")
+    form = tagged(book, "parameters").source
+    assert all("# @param" in line for line in form.splitlines() if re.match(r"\w+ = ", line))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_installing_leaves_the_machine_s_jax(path):
+    install = tagged(read(path), "install").source
+    assert "upgrade" not in install and " -U" not in install and "its_jax[" not in install
+    kept = re.search(r"\^\((.*?)\)==", install)[1].split("|")
+    assert {"jax", "jaxlib", "libtpu", "flax", "numpy"} <= set(kept) and "-c ~/as_it_is.txt" in install
+
+
+def test_what_colab_has_is_enough():
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (asked,) = [
+        node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    ]
+    for requirement in map(Requirement, ast.literal_eval(asked)):
+        if requirement.name in COLAB:
+            assert requirement.specifier.contains(COLAB[requirement.name]), requirement
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def run(request, tmp_path_factory, quick_programs):
+    """A notebook after it has run, and its work folder. One device: eight make eight samples at once."""
+    folder = tmp_path_factory.mktemp(request.param.stem)
+    book = read(request.param)
+    cell = tagged(book, "parameters")
+    given = parameters(cell)
+    chosen = {name: TINY.get(name, value) for name, value in given.items()} | {"folder": str(folder / "made")}
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in chosen.items())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        NotebookClient(book, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    if keep := os.environ.get("ITS_JAX_KEEP_NOTEBOOKS"):  # to look at them
+        nbformat.write(book, pathlib.Path(keep, request.param.name))
+    return book, folder / "made"
+
+
+def cell_of(book, name):
+    (cell,) = [cell for cell in book.cells if cell.id == name]
+    return cell
+
+
+def test_it_runs_and_says_what_it_does(run):
+    book, _ = run
+    assert all(cell.execution_count for cell in code(book))
+    plan, made = (said(cell_of(book, name)) for name in ("plan", "grid"))
+    assert "4 samples" in plan and "4 samples in " in made
+    assert not any("Traceback" in said(cell) for cell in code(book))
+
+
+def test_the_best_are_shown_with_a_player(run):
+    book, folder = run
+    shown = outputs(cell_of(book, "best"))
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", shown)
+    sounds = re.findall(r"data:audio/wav;base64,([^\"]+)", shown)
+    assert 1 <= len(pictures) == len(sounds) <= 4 and "clap " in shown
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))))
+    waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0])))
+    assert picture.shape == (128, 512) and picture.std() > 10 and rate == 16000 and len(waveform) == 81920
+
+
+def test_the_gallery_is_shown_or_written(run):
+    book, folder = run
+    cell = cell_of(book, "gallery")
+    assert "<iframe" in outputs(cell) or "gallery.html" in outputs(cell, "text/plain")
+    assert len(list(folder.rglob("gallery.html"))) >= 1
+
+
+def test_what_is_exported_is_whole(run):
+    _, folder = run
+    (packed,) = folder.parent.rglob("best.zip")
+    with zipfile.ZipFile(packed) as file:
+        names = file.namelist()
+        records = [json.loads(file.read(name)) for name in names if name.endswith("sample.json")]
+    assert 1 <= len(records) <= 4 and sum(name.endswith("video.mp4") for name in names) == len(records)
+
+
+# its_jax.notebook
+
+
+def test_chosen_are_the_best_first(tmp_path):
+    records = [finished.record({"seed": seed}, {"clip": seed, "clap": -abs(seed - 3)}) for seed in range(5)]
+    finished.write(tmp_path, records)
+    seeds = [found.record["seed"] for found in notebook.chosen(tmp_path, "clip, clap", share=0.6)]
+    assert seeds == [3, 4, 2]
+    assert len(notebook.chosen(tmp_path, "")) == 5
+
+
+def test_prompts_come_in_one_text():
+    assert notebook._parts("a cat, grey; a dog;") == ("a cat, grey", "a dog")
+    assert notebook._parts(["a; b"]) == ("a; b",)
+
+
+def test_what_is_wrong_is_one_line(tmp_path):
+    for config, settings, told in (
+        ("configs/nowhere.py", {}, "configs/nowhere.py: No such file"),
+        ("configs/default.py", {"num_step": 3}, "num_step"),
+        ("configs/default.py", {"num_steps": "many"}, "num_steps"),
+        ("configs/sd15_auffusion.py:lion", {}, "has no example 'lion'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)) as caught:
+            notebook.sample(str(ROOT / config), tmp_path, settings)
+        assert len(str(caught.value).splitlines()) == 1
+        (line,) = caught.value._render_traceback_()
+        assert line == f"error: {caught.value}"
+    with pytest.raises(UserError, match="only Colab has a Drive"):
+        notebook.workdir("made", on_drive=True)
+
+
+def test_a_video_that_cannot_be_made_is_left_out(tmp_path, monkeypatch, caplog):
+    finished.write(tmp_path / "made", [finished.record()], "shards")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+    with zipfile.ZipFile(notebook.export(tmp_path / "made", tmp_path / "all.zip", by="")) as file:
+        names = {name.rpartition("/")[2] for name in file.namelist()}
+    assert names == {"image.png", "spectrogram.png", "audio.flac", "sample.json"}
+    assert "no video of it" in caplog.text

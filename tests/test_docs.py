@@ -1,0 +1,224 @@
+"""README.md and docs/: every command runs, in small, or is at least one that could; every message is one of ours.
+
+What needs a network, an accelerator, a cluster or hours is taken apart instead: its module, flags and settings exist.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+
+import finished
+import pytest
+from flags_of import flags_of
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EMBEDDED = (
+    "default",
+    "sweep",
+    "views",
+    "imprint",
+)  # configs that download nothing, and do not take a minute to compile
+# Sizes that take seconds.
+SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.dtype=float32".split()
+SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
+# What takes minutes or hours, even in small, or is about what is not there.
+TAKEN_APART = (
+    "its_jax.tiny.train",
+    "its_jax.tiny.evaluate",
+    "its_jax.colorize",
+    "convert",
+    "pytest",
+    "venv",
+    "its_jax.sign",
+)
+
+
+def blocks(path):
+    return re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(path):
+    """Of the blocks, a line or what is joined by && each."""
+    return [part.strip() for block in blocks(path) for line in block.splitlines() for part in line.split("&&")]
+
+
+def spans(path):
+    """`python -m ...` in the text, from there to the end of the quotation that it stands in."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for span in re.findall(r"`([^`]*python -m [^`]*)`", text):
+        yield span[span.index("python -m ") :].split('"')[0].replace("\n", " ")
+
+
+def split(command):
+    """Module and arguments of `python -m MODULE ARGUMENTS`, or None."""
+    words = shlex.split(command)
+    if len(words) > 2 and words[0].endswith(("python", "python3")) and words[1] == "-m":
+        return words[2], words[3:]
+    return None
+
+
+def is_run(command):
+    """Whether it runs here: a command of ours on the embedded models."""
+    found = split(command)
+    if found is None or found[0] in TAKEN_APART:
+        return False
+    configs = re.findall(r"--config=configs/(\w+)\.py(?::(\w+))?", command)
+    return all(name in EMBEDDED and not (name == "imprint" and example) for name, example in configs)
+
+
+OF_PAGES = [(path, command) for path in PAGES for command in commands(path)]
+IDS = [f"{path.name}: {command[-60:]}" for path, command in OF_PAGES]
+
+
+def test_there_are_at_most_four_pages_beside_the_readme():
+    assert 1 < len(PAGES) <= 5
+
+
+@pytest.mark.parametrize(("path", "command"), OF_PAGES, ids=IDS)
+def test_a_command_is_one_that_could_run(path, command):
+    """Its module, flags, config, settings and extras are there."""
+    if "pip install" in command:
+        for extra in (name for names in re.findall(r"\.\[([\w,]+)\]", command) for name in names.split(",")):
+            assert extra in extras()
+        return
+    check(command)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_so_are_those_within_the_text(path):
+    for span in spans(path):
+        check(re.sub(r"\.\.\.", "x", span))
+    for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", path.read_text(encoding="utf-8")):
+        assert extra in extras()
+
+
+def extras():
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (given,) = [
+        node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and node.arg == "extras_require"
+    ]
+    return {key.value for key in given.keys}
+
+
+def check(command):
+    module, arguments = split(command)
+    if module in ("venv", "pytest"):
+        return
+    settings = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name.startswith("--config."):
+            settings[name.removeprefix("--config.")] = value
+        elif name.startswith("--"):
+            assert name.removeprefix("--").replace("-", "_") in flags_of(module), f"{module} has no {name}"
+    config = next((a.partition("=")[2] for a in arguments if a.startswith("--config=configs/")), None)
+    if config:
+        file, _, argument = config.partition(":")
+        flat = runpy.run_path(str(ROOT / file))["get_config"](*[argument] * bool(argument)).to_dict()
+        for name in settings:
+            group, _, key = name.rpartition(".")
+            assert key in (flat[group] if group else flat), f"{config} has no {name}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, quick_programs):
+    """A folder like a clone, in which commands leave their work to those after them."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "its_jax", "convert", "bench"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(next(iter(sounds(folder))), folder / "FILE.wav")
+    finished.write(folder / "other", [finished.record({"seed": seed}) for seed in range(2)], height=128, width=512)
+    return folder
+
+
+def sounds(folder):
+    finished.write(folder / "spare", [finished.record()], height=128, width=512, seconds=5.12)
+    return (folder / "spare").glob("*/audio.wav")
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    """Runs a command in small; its output."""
+
+    def run_(command):
+        module, arguments = split(command.replace("$(ls", "$(/bin/ls"))
+        words = [f"python -m {module}", *map(quoted, arguments), *small(module, arguments)]
+        words = [re.sub(r"seed=0\.\.\d", "seed=0..1", re.sub(r"0\.4\.\.0\.7\.\.0\.1", "0.4", word)) for word in words]
+        command = " ".join(words).replace("out/ID", '"$(dirname "$(ls out/*/sample.json | head -n 1)")"')
+        environment = os.environ | {"PYTHONPATH": str(place), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(["bash", "-ec", command], cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        return done.stdout + done.stderr
+
+    return run_
+
+
+def quoted(word):
+    return f'"{word}"' if "$(" in word else shlex.quote(word)
+
+
+def small(module, arguments):
+    if any(argument.startswith("--from") for argument in arguments):
+        return []
+    few = list(SMALL_MODULES.get(module, []))
+    if "--config=configs/sweep.py" in arguments:
+        few += ["""--axis=image.prompt='["a painting of dogs, grayscale", "a painting of trees"]'""", "--axis=seed=0"]
+    if "--config.init_audio=FILE.wav" in arguments:
+        few.remove("--config.num_steps=2")
+        few.append("--config.num_steps=4")
+    return few
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_commands_of_a_page_run_one_after_another(path, run):
+    if path.name != "README.md" and any("workdir" not in command for command in filter(is_run, commands(path))):
+        run("python -m its_jax.sample --config=configs/default.py --workdir=out")
+    for command in filter(is_run, commands(path)):
+        run(command.replace(".venv/bin/", ""))
+
+
+# Messages
+
+
+def messages(path):
+    """Of the troubleshooting table: what is quoted in its first column."""
+    text = path.read_text(encoding="utf-8")
+    table = text.partition("| what it says |")[2].partition("\n\n")[0]
+    return [quote for row in table.splitlines()[2:] for quote in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+
+
+def test_messages_are_those_of_the_code():
+    known = "\n".join(texts())
+    quoted = messages(ROOT / "README.md")
+    assert len(quoted) >= 15
+    assert not [message for message in quoted if message not in known]
+
+
+def texts():
+    """All that the sources say, without what is filled in. `Did you mean` is ml_collections' word."""
+    yield 'Did you mean "'
+    for folder in ("its_jax", "convert", "bench"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_links_and_pictures_are_there():
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_files_that_are_named_are_there():
+    """`its_jax/...`, `configs/...` and so on, where no place is left to fill in."""
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:its_jax|configs|convert|bench|colab|docs|tests)/[\w./*-]+)(?::\w+)?`", text):
+            assert list(ROOT.glob(name.rstrip("/"))), f"{path.name}: {name}"

@@ -1,0 +1,99 @@
+"""What a release holds: the wheel, its version wherever it is told, and types of what others call."""
+
+import ast
+import email.parser
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The public API: what programs of others import. Its functions tell the types of all that they take and give.
+PUBLIC = (
+    "samples",
+    "gallery/__init__",
+    "notebook",
+    "scoring",
+    "ranking",
+    "media/__init__",
+    "metrics",
+    "signing",
+    "marks",
+)
+PUBLIC += ("errors", "files", "store", "jobs", "grid")
+LARGEST = 50 * 2**20  # bytes of the wheel
+LARGE = 256 * 2**10  # what no file but weights exceeds
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy of what git has, so that nothing else gets in or is left behind."""
+    folder = tmp_path_factory.mktemp("release")
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).exists() and not name.startswith(("bench/", "tests/")):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as file:
+        yield file
+
+
+def test_the_wheel_holds_weights_and_nothing_else_of_size(wheel):
+    sizes = {entry.filename: entry.file_size for entry in wheel.infolist()}
+    assert sum(entry.compress_size for entry in wheel.infolist()) < LARGEST
+    large = {name for name, size in sizes.items() if size > LARGE}
+    assert large and all(re.fullmatch(r"its_jax/tiny/weights/.+\.safetensors", name) for name in large), large
+    assert {name.split("/")[0] for name in sizes} <= {"its_jax", "convert", f"its_jax-{version()}.dist-info"}
+
+
+def test_the_wheel_is_whole(wheel):
+    names = set(wheel.namelist())
+    weights = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "its_jax/tiny/weights").rglob("*") if path.is_file()
+    }
+    web = {path.relative_to(ROOT).as_posix() for path in (ROOT / "its_jax").rglob("web/*")}
+    assert weights | web | {"its_jax/py.typed"} <= names
+    (licence,) = [name for name in names if name.endswith("LICENSE")]
+    assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
+    metadata = email.parser.Parser().parsestr(wheel.read(f"its_jax-{version()}.dist-info/METADATA").decode())
+    assert metadata["Version"] == version()
+    assert "Apache-2.0" in (metadata["License-Expression"], metadata["License"])
+    assert {"convert", "cuda", "tpu", "ray", "gcs", "eval", "c2pa"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def version():
+    return re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
+
+
+def test_the_version_is_one():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## ([\d.]+)", changes, re.MULTILINE)[1] == version()
+    assert f"\nversion: {version()}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_tell_their_types(name):
+    tree = ast.parse((ROOT / "its_jax" / f"{name}.py").read_text(encoding="utf-8"))
+    for function in public(tree):
+        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        lacking = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+        assert not lacking, f"{function.name}: {', '.join(lacking)}"
+        assert function.returns is not None or function.name == "__init__", function.name
+
+
+def public(tree):
+    """Functions of a module, and methods of its classes, that have no underscore."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public(node)
+        elif isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+            yield node
