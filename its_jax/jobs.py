@@ -250,23 +250,28 @@ class _Gone(UserError):
     """The file to start from cannot be read."""
 
 
-def check_names(settings, known, prefix=""):
+def check_names(settings: Collection[str], known: Collection[str], prefix: str = "") -> None:
+    """Raises `UserError` for a setting that is not among those that are known; `prefix` stands before its name."""
     for name in settings:
         if name not in known:
             raise UserError(unknown(name, known, prefix))
 
 
-def typed(settings, types, prefix=""):
-    """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id."""
-    typed = {}
+def typed(settings: Mapping[str, Any], types: Mapping[str, type], prefix: str = "") -> dict[str, Any]:
+    """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id.
+
+    Raises:
+      UserError: one is missing, or of another type; `prefix` stands before its name.
+    """
+    found = {}
     for name, kind in types.items():
         if name not in settings:
             raise UserError(f"the setting {prefix}{name} is missing")
         value = settings[name]
         if not (type(value) is kind or (kind is float and type(value) is int)):
             raise UserError(f"{prefix}{name}={value!r}: must be of type {kind.__name__}")
-        typed[name] = kind(value)
-    return typed
+        found[name] = kind(value)
+    return found
 
 
 def check(job: Mapping[str, Any]) -> None:
@@ -408,8 +413,8 @@ def _span(term):
     return f"{term['start_step']}" if term["stop_step"] < 0 else f"{term['start_step']} to {term['stop_step'] - 1}"
 
 
-def check_text(name, text):
-    """A shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
+def check_text(name: str, text: str) -> None:
+    """Raises `UserError` for what is no text: a shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
