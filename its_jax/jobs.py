@@ -257,13 +257,13 @@ def check_names(settings: Collection[str], known: Collection[str], prefix: str =
             raise UserError(unknown(name, known, prefix))
 
 
-def typed(settings: Mapping[str, Any], types: Mapping[str, type], prefix: str = "") -> dict[str, Any]:
+def typed(settings: Mapping[str, Any], types: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id.
 
     Raises:
       UserError: one is missing, or of another type; `prefix` stands before its name.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, kind in types.items():
         if name not in settings:
             raise UserError(f"the setting {prefix}{name} is missing")
@@ -414,7 +414,8 @@ def _span(term):
 
 
 def check_text(name: str, text: str) -> None:
-    """Raises `UserError` for what is no text: a shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
+    """Raises `UserError` for what is no text: a shell hands over bytes that are no UTF-8 as halves of surrogate pairs,
+    which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
