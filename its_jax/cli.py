@@ -21,8 +21,15 @@ from its_jax.errors import UserError
 _TOLD = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 
 
-def start(main, *operands):
-    """Parses the flags and runs `main()`, with a string for each of `operands`, the names of what has no flag."""
+def start(main, *operands, config: Path | None = None):
+    """Parses the flags and runs `main()`, with a string for each of `operands`, the names of what has no flag.
+
+    Args:
+      config: the file that --config is, unless it is given. (Of a default of its own, that flag tells mistakes in its
+        settings when it is defined, in several lines.)
+    """
+    if config is not None and not any(re.match("--?config(=|$)", argument) for argument in sys.argv[1:]):
+        sys.argv.insert(1, f"--config={config}")
     parse = functools.partial(_parse, operands=operands)
     app.run(lambda argv: _guarded(functools.partial(main, *argv[1:])), flags_parser=parse)
 

@@ -75,11 +75,11 @@ def read(settings: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     Raises:
       UserError: a name that is unknown or missing, a value of a wrong type, or one that no sample can have.
     """
-    _check_names(settings, {*_JOB, *_RUN, *terms(settings), *TERMS})
-    run = _typed(settings, _RUN)
+    check_names(settings, {*_JOB, *_RUN, *terms(settings), *TERMS})
+    run = typed(settings, _RUN)
     jobs = expand(settings, run["num_samples"])
     for term in terms(settings):
-        _check_names(settings[term], _TERM, f"{term}.")
+        check_names(settings[term], _TERM, f"{term}.")
     if run["batch_size"] < 0:
         raise UserError(f"batch_size={run['batch_size']}: must be 0 (chosen from the memory) or more")
     return jobs, run
@@ -222,11 +222,11 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[dict[str, Any]
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    job = _typed({**_METHOD, **settings}, _JOB)
+    job = typed({**_METHOD, **settings}, _JOB)
     for term in terms(settings):
         if not isinstance(settings.get(term), Mapping):
             raise UserError(f"the settings of {term!r} are missing: {', '.join(_TERM)}")
-        job[term] = _typed(_TERM_METHOD | settings[term], _TERM, f"{term}.")
+        job[term] = typed(_TERM_METHOD | settings[term], _TERM, f"{term}.")
     job["init_sha256"] = _digest(job)
     check(job)
     check_seed(job["seed"] + num_samples - 1)
@@ -250,23 +250,28 @@ class _Gone(UserError):
     """The file to start from cannot be read."""
 
 
-def _check_names(settings, known, prefix=""):
+def check_names(settings: Collection[str], known: Collection[str], prefix: str = "") -> None:
+    """Raises `UserError` for a setting that is not among those that are known; `prefix` stands before its name."""
     for name in settings:
         if name not in known:
             raise UserError(unknown(name, known, prefix))
 
 
-def _typed(settings, types, prefix=""):
-    """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id."""
-    typed = {}
+def typed(settings: Mapping[str, Any], types: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that `types` names; 10 and 10.0 are one guidance scale, and make one id.
+
+    Raises:
+      UserError: one is missing, or of another type; `prefix` stands before its name.
+    """
+    found: dict[str, Any] = {}
     for name, kind in types.items():
         if name not in settings:
             raise UserError(f"the setting {prefix}{name} is missing")
         value = settings[name]
         if not (type(value) is kind or (kind is float and type(value) is int)):
             raise UserError(f"{prefix}{name}={value!r}: must be of type {kind.__name__}")
-        typed[name] = kind(value)
-    return typed
+        found[name] = kind(value)
+    return found
 
 
 def check(job: Mapping[str, Any]) -> None:
@@ -301,7 +306,7 @@ def _check_term(name, term):
             f"{', '.join(_TAKEN)}"
         )
     for key in ("prompt", "negative_prompt"):
-        _check_text(f"{name}.{key}", term[key])
+        check_text(f"{name}.{key}", term[key])
     for key in ("guidance_scale", "weight"):
         if not math.isfinite(term[key]):
             raise UserError(f"{name}.{key}={term[key]}: must be a finite number")
@@ -408,8 +413,9 @@ def _span(term):
     return f"{term['start_step']}" if term["stop_step"] < 0 else f"{term['start_step']} to {term['stop_step'] - 1}"
 
 
-def _check_text(name, text):
-    """A shell hands over bytes that are no UTF-8 as halves of surrogate pairs, which no tokenizer takes."""
+def check_text(name: str, text: str) -> None:
+    """Raises `UserError` for what is no text: a shell hands over bytes that are no UTF-8 as halves of surrogate pairs,
+    which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -476,7 +482,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
         (job,) = expand(settings_of(record), 1)
-        made = _typed(_MADE_BEFORE | record["run"], _MADE, "run.")
+        made = typed(_MADE_BEFORE | record["run"], _MADE, "run.")
     except _Gone as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:

@@ -20,6 +20,7 @@ FOLDER = ".locks"
 # Where nothing can be locked (Google Cloud Storage, some network disks), the holder signs every so many seconds, and is
 # taken for dead if it has not for so long.
 BEAT_SECONDS, STALE_SECONDS = 60, 300
+_ADVICE = "wait for it or stop it, or give this one another --shard_index"
 
 
 class Locked(UserError):
@@ -27,13 +28,13 @@ class Locked(UserError):
 
 
 @contextlib.contextmanager
-def held(workdir: Path, name: str) -> Iterator[None]:
-    """Holds the lock of that name in a work folder. Locked: another process does, and which."""
+def held(workdir: Path, name: str, advice: str = _ADVICE) -> Iterator[None]:
+    """Holds the lock of that name in a work folder. Locked: another process does, and which; `advice` is told, too."""
     folder = workdir / FOLDER
     with files.reasons(folder):
         folder.mkdir(parents=True, exist_ok=True)
     hold = _locked if files.is_local(workdir) else _signed
-    with hold(folder, name):
+    with hold(folder, name, advice):
         yield
 
 
@@ -57,15 +58,15 @@ def turn(workdir: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder, name):
+def _locked(folder, name, advice):
     """By the operating system, which takes the lock from a process that dies."""
     sign, lock = folder / f"{name}.json", filelock.FileLock(folder / f"{name}.lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise Locked(f"{name} is being made in {folder.parent} by {_holder(sign)}; {_ADVICE}") from error
+        raise Locked(f"{name} is being made in {folder.parent} by {_holder(sign)}; {advice}") from error
     except (OSError, NotImplementedError):  # this disk has no locks
-        with _signed(folder, name):
+        with _signed(folder, name, advice):
             yield
         return
     try:
@@ -76,19 +77,16 @@ def _locked(folder, name):
         lock.release()
 
 
-_ADVICE = "wait for it or stop it, or give this one another --shard_index"
-
-
 @contextlib.contextmanager
-def _signed(folder, name):
+def _signed(folder, name, advice):
     """By a file that says who holds it, and since when it did not say so again."""
     sign, own, ended = folder / f"{name}.json", uuid.uuid4().hex, threading.Event()
     signed = _read(sign)
     if signed and time.time() - signed.get("at", 0) < STALE_SECONDS:
-        raise Locked(f"{name} is being made in {folder.parent} by {_holder(sign)}; {_ADVICE}")
+        raise Locked(f"{name} is being made in {folder.parent} by {_holder(sign)}; {advice}")
     files.write(sign, _signature(own))
     if _read(sign).get("own") != own:
-        raise Locked(f"{name} has just been begun in {folder.parent} by {_holder(sign)}; {_ADVICE}")
+        raise Locked(f"{name} has just been begun in {folder.parent} by {_holder(sign)}; {advice}")
 
     def beat():
         while not ended.wait(BEAT_SECONDS):

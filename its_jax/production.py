@@ -25,7 +25,7 @@ def make_again(file, workdir):
     """Makes the sample again whose settings `file` holds, at its place in a batch of its size: to the same bits."""
     record = media.read_settings(file)
     job, how = jobs.from_record(record)
-    if any(record["run"].get(key, here) != here for key, here in _machine().items()):
+    if any(record["run"].get(key, here) != here for key, here in machine().items()):
         # The bits are beyond reach, and that batch may be beyond this memory.
         how |= {"batch_size": 0, "position": 0, "devices_per_sample": 1}
     make([job], workdir, **how)
@@ -182,13 +182,12 @@ def _content(job, sample, sampler, sound, video, scorers):
 
 def _record(job, sample, sampler, video, scorers):
     """All that it takes to make the sample again."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
     models = {term: model.identity for term, model in sampler.models.items()}
     models |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
-    run |= _machine() | {"latents_sha256": _digest(sample.latents)}
-    return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions}
+    run |= machine() | {"latents_sha256": _digest(sample.latents)}
+    return job | {"id": jobs.job_id(job), "run": run, "models": models, "versions": versions()}
 
 
 def _digest(latents):
@@ -198,8 +197,14 @@ def _digest(latents):
     return digest.hexdigest()
 
 
-def _machine():
+def machine():
+    """What of the machine decides the bits of a sample."""
     return {"platform": jax.default_backend(), "devices": jax.local_device_count()}
+
+
+def versions():
+    """Package -> version, of those that decide the bits of a sample."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": _own_version()}
 
 
 def _own_version():

@@ -24,6 +24,8 @@ from its_jax import files, jobs, store
 from its_jax.errors import UserError
 
 SOUNDS = (store.Folders.sound, store.Shards.sound)
+COLORS = "colors"  # the folder for coloured pictures of samples in tar files
+_COLORED = "color_*.json"  # the record of a coloured picture, which is written last
 VIDEOS = "videos"  # the folder for videos of samples in tar files, made later: nothing is added to those any more
 
 
@@ -33,7 +35,7 @@ class Sample:
 
     Attributes:
       id: of its job. record: all its settings, versions, seconds and scores. files: names of its files.
-      place: its folder, or its tar file.
+      place: its folder, or its tar file. colors: names of its coloured pictures, see `its_jax.colorize`.
     """
 
     id: str
@@ -41,9 +43,10 @@ class Sample:
     files: tuple[str, ...]
     place: Path
     _read: Callable[[str], bytes] = dataclasses.field(repr=False)
+    colors: tuple[str, ...] = ()
 
     def read(self, name: str) -> bytes:
-        """Content of one of `files`. UserError: it cannot be read."""
+        """Content of one of `files`, or of a coloured picture's. UserError: it cannot be read."""
         with self._reading(name):
             return self._read(name)
 
@@ -58,7 +61,7 @@ class Sample:
         return [name.removesuffix(".png") for name in self.files if name.endswith(".png")]
 
     def picture(self, name: str = "spectrogram") -> np.ndarray:
-        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: `spectrogram`, `image`, or a further view's term.
+        """float32 `[h, w]` (grey) or `[h, w, 3]` in [0, 1]: one of `pictures` or of `colors`.
 
         Raises:
           UserError: it cannot be read.
@@ -66,6 +69,15 @@ class Sample:
         file = f"{name}.png"
         with self._reading(file), Image.open(io.BytesIO(self.read(file))) as image:
             return np.asarray(image, np.float32) / 255
+
+    def color_record(self, name: str) -> dict[str, Any]:
+        """Of one of `colors`: what made it, its settings under `colorize`. UserError: it cannot be read."""
+        try:
+            record = json.loads(self.read(f"{name}.json"))
+            record["colorize"]["prompt"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{colors_folder(self) / name}.json: is not the record of a coloured picture") from error
+        return record
 
     def waveform(self) -> tuple[np.ndarray, int]:
         """float32 `[samples]` in [-1, 1], and its sampling rate in Hz. UserError: it cannot be read."""
@@ -124,35 +136,60 @@ def one(place: str | Path) -> Sample:
     return found
 
 
-def video(sample: Sample) -> Path:
-    """Where its video is, or would be."""
-    in_folder = sample.place.suffix != ".tar"
-    return sample.place / jobs.VIDEO if in_folder else sample.place.parents[1] / VIDEOS / f"{sample.id}.mp4"
+def video(sample: Sample, color: str = "") -> Path:
+    """Where its video is, or that of a coloured picture, or would be."""
+    if color:
+        return colors_folder(sample) / f"{color}.mp4"
+    return sample.place.parents[1] / VIDEOS / f"{sample.id}.mp4" if _is_in_tar(sample) else sample.place / jobs.VIDEO
+
+
+def colors_folder(sample: Sample) -> Path:
+    """Where its coloured pictures are, or would be."""
+    return sample.place.parents[1] / COLORS / sample.id if _is_in_tar(sample) else sample.place
+
+
+def _is_in_tar(sample):
+    return sample.place.suffix == ".tar"
+
+
+def _colored(folder, pattern="*"):
+    """Id -> names of coloured pictures in FOLDER/ID."""
+    found = sorted((path.parent.name, path.stem) for path in folder.glob(f"{pattern}/{_COLORED}"))
+    return {sample: tuple(name for _, name in of) for sample, of in itertools.groupby(found, key=lambda pair: pair[0])}
 
 
 def _in_folders(workdir, pattern="*"):
+    colored = _colored(workdir, pattern)
     with_video = {path.parent.name for path in workdir.glob(f"{pattern}/{jobs.VIDEO}")}
     for path in workdir.glob(f"{pattern}/{jobs.RECORD}"):
         folder = path.parent
         try:
             record = json.loads(path.read_bytes())
+            names = [f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram")]
         except (OSError, ValueError) as error:
             logging.warning("%s: cannot be read (%s); it is left out", path, files.reason(error))
             continue
-        names = (f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram"))
+        except (AttributeError, KeyError, TypeError):
+            logging.warning("%s: is not the record of a sample of ours; it is left out", path)
+            continue
         there = (*names, SOUNDS[0], *[jobs.VIDEO] * (folder.name in with_video), jobs.RECORD)
-        yield Sample(folder.name, record, there, folder, lambda name, folder=folder: (folder / name).read_bytes())
+        read = lambda name, folder=folder: (folder / name).read_bytes()  # noqa: E731
+        yield Sample(folder.name, record, there, folder, read, colored.get(folder.name, ()))
 
 
 def _in_shards(workdir):
+    colored = _colored(workdir / COLORS)
     for index in store.indices(workdir):
         tar = index.with_suffix(".tar")
         for entry in store.entries(index):
-            yield Sample(entry["id"], entry["record"], tuple(entry["files"]), tar, _reader(tar, entry["files"]))
+            read, colors = _reader(tar, entry["files"], workdir / COLORS / entry["id"]), colored.get(entry["id"], ())
+            yield Sample(entry["id"], entry["record"], tuple(entry["files"]), tar, read, colors)
 
 
-def _reader(tar, places):
+def _reader(tar, places, beside):
     def read(name):
+        if name not in places:
+            return (beside / name).read_bytes()
         place, size = places[name]
         with tar.open("rb") as file:
             file.seek(place)

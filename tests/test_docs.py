@@ -29,7 +29,15 @@ SHORTER = {
 }
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
 # What takes minutes or hours, even in small, or is about what is not there.
-TAKEN_APART = ("its_jax.tiny.train", "its_jax.tiny.evaluate", "convert", "pytest", "venv", "its_jax.sign")
+TAKEN_APART = (
+    "its_jax.tiny.train",
+    "its_jax.tiny.evaluate",
+    "its_jax.colorize",
+    "convert",
+    "pytest",
+    "venv",
+    "its_jax.sign",
+)
 
 
 def blocks(path):

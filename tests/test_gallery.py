@@ -359,7 +359,7 @@ def with_many(path, sample, count):
     del told["common"]["seed"]
     told["columns"] = {"seed": {"values": seeds, "index": seeds}}
     told["scores"] = {"good": [seed / count for seed in seeds]}
-    for key in ("canvas", "pictures", "folders"):
+    for key in ("canvas", "pictures", "colors", "folders"):
         told[key]["index"] = [0] * count
     page = path.read_text()
     path.write_text(

@@ -176,7 +176,17 @@ COMMANDS = [
     "convert",
     *(
         f"its_jax.{name}"
-        for name in ("sample", "sweep", "top", "benchmark", "gallery", "sheet", "tiny.train", "tiny.evaluate")
+        for name in (
+            "sample",
+            "sweep",
+            "top",
+            "benchmark",
+            "gallery",
+            "sheet",
+            "colorize",
+            "tiny.train",
+            "tiny.evaluate",
+        )
     ),
 ]
 

@@ -54,13 +54,13 @@ def _is_in_tar(sample):
 
 
 def _shown(sample):
-    return *(f"{name}.png" for name in sample.pictures), _SOUND
+    return *(f"{name}.png" for name in (*sample.pictures, *sample.colors)), _SOUND
 
 
 def _content(sample, name):
-    if name in sample.files:
-        return sample.read(name)
-    return media.wav(*sample.waveform(), dict(sample.record))  # of FLAC: in some, Chromium finds no place to start at
+    if name == _SOUND and name not in sample.files:  # it is FLAC, in some of which Chromium finds no place to start at
+        return media.wav(*sample.waveform(), dict(sample.record))
+    return sample.read(name)
 
 
 def _extract(found, workdir):

@@ -35,6 +35,7 @@ def of(samples: Sequence[Sample], folder: Callable[[Sample], str]) -> dict[str, 
         "scores": _scores([sample.record for sample in samples]),
         "canvas": _plainly_coded(_canvases(samples, settings)),
         "pictures": _plainly_coded([tuple(sample.pictures) for sample in samples]),
+        "colors": _plainly_coded([_colors(sample) for sample in samples]),
         "folders": _plainly_coded([folder(sample).removesuffix(sample.id) for sample in samples]),
     }
 
@@ -47,6 +48,11 @@ def _coded(column, values):
 
 def _plainly_coded(column):
     return _coded(column, list(dict.fromkeys(column)))
+
+
+def _colors(sample):
+    """Name and prompt of each coloured picture."""
+    return tuple((name, sample.color_record(name)["colorize"]["prompt"]) for name in sample.colors)
 
 
 def _scores(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:

@@ -29,6 +29,7 @@ from its_jax.errors import UserError
 Path = str | os.PathLike
 
 _PNG_KEY = "its_jax"
+_LINE = 64  # between pictures, of so many times its height
 
 
 def write_png(path: Path, picture: np.ndarray, settings: dict) -> None:
@@ -227,6 +228,13 @@ def video(
                 "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart", *told,
                 "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
         return pathlib.Path(folder, "video.mp4").read_bytes()
+
+
+def above(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """One picture above another of its width, with a dark line between them -> `[h, w, 3]`."""
+    upper, lower = (np.repeat(x[..., None], 3, axis=-1) if x.ndim == 2 else x for x in (upper, lower))
+    line = np.zeros((max(1, len(lower) // _LINE), *lower.shape[1:]), lower.dtype)
+    return np.concatenate([upper, line, lower])
 
 
 def contact_sheet(pictures: list[np.ndarray], captions: list[str], columns: int) -> np.ndarray:

@@ -1,26 +1,47 @@
 """A video of a finished sample: `python -m its_jax.media WORKDIR/ID`.
 
-Writes WORKDIR/ID/video.mp4 or, where samples are in tar files, WORKDIR/videos/ID.mp4.
+Writes WORKDIR/ID/video.mp4 or, where samples are in tar files, WORKDIR/videos/ID.mp4. With --color=color_03, that of a
+coloured picture: WORKDIR/ID/color_03.mp4 or WORKDIR/colors/ID/color_03.mp4.
 """
 
 import logging
 
+from absl import flags
+
 from its_jax import cli, files, jobs, media, samples
+from its_jax.colour import paintings
+from its_jax.errors import UserError
+
+_COLOR = flags.DEFINE_string("color", "", "One of the sample's coloured pictures, such as color_00.")
 
 
 def main(place):
-    logging.info("%s", run(place))
+    logging.info("%s", run(place, _COLOR.value))
 
 
-def run(place):
-    """Makes the video of the sample WORKDIR/ID and returns its path. UserError: no such sample; cannot write."""
+def run(place, color=""):
+    """Makes the video of the sample WORKDIR/ID, or of one of its coloured pictures, and returns its path.
+
+    Raises:
+      UserError: no such sample or picture; cannot write.
+    """
     sample = samples.one(place)
+    path = samples.video(sample, color)
+    if color:
+        _of_colors(sample, color)
+        return path
     prompts = (sample.record[term]["prompt"] for term in jobs.TERMS)
-    path = samples.video(sample)
     with files.reasons(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     media.write_video(path, sample.picture(), *sample.waveform(), *prompts, settings=dict(sample.record))
     return path
+
+
+def _of_colors(sample, color):
+    if color not in sample.colors:
+        there = ", ".join(sample.colors) or "none; its_jax.colorize makes them"
+        raise UserError(f"--color={color}: {sample.id} has no such coloured picture; it has {there}")
+    paintings.write_video(sample, color, sample.picture(color), sample.color_record(color))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from its_jax import cli, sheet
 
 _X = flags.DEFINE_string("x", "", "The setting along the columns, such as audio.prompt.")
 _Y = flags.DEFINE_string("y", "", "The setting along the rows, such as image.prompt.")
-_PICTURE = flags.DEFINE_string("picture", "spectrogram", "Or image, or the term of a further view.")
+_PICTURE = flags.DEFINE_string("picture", "spectrogram", "Or image, the term of a further view, or color_00.")
 
 
 def main(workdir):

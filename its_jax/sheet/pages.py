@@ -26,8 +26,10 @@ def write(workdir: str | Path, x: str, y: str, picture: str) -> list[Path]:
     found = list(samples.open(workdir).values())
     if not found:
         raise UserError(f"{workdir}: there are no finished samples in it yet")
-    if lacking := next((sample for sample in found if picture not in sample.pictures), None):
-        raise UserError(f"picture={picture}: {lacking.id} has only {', '.join(lacking.pictures)}")
+    for sample in found:
+        there = *sample.pictures, *sample.colors
+        if picture not in there:
+            raise UserError(f"picture={picture}: {sample.id} has only {', '.join(there)}")
     settings = columns.of([sample.record for sample in found])
     grid = _grid(settings, *_axes(settings, x, y))
     paths: list[Path] = []

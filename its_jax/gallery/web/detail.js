@@ -10,7 +10,8 @@ function showDetail(i) {
   picture.alt = "Spectrogram: " + PROMPTS.map((name) => text(setting(name, i))).join(", ");
   at("seconds").replaceChildren(...secondsTicks(seconds));
   at("hz").replaceChildren(...hertzTicks(rate / 2));
-  at("views").replaceChildren(...pictures(i).filter((name) => name !== "spectrogram").map((name) => view(i, name)));
+  const others = pictures(i).filter((name) => name !== "spectrogram").map((name) => [name, text(setting(name + ".prompt", i))]);
+  at("views").replaceChildren(...[...colors(i), ...others].map(([name, prompt]) => view(i, name, prompt)));
   at("settings").replaceChildren(
     ...row("id", DATA.ids[i]), ...Object.entries(DATA.scores).flatMap(([name, of]) => row(name, text(of[i]))),
     ...PROMPTS.flatMap((name) => row(name, text(setting(name, i)))),
@@ -29,8 +30,8 @@ function row(name, value) {
   return [element("dt", { textContent: name }), element("dd", { textContent: value })];
 }
 
-function view(i, name) {
-  const caption = element("figcaption", {}, `${name}: `, element("b", { textContent: text(setting(name + ".prompt", i)) }));
+function view(i, name, prompt) {
+  const caption = element("figcaption", {}, `${name}: `, element("b", { textContent: prompt }));
   return element("figure", {}, element("img", { src: address(i, name + ".png"), alt: `Picture of ${name}`, decoding: "async" }), caption);
 }
 

@@ -34,6 +34,7 @@ function address(i, name) {
   return DATA.embedded[path] ?? path.split("/").map(encodeURIComponent).join("/");
 }
 
+const colors = (i) => coded(DATA.colors, i); // pairs of name and prompt
 const pictures = (i) => coded(DATA.pictures, i);
 const spectrogramOf = (i) => address(i, "spectrogram.png");
 const soundOf = (i) => address(i, "audio.wav");

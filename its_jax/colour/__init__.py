@@ -1,0 +1,1 @@
+"""Colours for finished samples: the grey of the spectrogram stays as it is, a model adds the colours."""
