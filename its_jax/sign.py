@@ -11,13 +11,15 @@ from absl import flags
 from its_jax import cli, signing
 from its_jax.errors import UserError
 
-_CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, and those that vouch for it.", required=True)
-_KEY = flags.DEFINE_string("key", None, "PEM: its private key.", required=True)
+_CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, and those that vouch for it.")
+_KEY = flags.DEFINE_string("key", None, "PEM: its private key.")
 _ALGORITHM = flags.DEFINE_enum("algorithm", "es256", signing.ALGORITHMS, "Of the key.")
 _TIMESTAMPS = flags.DEFINE_string("timestamps", "", "Address of a time stamp authority; none is asked without.")
 
 
 def main(file):
+    if not (_CERTIFICATE.value and _KEY.value):
+        raise UserError("give --certificate=CHAIN.pem and --key=KEY.pem")
     path = Path(file)
     found = sorted(p for p in path.iterdir() if p.suffix in signing.KINDS) if path.is_dir() else [path]
     if not found:
