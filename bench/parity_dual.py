@@ -8,46 +8,23 @@ tower's relative error is above 1e-4: max |ours - PyTorch's| / max |PyTorch's| o
 and, on 2 cores, two minutes.
 """
 
-import argparse
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
 import torch
 import transformers
 
-from bench import flags
-from bench.about import about
-from bench.parity_full_size import BOUND, channels_first, compared
+from bench.parity import channels_first, compared, ours_by_file, run
 from bench.published import config
 from bench.random_weights import randomised
-from convert.names import canonical
-from convert.tensors import Tensor
-from its_jax import media, parts
 from its_jax.features import SoundFeatures
-from its_jax.weights import load_state_dict
 
 ITEMS = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    out = parser.parse_args().out
-    with flags.told(parser):
-        flags.check_out(out)
-    jax.config.update("jax_default_matmul_precision", "highest")
-    start, results = time.perf_counter(), {}
-    for name, result in measure():
-        results[name] = result
-        print(f"{name:14} relative error {result['relative_error']:.1e}, std {result['std']:.3f}", flush=True)
-    if out is not None:
-        record = {"what": __doc__.partition("\n")[0], "bound": BOUND, "towers": results}
-        media.write_json(out, record | {"seconds": round(time.perf_counter() - start)} | about())
-    missed = [name for name, result in results.items() if not result["relative_error"] <= BOUND]
-    raise SystemExit(f"above {BOUND}: {', '.join(missed)}" if missed else 0)
+    run(__doc__.partition("\n")[0], measure, {}, "towers")
 
 
 @torch.no_grad()
@@ -74,9 +51,7 @@ def both(kind, name):
     """PyTorch's model with random weights, and ours with the same."""
     raw = config(name)
     twin = randomised(kind(kind.config_class.from_dict(raw))).eval()
-    tensors = canonical({key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()})
-    tensors = {key: tensor.read() for key, tensor in tensors.items()}
-    return twin, load_state_dict(parts.abstract_module("dual_encoder", raw, "float32", name=name), tensors)
+    return twin, ours_by_file("dual_encoder", raw, twin)
 
 
 def texts(rng, length, vocabulary, *, end, fill):

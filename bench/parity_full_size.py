@@ -8,11 +8,7 @@ max |ours - PyTorch's| / max |PyTorch's|. It takes 9 GB and, on 2 busy cores, 20
 cores busy, PyTorch needs OMP_NUM_THREADS=1, or its threads wait for each other more than they compute.
 """
 
-import argparse
-import json
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import diffusers
@@ -23,14 +19,12 @@ import torch
 import transformers
 
 from bench import torch_reference
-from bench.about import about
+from bench.parity import channels_first, channels_last, compared, ours_of, run
 from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import denoise, parts, stages
-from its_jax.weights import load_state_dict
+from its_jax import denoise, stages
 
-BOUND = 1e-4
 HEIGHT, WIDTH = 256, 1024
 STEPS, GUIDANCE, AUDIO_WEIGHT, SEED = 3, 10.0, 0.5, 1234
 # CLIP's token ids of the negative and positive prompts "", "a castle with bell towers, grayscale, lithograph style",
@@ -43,34 +37,17 @@ UNETS = {"image": "sd15.unet", "audio": "auffusion.unet"}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    out = parser.parse_args().out
-    # Else the thousands of products of a UNet may be taken in less than float32.
-    jax.config.update("jax_default_matmul_precision", "highest")
-    start, results = time.perf_counter(), {}
-    for name, result in measure():
-        results[name] = result
-        print(f"{name:22} relative error {result['relative_error']:.1e}, std {result['std']:.3f}", flush=True)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record(results, time.perf_counter() - start), indent=2) + "\n")
-    missed = [name for name, result in results.items() if not result["relative_error"] <= BOUND]
-    raise SystemExit(f"above {BOUND}: {', '.join(missed)}" if missed else 0)
+    run(__doc__.partition("\n")[0], measure, facts(), "parts")
 
 
-def record(results: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What the file says: the results, and what was measured with what."""
+def facts() -> dict[str, Any]:
+    """What was measured, and with what."""
     return {
         "what": "random weights at full size, float32, ours against PyTorch's",
         "weights": " ".join(randomised.__doc__.split("\n\n")[1].split()),
         "error": "max |ours - PyTorch's| / max |PyTorch's|",
-        "bound": BOUND,
         "height": HEIGHT,
         "width": WIDTH,
-        "parts": results,
-        "seconds": round(seconds),
-        **about(),
     }
 
 
@@ -149,35 +126,6 @@ def loop(models, texts, x):
     rows = denoise.solver_rows(schedule, STEPS, "ddim")
     state = denoise.initial_state(jnp.asarray(x))
     return denoise.denoise(models, terms, rows, active, state, np.int32(0), np.int32(STEPS)).x
-
-
-def ours_of(part: str, raw: Mapping[str, Any], twin: torch.nn.Module, dtype=jnp.float32):
-    """Our module with the twin's weights, each of which is freed as it is taken if the caller keeps no twin."""
-    tensors = Draining(twin.state_dict())
-    del twin
-    return load_state_dict(parts.abstract_module(part, raw, dtype, name=part), tensors)
-
-
-class Draining(dict):
-    """PyTorch's tensors as arrays, each of which can be taken once."""
-
-    def __getitem__(self, key):
-        return self.pop(key).float().numpy()
-
-
-def compared(theirs, ours) -> dict[str, float]:
-    """The relative error, and the deviation of PyTorch's result: neither zero nor infinite, if the scale is right."""
-    theirs, ours = np.asarray(theirs), np.asarray(ours)
-    assert theirs.shape == ours.shape, (theirs.shape, ours.shape)
-    return {"relative_error": float(np.abs(ours - theirs).max() / np.abs(theirs).max()), "std": float(theirs.std())}
-
-
-def channels_first(array):
-    return torch.from_numpy(array).permute(0, 3, 1, 2)
-
-
-def channels_last(tensor):
-    return tensor.permute(0, 2, 3, 1).numpy()
 
 
 call = jax.jit(lambda model, x: model(x))

@@ -10,27 +10,17 @@ so that differences add up as in the whole. The exit status is 1 if a module's r
 max |ours - PyTorch's| / max |PyTorch's|. It takes 7 GB and, on 2 busy cores, half an hour.
 """
 
-import argparse
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import diffusers
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
 
-from bench import flags
-from bench.about import about
-from bench.parity_full_size import BOUND, channels_first, channels_last, compared, ours_of
+from bench.parity import channels_first, channels_last, compared, ours_by_file, ours_of, run
 from bench.published import config
 from bench.random_weights import randomised, randomised_t5
-from convert.names import canonical
-from convert.tensors import Tensor
-from its_jax import media, parts
-from its_jax.weights import load_state_dict
 
 # Height and width at which 256 x 1024 pixels are coloured: a quarter of them first.
 SIZES = {"if_i_m": (64, 256), "if_ii_m": (256, 1024)}
@@ -39,21 +29,7 @@ LENGTHS = (1, 12, 77)  # of the texts that T5 is given, padded to TOKENS
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    out = parser.parse_args().out
-    with flags.told(parser):
-        flags.check_out(out)
-    jax.config.update("jax_default_matmul_precision", "highest")
-    start, results = time.perf_counter(), {}
-    for name, result in measure():
-        results[name] = result
-        print(f"{name:22} relative error {result['relative_error']:.1e}, std {result['std']:.3f}", flush=True)
-    if out is not None:
-        record = {"what": __doc__.partition("\n")[0], "bound": BOUND, "sizes": SIZES, "modules": results}
-        media.write_json(out, record | {"seconds": round(time.perf_counter() - start)} | about())
-    missed = [name for name, result in results.items() if not result["relative_error"] <= BOUND]
-    raise SystemExit(f"above {BOUND}: {', '.join(missed)}" if missed else 0)
+    run(__doc__.partition("\n")[0], measure, {"sizes": SIZES}, "modules")
 
 
 @torch.no_grad()
@@ -101,9 +77,7 @@ def one_layer(raw, seed):
     """PyTorch's T5 with one layer, of full width, and ours."""
     raw = raw | {"num_layers": 1}
     twin = randomised_t5(transformers.T5EncoderModel(transformers.T5Config.from_dict(raw)), seed)
-    tensors = canonical({key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()})
-    outline = parts.abstract_module("text_encoder", raw, jnp.float32, name="T5")
-    return twin, load_state_dict(outline, {key: tensor.read() for key, tensor in tensors.items()})
+    return twin, ours_by_file("text_encoder", raw, twin)
 
 
 run_layer = jax.jit(lambda block, x, bias, mask: block(x, bias, mask))

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bench import peer_sample
-from bench.parity_full_size import ours_of
+from bench.parity import ours_of
 from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator

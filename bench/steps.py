@@ -14,7 +14,9 @@ import functools
 import itertools
 import json
 import runpy
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -56,27 +58,37 @@ VARIANTS |= {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    args, told = parsed(argparse.ArgumentParser(description=__doc__.partition("\n")[0]), VARIANTS)
+    with told:
+        run(args, REFERENCE, lambda name: result(settings_of(VARIANTS[name]), args.workdir), row)
+
+
+def parsed(parser: argparse.ArgumentParser, variants: Mapping[str, Any]):
+    """The flags of a comparison of variants, and a context in which mistakes are told as the parser does."""
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="JSON file for the table")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
-    args = parser.parse_args()
-    with flags.told(parser):
-        run(args)
+    parser.add_argument("--variants", nargs="+", default=list(variants), choices=variants, metavar="NAME")
+    return parser.parse_args(), flags.told(parser)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Raises `UserError`: work folder or file cannot be made."""
+def run(args: argparse.Namespace, reference: str, result: Callable, row: Callable) -> None:
+    """Measures the variants one after the other, each against `reference`.
+
+    Args:
+      result: a variant's name -> what is found in each of its samples. row: that, and the reference's -> figures.
+
+    Raises:
+      UserError: work folder or file cannot be made.
+    """
     flags.check_out(args.out)
     flags.make_folder("--workdir", args.workdir)
     keep_programs()
-    reference, rows = result(settings_of(VARIANTS[REFERENCE]), args.workdir), {}
+    before, rows = result(reference), {}
     for name in args.variants:
-        found = reference if name == REFERENCE else result(settings_of(VARIANTS[name]), args.workdir)
-        rows[name] = row(found, reference)
+        rows[name] = row(before if name == reference else result(name), before)
         print(f"{name:40} {json.dumps(rows[name])}", flush=True)
-    if args.out:
-        write_json(args.out, {**about(), "samples": len(PAIRS), "variants": rows})
+        if args.out:  # after each: it takes hours
+            write_json(args.out, {**about(), "samples": len(before["error"]), "variants": rows})
 
 
 def settings_of(changes):

@@ -14,9 +14,7 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,17 +22,13 @@ import numpy as np
 
 from bench import flags, steps
 from bench import success_forms as forms
-from bench.about import about
 from its_jax import denoise, similarity
 from its_jax.jobs import expand
 from its_jax.layout import Alone
 from its_jax.measure import arithmetic
-from its_jax.media import write_json
-from its_jax.production import keep_programs
 from its_jax.sampler import Sampler
 from its_jax.tiny import pairs, scores
 
-TERMS = ("image", "audio")
 SCORERS = "tiny/clip", "tiny/clap"
 REFERENCE = "plain"
 
@@ -62,7 +56,7 @@ def at(num_steps, **more):
 
 
 def scale(s, num_steps=25):
-    return at(num_steps, **{f"{term}.guidance_scale": float(s) for term in TERMS})
+    return at(num_steps, **{f"{term}.guidance_scale": float(s) for term in steps.TERMS})
 
 
 def ramp(first, last, steps):
@@ -196,27 +190,10 @@ def _scorers():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="JSON file for the table")
     parser.add_argument("--seeds", type=flags.at_least(1), default=4, help="of each of 72 pairs")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
-    args = parser.parse_args()
-    with flags.told(parser):
-        run(args)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Raises `UserError`: work folder or file cannot be made."""
-    flags.check_out(args.out)
-    flags.make_folder("--workdir", args.workdir)
-    keep_programs()
-    reference, rows = result(REFERENCE, args), {}
-    for name in args.variants:
-        found = reference if name == REFERENCE else result(name, args)
-        rows[name] = row(found, reference)
-        print(f"{name:40} {json.dumps(rows[name])}", flush=True)
-        if args.out:
-            write_json(args.out, {**about(), "samples": len(found["error"]), "variants": rows})
+    args, told = steps.parsed(parser, VARIANTS)
+    with told:
+        steps.run(args, REFERENCE, lambda name: result(name, args), row)
 
 
 def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -228,11 +205,11 @@ def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
     wanted = [(i, j, seed) for seed, (i, j, _) in itertools.product(range(args.seeds), steps.PAIRS)]
     samples = pairs.Store(args.workdir / name, sampler, settings).samples("fused", wanted)
     found = steps.judged(samples)
-    models = {term: getattr(sampler, term) for term in TERMS}
+    models = {term: getattr(sampler, term) for term in steps.TERMS}
     errors = [scores.denoising_error(model, samples, term) for term, model in models.items()]
     without = [scores.denoising_error(model, samples, term, prompted=False) for term, model in models.items()]
     found["error"] = np.mean(errors, axis=0)
-    for term, e, e0 in zip(TERMS, errors, without, strict=True):
+    for term, e, e0 in zip(steps.TERMS, errors, without, strict=True):
         found[f"advantage_{term}"] = 100 * (e0 - e) / e0
     found["gflop"] = cost(variant, arithmetic(sampler, job)["denoise"]) / 1e9
     return found
@@ -248,7 +225,7 @@ def cost(variant: Variant, denoising: float) -> float:
 
 def row(result, reference):
     made = steps.row(result, reference)
-    for term in TERMS:
+    for term in steps.TERMS:
         made[f"advantage_{term}"] = round(float(result[f"advantage_{term}"].mean()), 2)
     return made
 

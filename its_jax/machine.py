@@ -52,7 +52,7 @@ def matrix_rate(dtype, repeats: int = 5) -> float:
     n = PRODUCT[on_cpu]
     a = [jax.device_put(jnp.full((n, n), 1 / n, dtype), device) for device in devices]
     seconds = []
-    for result in dict.fromkeys((jnp.float32, jnp.dtype(dtype).type)):
+    for result in {jnp.dtype(jnp.float32), jnp.dtype(dtype)}:
         product = jax.jit(lambda a, result=result: jnp.matmul(a, a, preferred_element_type=result).astype(dtype))
         jax.block_until_ready([product(x) for x in a])
         for _ in range(repeats):

@@ -13,7 +13,7 @@ import torch
 from jax.sharding import AxisType
 from PIL import Image
 
-from bench import parity_full_size, torch_reference
+from bench import parity, torch_reference
 from its_jax import fields, jobs, load
 from its_jax.sampler import Sampler
 
@@ -137,4 +137,4 @@ def test_a_part_without_scale_cannot_pass():
     """A result that is zero or not finite everywhere has an error that is no number, which is above any bound."""
     for broken in (np.zeros(3), np.full(3, np.nan), np.full(3, np.inf)):
         with np.errstate(invalid="ignore"):
-            assert not parity_full_size.compared(broken, broken)["relative_error"] <= parity_full_size.BOUND
+            assert not parity.compared(broken, broken)["relative_error"] <= parity.BOUND
