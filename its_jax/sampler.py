@@ -498,7 +498,7 @@ class Sampler:
             known = denoise.Known(*self._known, noise)
             state = self._start(noise, known.z, jax.tree.map(lambda column: column[first], rows))
         state = state._replace(inner=self._no_inner(self._unets, terms, noise))
-        bounds = sorted({first + round((steps - first) * i / PROGRESS_CALLS) for i in range(PROGRESS_CALLS + 1)})
+        bounds = stages.cut(first, steps, PROGRESS_CALLS)
         marks = [self._put(np.int32(bound)) for bound in bounds]
         with jax.transfer_guard("disallow"):
             for i in range(len(bounds) - 1):

@@ -23,6 +23,11 @@ WRAPPED_LATENTS = 24
 WRAPPED_FRAMES = 64
 
 
+def cut(first: int, last: int, calls: int) -> list[int]:
+    """Where steps first, ..., last - 1 begin and end if they are made in so many calls, or fewer: rising."""
+    return sorted({first + round((last - first) * i / calls) for i in range(calls + 1)})
+
+
 def tokenize(tokenizer, prompts):
     """Prompts -> token ids, int32 `[n, tokenizer.model_max_length]`, cut or padded with the tokenizer's pad token."""
     length = tokenizer.model_max_length

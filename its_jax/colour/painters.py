@@ -121,7 +121,7 @@ class Painter(abc.ABC):
 
     def _in_calls(self, program, x, first, last, on_steps):
         """`program(x, first, last)` in several calls."""
-        bounds = sorted({first + round((last - first) * i / _CALLS) for i in range(_CALLS + 1)})
+        bounds = stages.cut(first, last, _CALLS)
         for begin, end in zip(bounds, bounds[1:], strict=False):
             x = jax.block_until_ready(program(x, *self._put((np.int32(begin), np.int32(end)), sharded=False)))
             on_steps(end - begin)
