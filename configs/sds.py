@@ -5,8 +5,9 @@
 
 One sample of the embedded models takes six minutes on 2 busy CPU cores, about 1.5 s an iteration. A run that was broken
 off goes on where it was; WORKDIR/.progress shows what the pictures look like by then. With a published example as its
-argument (those of configs/sd15_auffusion.py) it is Stable Diffusion 1.5 and Auffusion with the numbers of the paper's
-authors, whose image model was one of pixels: 40,000 iterations a sample.
+argument (those of configs/sd15_auffusion.py) it is Auffusion and, for the picture, the first stage of DeepFloyd IF with
+the numbers of the paper's authors: 40,000 iterations a sample. IF's licence must be accepted on the hub before; without
+it --config.image.model=stable-diffusion-v1-5/stable-diffusion-v1-5 guides the picture by latents.
 """
 
 import pathlib
@@ -31,6 +32,7 @@ def get_config(example=None):
         config.image.guidance_scale = 10.0
         config.image.start_step = 0
     else:
+        config.image.model = "DeepFloyd/IF-I-M-v1.0"
         config.num_steps = 40_000
         config.learning_rate = 1e-4
         config.audio.weight = 1.0

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from its_jax import baselines, files, sds, stages
+from its_jax import baselines, crops, files, load, sds, stages
 from its_jax import jobs as job_settings
+from its_jax.colour import texts
 from its_jax.errors import UserError
 from its_jax.models import forms
+from its_jax.models.pixel_unet import PixelUNet
 from its_jax.noise import torch_noise
 from its_jax.progress import SAVE_SECONDS, Progress
 from its_jax.sampler import Sampler
@@ -98,6 +100,8 @@ BLOCK, SHOWN = 25, 8
 class Distiller(Sampler):
     """Score distillation, see `its_jax.sds`: in place of latents, grey pictures are optimised.
 
+    Its models but the sound's may be of pixels, see `its_jax.crops`.
+
     Args of the constructor, besides those of `Sampler`:
       workdir: where progress is kept, so that a run that was broken off goes on; None keeps none.
     """
@@ -112,17 +116,55 @@ class Distiller(Sampler):
         return super()._lay_out(job, devices_per_sample)
 
     def _load(self, job):
+        self._asked = [prompt for term in job_settings.terms(job) for prompt in job_settings.prompts(job, term)]
         models, mel = super()._load(job)
         for model in models.values():
-            forms.make_differentiable(model.vae, self._device)
+            if model.vae is not None:
+                forms.make_differentiable(model.vae, self._device)
         return models, mel
+
+    def _parts(self, source):
+        unet = load.outline(source, parts=("unet",), dtype=self._dtype).unet
+        return ("text_encoder", "unet") if isinstance(unet, PixelUNet) else super()._parts(source)
+
+    def _check_fit(self, models, job):
+        super()._check_fit({term: model for term, model in models.items() if not _is_of_pixels(model)}, job)
+        for model in filter(_is_of_pixels, models.values()):
+            crops.check(model.source, model.unet)
+
+    def _fill(self, outlines, sources):
+        """A T5 is let go again before the others come: T5-XXL fills a device alone."""
+        self._outlines = {source: outline for source, outline in outlines.items() if _is_of_pixels(outline)}
+        for outline in self._outlines.values():
+            texts.embedded(outline, self._asked)
+        without = {
+            source: dataclasses.replace(outline, text_encoder=None) for source, outline in self._outlines.items()
+        }
+        return super()._fill(outlines | without, sources)
+
+    def _lower_text(self, model):
+        if not _is_of_pixels(model):
+            return super()._lower_text(model)
+        shape = 1, model.tokenizer.model_max_length, model.unet.config.encoder_hid_dim
+        return stages.project_text.lower(model.unet, self._abstract(shape, sharding=self._of_source(model.source)))
+
+    def _read(self, model, prompt):
+        if not _is_of_pixels(model):
+            return super()._read(model, prompt)
+        text = texts.embedded(self._outlines[model.source], [prompt])[prompt][None]
+        return model.unet, jax.device_put(text, self._of_source(model.source))
+
+    def _prepare(self, model):
+        return model.unet if _is_of_pixels(model) else super()._prepare(model)
 
     def _compile_latents(self, terms):
         b, job = self.batch_size, self._job
         size = job["height"], job["width"]
         alphas = self._put({name: m.schedule.alphas_cumprod().astype(np.float32) for name, m in self.models.items()})
         self._critics = [
-            sds.LatentModel(unet, model.vae, alphas[name])
+            crops.PixelModel(unet, alphas[name])
+            if _is_of_pixels(model)
+            else sds.LatentModel(unet, model.vae, alphas[name])
             for unet, (name, model) in zip(self._unets, self.models.items(), strict=True)
         ]
         whole, split = P(), P("data")
@@ -199,6 +241,10 @@ class Distiller(Sampler):
 
     def _shown(self, jobs, latents):
         return self._decode(latents)
+
+
+def _is_of_pixels(model):
+    return isinstance(model.unet, PixelUNet)
 
 
 def _seen(picture, *, views):

@@ -143,18 +143,30 @@ class Sampler:
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
         parts = {}
         for term in job_settings.terms(job):
-            wanted = _PARTS + _SOUND_PARTS * (term == "audio")
+            wanted = self._parts(job[term]["model"]) + _SOUND_PARTS * (term == "audio")
             parts[job[term]["model"]] = max(parts.get(job[term]["model"], ()), wanted, key=len)
         for source, wanted in parts.items():
             load.check_parts(source, wanted)
         outlines = {source: load.outline(source, parts=wanted, dtype=self._dtype) for source, wanted in parts.items()}
         of_term = {term: outlines[job[term]["model"]] for term in job_settings.terms(job)}
-        _check_fit(of_term, job)
+        self._check_fit(of_term, job)
         self._layout.check(of_term)
         mel = stages.mel_config(of_term["audio"].vocoder.config, job["height"])
-        filled = {}
+        filled = self._fill(outlines, [outline.source for outline in of_term.values()])
+        return {term: filled[outline.source] for term, outline in of_term.items()}, mel
+
+    def _parts(self, source):
+        """Those that a term takes of its model."""
+        return _PARTS
+
+    def _check_fit(self, models, job):
+        _check_fit(models, job)
+
+    def _fill(self, outlines, sources):
+        """The models of outlines by source, where terms, in their order, have these `sources`."""
+        filled: dict[str, load.Model] = {}
         for source, outline in outlines.items():
-            own = self._layout.of_model([i for i, model in enumerate(of_term.values()) if model is outline])
+            own = self._layout.of_model([i for i, other in enumerate(sources) if other == source])
             places = {"text_encoder": own, "unet": own}
             places |= {"vae": self._layout.replicated, "vocoder": self._layout.replicated}
             filled[source] = load.fill(outline, sharding=places, share=list(filled.values()))
@@ -163,7 +175,7 @@ class Sampler:
             for part in (model.text_encoder, model.vae, model.vocoder):
                 if part is not None:
                     forms.fit(part, self._device)
-        return {term: filled[outline.source] for term, outline in of_term.items()}, mel
+        return filled
 
     @property
     def devices_per_sample(self) -> int:
@@ -243,13 +255,17 @@ class Sampler:
         """`_encode`, and the shapes that it gives."""
         encode = {}
         for source, model in self._sources.items():
-            ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._of_source(source))
-            encode[source] = stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
+            encode[source] = self._lower_text(model)
         self._encode = {source: lowered.compile() for source, lowered in encode.items()}
         self._text = {
             source: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), lowered.out_info)
             for source, lowered in encode.items()
         }
+
+    def _lower_text(self, model):
+        """What is given `_read`, lowered."""
+        ids = self._abstract((1, model.tokenizer.model_max_length), jnp.int32, self._of_source(model.source))
+        return stages.prepare_texts.lower(model.text_encoder, model.unet, ids)
 
     @property
     def _sources(self):
@@ -334,16 +350,16 @@ class Sampler:
 
     def latent_shape(self, job: Mapping[str, Any]) -> tuple[int, int, int]:
         """Height, width and channels."""
-        vae = self.image.vae.config
+        vae = self.audio.vae.config
         return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
 
     def _prepared(self):
         """The UNet of each term; terms that share one share what is prepared of it."""
-        prepared = {
-            id(model.unet): stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
-            for model in self.models.values()
-        }
+        prepared = {id(model.unet): self._prepare(model) for model in self.models.values()}
         return self._layout.models([prepared[id(model.unet)] for model in self.models.values()])
+
+    def _prepare(self, model):
+        return stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
 
     @property
     def decoders(self) -> tuple[Any, ...]:
@@ -362,8 +378,8 @@ class Sampler:
         """View, windows and ways of evaluation of a term."""
         windows = None
         if job["window"] or job["wrap"]:
-            columns = job["width"] // self.image.vae.config.factor
-            size = (job["window"] or job["width"]) // self.image.vae.config.factor
+            columns = job["width"] // self.audio.vae.config.factor
+            size = (job["window"] or job["width"]) // self.audio.vae.config.factor
             windows = Windows.cover(columns, size, job["wrap"])
         guided = (job[name]["guidance_scale"] != 1,) if job_settings.always_guided(job, name) else (True, False)
         reused = (False, True) if job["cache_interval"] > 1 else (False,)
@@ -372,7 +388,7 @@ class Sampler:
 
     def _origin(self, job):
         """Mask and latent of what the samples start from, on the devices, or None."""
-        height, width, factor = job["height"], job["width"], self.image.vae.config.factor
+        height, width, factor = job["height"], job["width"], self.audio.vae.config.factor
         if job["init_image"]:
             view = VIEWS[job["image"]["view"]]
             z = origin.from_picture(job["init_image"], self.image.vae, view, height, width)
@@ -435,8 +451,11 @@ class Sampler:
         if prompt is None:
             blank = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), self._text[model.source])
             return jax.device_put(blank, self._of_source(model.source))
+        return self._encode[model.source](*self._read(model, prompt))
+
+    def _read(self, model, prompt):
         ids = jax.device_put(stages.tokenize(model.tokenizer, [prompt]), self._of_source(model.source))
-        return self._encode[model.source](model.text_encoder, model.unet, ids)
+        return model.text_encoder, model.unet, ids
 
     def tables(self, jobs: Sequence[Mapping[str, Any]]) -> tuple[denoise.SolverRows, Any, Any, np.ndarray]:
         """Rows of the solver; weights and guidance scales of each term, `[b steps]` each; and how each is evaluated,
@@ -536,7 +555,7 @@ class Sampler:
 
     def _fitting_on_cpu(self):
         memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        channels = self.image.vae.config.block_out_channels[0]
+        channels = self.audio.vae.config.block_out_channels[0]
         return int(memory / (CPU_BYTES_PER_PIXEL * channels * self._job["height"] * self._job["width"]))
 
     def _free(self):
@@ -604,8 +623,8 @@ def _check_choices(job):
 
 def _check_fit(models, job):
     """The models must share one latent space and one schedule, and the canvas must fit them."""
-    image = models["image"]
-    for other in models.values():
+    image, *others = models.values()
+    for other in others:
         for name in ("latent_channels", "factor", "scaling_factor"):
             ours, theirs = getattr(image.vae.config, name), getattr(other.vae.config, name)
             if ours != theirs:

@@ -9,8 +9,8 @@ authors of Images that Sound, who use it as a baseline.
     z        [b h w c] the picture's scaled latent, drawn from the encoder's posterior
     t        [b] training timestep, drawn anew at each iteration
 
-What a model asks for is `model.gradient(term, scale, picture, keys)`, `[b H W]`: `LatentModel` is one such; a model of
-pixels would be another.
+What a model asks for is `model.gradient(term, scale, picture, keys)`, `[b H W]`: `LatentModel` is one such, and
+`PixelModel` of `crops.py` is another.
 """
 
 import dataclasses
@@ -126,7 +126,7 @@ class LatentModel:
           term: texts, view and windows. scale: `[b]`, of guidance. picture: `[b H W]`. keys: `[b]`.
         """
         of_posterior, of_t, of_eps = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-        low, high = (round(level * len(self.alphas_cumprod)) for level in NOISE_LEVELS)
+        low, high = noise_range(self.alphas_cumprod)
 
         def latent(picture, key):
             seen = term.view.look(jnp.repeat(picture[None, :, :, None], 3, axis=-1))
@@ -160,9 +160,24 @@ def distilled(model: LatentModel, term: denoise.Term, scale: Array, z: Array, t:
 
     term = dataclasses.replace(term, guidance_scale=scale)
     predicted, _ = denoise.guided_noise(predict, x, jnp.int32(0), term)
+    return weighted(a, predicted, eps)
+
+
+def weighted(a: Array, predicted: Array, eps: Array) -> Array:
+    """w(t) (eps_hat - eps), `[b h w c]`, of which numbers that are not finite count as zero.
+
+    Args:
+      a: alphas_cumprod at t, `[]` or `[b 1 1 1]`. predicted, eps: `[b h w c]`.
+    """
     g = (1 - a) * (predicted - eps)
     # A model that gives nothing finite at all is broken: that must not pass for a gradient of zero.
     return jnp.where(jnp.isfinite(predicted).any(axis=(1, 2, 3), keepdims=True), jnp.nan_to_num(g), jnp.nan)
+
+
+def noise_range(alphas_cumprod: Array) -> tuple[int, int]:
+    """The first and the last timestep that are drawn."""
+    low, high = (round(level * len(alphas_cumprod)) for level in NOISE_LEVELS)
+    return low, high
 
 
 @jax.tree_util.register_dataclass

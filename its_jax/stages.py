@@ -88,6 +88,12 @@ def prepare_texts(text_encoder, unet, ids):
     return unet.project_text(text_encoder(ids))
 
 
+@jax.jit
+def project_text(unet, text):
+    """Text features `[b, n, d]` -> what a UNet takes from them, leaves `[b, ...]`."""
+    return unet.project_text(text)
+
+
 def prepare_unet(unet, timesteps):
     """A UNet for `its_jax.denoise`, with what it takes from its `timesteps`; the weights stay where they are."""
     return Prepared(unet, _project_time(unet, jnp.arange(timesteps)))

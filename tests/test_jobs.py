@@ -323,6 +323,7 @@ def test_the_imprint_of_the_authors():
 def test_score_distillation_of_the_authors():
     (job,) = jobs.expand(get_config("sds", "tiger").to_dict(), 1)
     assert job["learning_rate"] == 1e-4 and job["audio"]["weight"] == 1.0 and job["image"]["weight"] == 0.4
+    assert job["image"]["model"] == "DeepFloyd/IF-I-M-v1.0"
     assert jobs.work(job) == 40_000 and jobs.steps(job, "image").start == 5_000
     jobs.read(get_config("sds").to_dict())
 

@@ -72,7 +72,6 @@ _IGNORED = (
     "downsample_padding",
     "dropout",
     "reverse_transformer_layers_per_block",
-    "sample_size",
     "transformer_layers_per_block",
     "upcast_attention",
     "use_linear_projection",
@@ -99,6 +98,7 @@ class PixelUNetConfig:
     up_block_types: tuple[str, ...]
     in_channels: int = 4
     out_channels: int = 4
+    sample_size: int | None = None  # height and width in pixels of what it was trained on; it takes others, too
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
