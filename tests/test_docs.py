@@ -11,6 +11,7 @@ import runpy
 import shlex
 import shutil
 import subprocess
+import sys
 
 import finished
 import pytest
@@ -21,13 +22,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Configs that download nothing, and do not take a minute to compile.
 EMBEDDED = "default", "sweep", "views", "imprint"
 # Sizes that take seconds.
-SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.dtype=float32".split()
+SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.height=12".split()
 SHORTER = {
     r"seed=0\.\.\d": "seed=0..1",
     r"0\.4\.\.0\.7\.\.0\.1": "0.4",
     "image_only,audio_only,alternating,imprint": "imprint",
+    "keep=0-1s": "keep=0-0.02s",
 }
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
+SCORERS = ["--clip=tiny/clip", "--clap=tiny/clap"]
 # What takes minutes or hours, even in small, or is about what is not there.
 TAKEN_APART = (
     "its_jax.tiny.train",
@@ -118,23 +121,28 @@ def check(command):
             settings[name.removeprefix("--config.")] = value
         elif name.startswith("--"):
             assert name.removeprefix("--").replace("-", "_") in flags_of(module), f"{module} has no {name}"
-    config = next((a.partition("=")[2] for a in arguments if a.startswith("--config=configs/")), None)
-    if config:
+    flat = config_of(arguments)
+    for name in settings if flat else ():
+        group, _, key = name.rpartition(".")
+        assert key in (flat[group] if group else flat), f"{command}: the config has no {name}"
+
+
+def config_of(arguments):
+    """Of --config=configs/FILE.py:ARGUMENT the settings; none without it."""
+    for config in (a.partition("=")[2] for a in arguments if a.startswith("--config=configs/")):
         file, _, argument = config.partition(":")
-        flat = runpy.run_path(str(ROOT / file))["get_config"](*[argument] * bool(argument)).to_dict()
-        for name in settings:
-            group, _, key = name.rpartition(".")
-            assert key in (flat[group] if group else flat), f"{config} has no {name}"
+        return runpy.run_path(str(ROOT / file))["get_config"](*[argument] * bool(argument)).to_dict()
+    return {}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, quick_programs):
+def place(tmp_path_factory, quick_programs, models):
     """A folder like a clone, in which commands leave their work to those after them."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "its_jax", "convert", "bench"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(next(iter(sounds(folder))), folder / "FILE.wav")
-    finished.write(folder / "other", [finished.record({"seed": seed}) for seed in range(2)], height=128, width=512)
+    finished.write(folder / "other", [finished.record({"seed": seed}) for seed in range(2)], height=12, width=48)
     return folder
 
 
@@ -144,12 +152,16 @@ def sounds(folder):
 
 
 @pytest.fixture(scope="module")
-def run(place):
-    """Runs a command in small; its output."""
+def run(place, models):
+    """Runs a command in small, with small models of random weights; its output."""
 
     def run_(command):
         module, arguments = split(command.replace("$(ls", "$(/bin/ls"))
-        words = [f"python -m {module}", *map(quoted, arguments), *small(module, arguments)]
+        words = [
+            f"{shlex.quote(sys.executable)} -m {module}",
+            *map(quoted, arguments),
+            *small(module, arguments, models),
+        ]
         for long, short in SHORTER.items():
             words = [re.sub(long, short, word) for word in words]
         command = " ".join(words).replace("out/ID", '"$(dirname "$(ls out/*/sample.json | head -n 1)")"')
@@ -166,12 +178,15 @@ def quoted(word):
     return f'"{word}"' if "$(" in word else shlex.quote(word)
 
 
-def small(module, arguments):
-    if any(argument.startswith("--from") for argument in arguments):
+def small(module, arguments, models):
+    if module == "its_jax.evaluate":
+        return SCORERS
+    if module not in SMALL_MODULES or any(argument.startswith("--from") for argument in arguments):
         return []
-    few = list(SMALL_MODULES.get(module, []))
-    if few and not any("width" in argument or "init_audio" in argument for argument in arguments):
-        few.append("--config.width=256")
+    terms = [name for name, group in config_of(arguments).items() if isinstance(group, dict) and "model" in group]
+    folders = {term: models["audio.model" if term == "audio" else "image.model"] for term in terms}
+    few = [*SMALL_MODULES[module], *(f"--config.{term}.model={folder}" for term, folder in folders.items())]
+    few += [] if any("width" in argument for argument in arguments) else ["--config.width=48"]
     if "--config=configs/sweep.py" in arguments:
         few += ["""--axis=image.prompt='["a painting of dogs, grayscale", "a painting of trees"]'""", "--axis=seed=0"]
     if "--config.init_audio=FILE.wav" in arguments:

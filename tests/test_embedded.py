@@ -67,8 +67,8 @@ def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision
 
 def test_the_default_config_makes_what_its_prompts_say():
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
-    todo, _ = jobs.read(settings | {"num_samples": 8})
-    samples = Sampler(todo[0], pending=8, batch_size=8)(todo)
+    todo, _ = jobs.read(settings | {"num_samples": 4})
+    samples = Sampler(todo[0], pending=4, batch_size=4)(todo)
     seen = np.stack([sample.spectrogram for sample in samples])
     heard = data.to_spectrogram(np.stack([sample.waveform for sample in samples]))
     picture = judges.classify(judges.load("picture"), seen) == data.SUBJECTS.index("tree")

@@ -46,7 +46,7 @@ def column_jumps(spectrogram):
 @pytest.fixture(scope="module")
 def long_loop():
     """Four times the trained length, joined to a loop."""
-    return make(width=2048, wrap=True, num_steps=10)[1]
+    return make(width=2048, wrap=True, num_steps=5)[1]
 
 
 def assert_no_seams(sample, columns, wrap):
@@ -65,7 +65,7 @@ def test_a_loop_four_times_as_long_has_no_seams(long_loop):
 
 
 def test_a_canvas_twice_as_long_has_no_seams():
-    assert_no_seams(make(width=1024, num_steps=10)[1], 128, wrap=False)
+    assert_no_seams(make(width=1024, num_steps=5)[1], 128, wrap=False)
 
 
 def test_a_loop_closes(long_loop):
@@ -89,7 +89,7 @@ def sound(tmp_path_factory):
 
 
 def test_what_is_kept_of_a_sound_stays(sound):
-    sampler, sample = make(init_audio=str(sound), keep="0-1.28s, 0-200Hz", num_steps=12)
+    sampler, sample = make(init_audio=str(sound), keep="0-1.28s, 0-200Hz", num_steps=6)
     waveform = media.read_sound(sound, 16000)
     source = np.asarray(data.to_spectrogram(waveform[None])[0])
     latent = stages.encode_picture(sampler.audio.vae, np.repeat(source[None, ..., None], 3, -1))
@@ -115,9 +115,8 @@ def test_little_strength_stays_near_a_picture_and_what_is_kept_nearer(tmp_path):
 def test_half_precision_is_close_to_float32():
     """Schedule, guidance, solver, statistics of norms and scores of attention are always in float32, and all of the
     text encoder's attention; no other part needs to be."""
-    change = dict(num_steps=25, solver="ddim", width=256)
+    change = dict(num_steps=8, solver="ddim", width=128)
     _, exact = make(**change)
-    for dtype in ("bfloat16", "float16"):
-        _, rounded = make(**change, dtype=dtype)
-        assert data.psnr(rounded.pictures["image"].mean(-1)[None], exact.pictures["image"].mean(-1)[None]) >= 30
-        assert data.psnr(rounded.spectrogram[None], exact.spectrogram[None]) >= 30
+    _, rounded = make(**change, dtype="bfloat16")  # tests/test_sample.py has float16
+    assert data.psnr(rounded.pictures["image"].mean(-1)[None], exact.pictures["image"].mean(-1)[None]) >= 30
+    assert data.psnr(rounded.spectrogram[None], exact.spectrogram[None]) >= 30

@@ -106,10 +106,12 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 def exported(tmp_path_factory):
     """Untrained models through the production export."""
     workdir = tmp_path_factory.mktemp("tiny")
+    jax.config.update("jax_disable_most_optimizations", True)  # each is initialised once only
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
     made |= {f"judge_{kind}": modules.judge() for kind in ("picture", "sound")}
     made |= {kind: modules.embedder(kind) for kind in embedders.KINDS}
+    jax.config.update("jax_disable_most_optimizations", False)
     for name, module in made.items():
         fit.save_result(workdir / name, nnx.state(module))
         media.write_json(workdir / f"{name}.json", {"latent_std": 2.0})
