@@ -25,6 +25,7 @@ _KINDS = tuple(itertools.product(("", ".fp16"), (".safetensors", ".bin", ".pt"),
 _PLAIN = re.compile(
     r"tokenizer/[^/]+|(image_noising_)?scheduler/scheduler_config\.json|model_index\.json|vocabulary\.json"
 )
+_NOISING = "image_noising_scheduler/scheduler_config.json"
 # transformers' layout: one model without a folder of its own. Its tokenizer gets one.
 _ALONE = "dual_encoder"
 _TOKENIZER: tuple[str, ...] = (
@@ -160,7 +161,16 @@ def find(source: str) -> pathlib.Path:
             raise UserError(f"{source}: a file; expected a model folder or a hub id, or a single file {expected}")
         if path.exists():
             return path
-    return _download(source, lambda names: layout(names, source=source).names)
+    return _download(source, lambda names: _without_second_texts(layout(names, source=source)).names)
+
+
+def _without_second_texts(found):
+    """Of IF's second stage the text encoder, 19 GB, is that of the first once more."""
+    if _NOISING not in found.plain:
+        return found
+    weights = {part: files for part, files in found.weights.items() if part != "text_encoder"}
+    plain = {name: file for name, file in found.plain.items() if not name.startswith(("text_encoder/", "tokenizer/"))}
+    return Layout(weights, plain)
 
 
 def find_configs(source: str, parts: Collection[str]) -> pathlib.Path:

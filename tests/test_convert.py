@@ -169,6 +169,22 @@ def test_of_a_hub_model_only_the_chosen_files_are_downloaded(vae_only, tmp_path,
     assert metadata(out)["source"] == "someone/model"
 
 
+def test_of_ifs_second_stage_the_text_encoder_is_not_downloaded_again(monkeypatch):
+    asked = []
+    remote = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/spiece.model"]
+    remote += [f"{part}/config.json" for part in ("text_encoder", "unet")]
+    remote += ["text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors"]
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repository: remote)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repository, allow_patterns: asked.append(allow_patterns) or "."
+    )
+    sources.find("someone/stage-1")
+    assert sorted(asked.pop()) == sorted(remote)
+    remote.append("image_noising_scheduler/scheduler_config.json")
+    sources.find("someone/stage-2")
+    assert sorted(asked.pop()) == sorted(name for name in remote if "text_encoder" not in name and "tok" not in name)
+
+
 def test_without_network_a_hub_model_of_before_is_used_and_that_is_said_once(vae_only, monkeypatch, caplog):
     def snapshot_download(repository, *, local_files_only=False, **_):
         assert local_files_only
