@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,9 +66,11 @@ def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
 
 
-def test_the_default_config_makes_what_its_prompts_say():
+def test_the_default_config_makes_what_its_prompts_say(monkeypatch):
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
     todo, _ = jobs.read(settings | {"num_samples": 4})
+    one_device = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    monkeypatch.setattr(load, "mesh", lambda: one_device)
     samples = Sampler(todo[0], pending=4, batch_size=4)(todo)
     seen = np.stack([sample.spectrogram for sample in samples])
     heard = data.to_spectrogram(np.stack([sample.waveform for sample in samples]))

@@ -30,10 +30,10 @@ def job():
     change = {
         "seed": 1234,
         "num_samples": 1,
-        "num_steps": 50,
+        "num_steps": 20,
         "solver": "ddim",
         "noise": "torch",
-        "image.start_step": 5,
+        "image.start_step": 2,
         "width": 256,
     }
     settings.update_from_flattened_dict(change)

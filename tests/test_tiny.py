@@ -8,7 +8,7 @@ from flax import nnx
 
 from its_jax import media
 from its_jax.spectrogram import from_picture
-from its_jax.tiny import data, embedders, export, fit, judges, modules, pictures, recipe, sounds, vocoding
+from its_jax.tiny import data, embedders, export, fit, judges, modules, pictures, pixels, recipe, sounds, vocoding
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
@@ -110,7 +110,7 @@ def exported(tmp_path_factory):
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
     made |= {f"judge_{kind}": modules.judge() for kind in ("picture", "sound")}
-    made |= {kind: modules.embedder(kind) for kind in embedders.KINDS}
+    made |= {kind: modules.embedder(kind) for kind in embedders.KINDS} | {"color": pixels.text_and_unet()}
     jax.config.update("jax_disable_most_optimizations", False)
     for name, module in made.items():
         fit.save_result(workdir / name, nnx.state(module))

@@ -1,5 +1,5 @@
-"""The trained stages -> model folders, all float16: `image` and `audio` in diffusers' layout, `clip` and `clap` in
-transformers', and the judges."""
+"""The trained stages -> model folders, all float16: `image`, `audio` and `color` in diffusers' layout, `clip` and
+`clap` in transformers', and the judges."""
 
 import json
 
@@ -8,12 +8,12 @@ from safetensors.numpy import save_file
 
 from its_jax.fields import read_json
 from its_jax.media import write_json
-from its_jax.tiny import embedders, modules, recipe
+from its_jax.tiny import embedders, modules, pixels, recipe
 from its_jax.weights import to_state_dict
 
 
 def export(workdir):
-    """Writes WORKDIR/export/{image,audio,clip,clap,judges}, and training.json with the figures of all stages."""
+    """Writes WORKDIR/export/{image,audio,clip,clap,color,judges}, and training.json with the figures of all stages."""
     latent_std = read_json(workdir / "vae.json")["latent_std"]
     vae = modules.trained(modules.vae(), workdir / "vae")
     for kind in recipe.KINDS:
@@ -31,11 +31,12 @@ def export(workdir):
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
     for kind in embedders.KINDS:
         export_embedder(workdir, kind)
+    export_color(workdir)
     judges = [f"judge_{kind}" for kind in ("picture", "sound")]
     for name in judges:
         judge = modules.trained(modules.judge(), workdir / name)
         _save(workdir / "export" / "judges" / f"{name.removeprefix('judge_')}.safetensors", judge)
-    names = ("vae", *recipe.KINDS, "vocoder", *judges, *embedders.KINDS)
+    names = ("vae", *recipe.KINDS, "vocoder", *judges, *embedders.KINDS, "color")
     stages = {name: read_json(workdir / f"{name}.json") for name in names}
     write_json(workdir / "export" / "training.json", {"stages": stages})
 
@@ -45,6 +46,19 @@ def export_embedder(workdir, kind):
     folder = workdir / "export" / kind
     embedders.write(kind, folder)
     _save(folder / "model.safetensors", modules.trained(modules.embedder(kind), workdir / kind))
+
+
+def export_color(workdir):
+    """Writes WORKDIR/export/color."""
+    folder = workdir / "export" / "color"
+    models = modules.trained(pixels.text_and_unet(), workdir / "color")
+    _write(folder / "unet", "diffusion_pytorch_model", models.unet, pixels.UNET)
+    _write(folder / "text_encoder", "model", models.text_encoder, pixels.text_config())
+    pixels.write_tokenizer(folder / "tokenizer")
+    (folder / "vocabulary.json").write_text(json.dumps(pixels.vocabulary()))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(folder / "scheduler" / "scheduler_config.json", pixels.SCHEDULER)
+    write_json(folder / "model_index.json", pixels.MODEL_INDEX)
 
 
 def _write(folder, name, module, fields):

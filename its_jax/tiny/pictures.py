@@ -8,7 +8,7 @@ An object is drawn by its own short function with a `_Pen`, in a frame of its ow
 (bottom, on the ground), x from about -aspect / 2 to aspect / 2, in units of the object's height.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +71,36 @@ def draw(
         style = str(rng.choice(STYLES))
     _check("style", style, STYLES)
 
-    canvas = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
-    _draw_strip(_Pen(canvas, style, rng), _KINDS[subject], rng)
-    soft = canvas.reduce(_OVERSAMPLING).filter(ImageFilter.GaussianBlur(_BLUR * height))
-    picture = np.asarray(soft, np.float32) / 255
-    return np.clip(picture * _gain(picture, rng), 0, 1)
+    return _drawn(subject, rng, height, width, style, None)[0]
+
+
+def draw_with_tints(
+    subject: str,
+    rng: np.random.Generator,
+    tints: Mapping[str, tuple[int, int, int]],
+    height: int = 128,
+    width: int = 512,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`draw`, and what colour its parts have: float32 `[height, width, 3]` in [0, 1], black where nothing light is.
+
+    Args:
+      tints: part, as the functions below name them -> red, green and blue of 0 to 255; all others are like "body".
+    """
+    _check("subject", subject, SUBJECTS)
+    return _drawn(subject, rng, height, width, str(rng.choice(STYLES)), tints)
+
+
+def _drawn(subject, rng, height, width, style, tints):
+    size = width * _OVERSAMPLING, height * _OVERSAMPLING
+    canvas, coloured = Image.new("L", size), Image.new("RGB", size)
+    _draw_strip(_Pen(canvas, style, rng, coloured, tints), _KINDS[subject], rng)
+
+    def soft(image):
+        blurred = image.reduce(_OVERSAMPLING).filter(ImageFilter.GaussianBlur(_BLUR * height))
+        return np.asarray(blurred, np.float32) / 255
+
+    picture = soft(canvas)
+    return np.clip(picture * _gain(picture, rng), 0, 1), soft(coloured) if tints else None
 
 
 def _check(what, value, known):
@@ -130,7 +155,7 @@ def _draw_background(pen, ground, floor, rng):
         x = np.linspace(-8, width + 8, 160)
         pitch, phase = height * rng.uniform(0.25, 0.4), rng.uniform(0, 2 * np.pi)
         swell = 0.018 * height * np.sin(2 * np.pi * x / pitch + phase)
-        pen.background(np.stack([x, floor + swell], axis=1), 0.045 * height, 140)
+        pen.background(np.stack([x, floor + swell], axis=1), 0.045 * height, 140, "waves")
         return
     if rng.random() < 0.15:
         glow = Image.linear_gradient("L").point(lambda value: max(0, value - 128) // 5)
@@ -138,9 +163,9 @@ def _draw_background(pen, ground, floor, rng):
     if rng.random() < 0.2:
         for x in np.arange(rng.uniform(0, 0.5), width / height, 0.5):
             star = height * np.array([x + rng.uniform(-0.2, 0.2), rng.uniform(0.04, 0.45)])
-            pen.background(star + [(-1, 0), (1, 0)], 0.045 * height, 150)
+            pen.background(star + [(-1, 0), (1, 0)], 0.045 * height, 150, "stars")
     if ground == "rails" or (ground == "ground" and rng.random() < 0.35):
-        pen.background([(-8, floor), (width + 8, floor)], 0.045 * height, 140)
+        pen.background([(-8, floor), (width + 8, floor)], 0.045 * height, 140, "ground")
 
 
 # ---------------------------------------------------------------------------------------------------- the pen
@@ -151,11 +176,14 @@ class _Pen:
 
     "filled": shapes are light with a dark rim (it parts them from others behind), marks and lines are dark.
     "outline": shapes are black with a light rim, marks and lines are light.
+
+    What is light gets the tint of its part, if there are `tints`, on a canvas `coloured` of its own.
     """
 
-    def __init__(self, canvas: Image.Image, style: str, rng: np.random.Generator):
+    def __init__(self, canvas, style, rng, coloured=None, tints=None):
         self.canvas = canvas
-        self._draw = ImageDraw.Draw(canvas)
+        self._draw, self._tints = ImageDraw.Draw(canvas), tints
+        self._draw_tint = ImageDraw.Draw(coloured) if tints else None
         self._filled = style == "filled"
         self._detail = 0 if self._filled else 255
         self._rim = (rng.uniform(0.032, 0.04) if self._filled else rng.uniform(0.042, 0.06)) * canvas.height
@@ -169,55 +197,64 @@ class _Pen:
         self._origin = np.array([centre, bottom - size / 2])
         self._size = size
 
-    def shape(self, *shapes: np.ndarray, tone: float = 1.0):
+    def shape(self, *shapes: np.ndarray, tone: float = 1.0, part: str = "body"):
         """The union of closed shapes, with a rim around the whole."""
         shapes = [self._to_canvas(shape) for shape in shapes]
         ink = round(255 * tone)
         rim, fill = (0, ink) if self._filled else (ink, 0)
         for points in shapes:
-            self._grow(points, self._rim, rim)
+            self._grow(points, self._rim, rim, part)
         for points in shapes:
-            self._fill(points, fill)
+            self._fill(points, fill, part)
 
-    def limb(self, points, width: float):
+    def limb(self, points, width: float, part: str = "limb"):
         """A light line in either style: stems, masts, feelers."""
         points, radius = self._to_canvas(_there_and_back(points)), width * self._size / 2
         if self._filled:
-            self._grow(points, radius + self._rim, 0)
-        self._grow(points, radius, 255)
+            self._grow(points, radius + self._rim, 0, part)
+        self._grow(points, radius, 255, part)
 
-    def solid(self, *shapes: np.ndarray):
+    def solid(self, *shapes: np.ndarray, part: str = "solid"):
         """Shapes that are light in either style and have no rim."""
         for shape in shapes:
-            self._fill(self._to_canvas(shape), 255)
+            self._fill(self._to_canvas(shape), 255, part)
 
     def mark(self, *shapes: np.ndarray):
         """Filled details on a shape: eyes, windows, stripes."""
         for shape in shapes:
-            self._fill(self._to_canvas(shape), self._detail)
+            self._fill(self._to_canvas(shape), self._detail, "mark")
 
     def line(self, points, width: float = 0.05):
         """A detail that is a line on a shape."""
-        self._grow(self._to_canvas(_there_and_back(points)), width * self._size / 2, self._detail)
+        self._grow(self._to_canvas(_there_and_back(points)), width * self._size / 2, self._detail, "mark")
 
-    def background(self, points: np.ndarray, width: float, ink: int):
+    def background(self, points: np.ndarray, width: float, ink: int, part: str):
         """A line of the background, in canvas pixels."""
-        self._grow(_complex(_there_and_back(points)), width / 2, ink)
+        self._grow(_complex(_there_and_back(points)), width / 2, ink, part)
 
     def _to_canvas(self, points):
         return _complex((points - _FRAME_CENTRE) @ self._matrix + self._origin)
 
-    def _fill(self, points, ink):
-        self._draw.polygon(points.view(float).tolist(), fill=ink)
+    def _fill(self, points, ink, part):
+        corners = points.view(float).tolist()
+        self._draw.polygon(corners, fill=ink)
+        if self._tints and ink:
+            self._draw_tint.polygon(corners, fill=self._tint(part))
 
-    def _grow(self, points, radius, ink):
+    def _tint(self, part):
+        return self._tints.get(part, self._tints["body"])
+
+    def _grow(self, points, radius, ink, part):
         """Fills the surroundings of a closed outline: bands along its edges, and a polygon round its corners.
 
         Pillow's own round joints are a slow Python loop.
         """
         ring = np.concatenate([points, points[:1]])
-        self._draw.line(ring.view(float).tolist(), fill=ink, width=round(2 * radius))
-        self._fill(_offset(ring, radius), ink)
+        line = ring.view(float).tolist()
+        self._draw.line(line, fill=ink, width=round(2 * radius))
+        if self._tints and ink:
+            self._draw_tint.line(line, fill=self._tint(part), width=round(2 * radius))
+        self._fill(_offset(ring, radius), ink, part)
 
 
 _FRAME_CENTRE = np.array([0, 0.5])
@@ -329,7 +366,7 @@ def _dog(pen, rng):
     snout = _tube([(-0.42, 0.23), (-0.62, 0.27)], 0.1, 0.075)
     pen.shape(*legs, tail, body, neck, head, snout)
     flap = _spline([(-0.34, 0.08), (-0.22, 0.1), (-0.17, ear), (-0.26, ear + 0.04), (-0.33, 0.25)])
-    pen.shape(flap, tone=0.7)
+    pen.shape(flap, tone=0.7, part="ear")
     pen.mark(_oval(-0.45, 0.16, 0.033), _oval(-0.68, 0.23, 0.05, 0.045))
     pen.line([(-0.68, 0.31), (-0.52, 0.33)], 0.04)
     if rng.random() < 0.6:
@@ -376,7 +413,7 @@ def _train(pen, rng):
 def _flower(pen, rng):
     y, top = 0.34, rng.uniform(0.7, 0.8)
     for flip in ((-1, 1), (1, 1)):
-        pen.shape(_spline([(0.05, 0.95), (0.12, top), (0.36, top - 0.06), (0.28, 0.9)]) * flip, tone=0.8)
+        pen.shape(_spline([(0.05, 0.95), (0.12, top), (0.36, top - 0.06), (0.28, 0.9)]) * flip, tone=0.8, part="leaf")
     pen.limb(_spline([(0, y), (rng.uniform(-0.1, 0.1), 0.7), (0, 1)], closed=False), 0.06)
     petals, reach = rng.integers(5, 8), rng.uniform(0.29, 0.33)
     turn = np.linspace(0, 2 * np.pi, 12 * petals, endpoint=False)
@@ -388,7 +425,7 @@ def _flower(pen, rng):
 
 def _tree(pen, rng):
     tiers, wide = rng.integers(3, 5), rng.uniform(0.34, 0.42)
-    pen.shape(_box(-0.07, 0.8, 0.07, 1), tone=0.7)
+    pen.shape(_box(-0.07, 0.8, 0.07, 1), tone=0.7, part="trunk")
     for down in np.linspace(1, 0, tiers):
         low, half = 0.36 + 0.5 * down, wide * (0.55 + 0.45 * down)
         top = max(0.0, low - 0.42)
@@ -397,9 +434,9 @@ def _tree(pen, rng):
 
 def _fish(pen, rng):
     tall = rng.uniform(0.34, 0.42)
-    pen.shape(np.array([(0.38, 0.5), (0.74, 0.14), (0.66, 0.5), (0.74, 0.86)]), tone=0.8)
-    pen.shape(_spline([(-0.15, 0.56 - tall), (0.05, 0.02), (0.28, 0.1), (0.24, 0.4)]), tone=0.8)
-    pen.shape(_spline([(-0.05, 0.44 + tall), (0.2, 0.98), (0.2, 0.7)]), tone=0.8)
+    pen.shape(np.array([(0.38, 0.5), (0.74, 0.14), (0.66, 0.5), (0.74, 0.86)]), tone=0.8, part="fin")
+    pen.shape(_spline([(-0.15, 0.56 - tall), (0.05, 0.02), (0.28, 0.1), (0.24, 0.4)]), tone=0.8, part="fin")
+    pen.shape(_spline([(-0.05, 0.44 + tall), (0.2, 0.98), (0.2, 0.7)]), tone=0.8, part="fin")
     pen.shape(_spline([(-0.68, 0.52), (-0.45, 0.56 - 0.8 * tall), (-0.1, 0.52 - tall), (0.25, 0.36),
                        (0.5, 0.5), (0.25, 0.66), (-0.1, 0.5 + tall), (-0.45, 0.46 + 0.8 * tall)]))
     pen.mark(_oval(-0.45, 0.42, 0.06))
@@ -413,7 +450,7 @@ def _boat(pen, rng):
     pen.limb([(0, 0.02), (0, 0.8)], 0.05)
     pen.shape(_spline([(0.06, 0.06), (0.3, 0.35), (0.44, 0.66), (0.25, 0.67), (0.06, 0.66)]))
     pen.shape(np.array([(-0.07, 0.16), (-0.07, 0.66), (-0.42, 0.66)]))
-    pen.shape(_symmetric([(0.52, 0.75), (0.36, 0.97)]))
+    pen.shape(_symmetric([(0.52, 0.75), (0.36, 0.97)]), part="hull")
     if rng.random() < 0.6:
         pen.line([(0.06, 0.42), (0.34, 0.42)], 0.05)
     for x in (-0.2, 0, 0.2):
@@ -432,12 +469,12 @@ def _butterfly(pen, rng):
         pen.shape(hind * flip, tone=0.8)
         pen.shape(fore * flip)
         pen.mark(_oval(upper - 0.14, 0.3, 0.11, 0.09, -0.4) * flip, _oval(lower - 0.14, 0.8, 0.07) * flip)
-    pen.shape(_oval(0, 0.54, 0.05, 0.3))
+    pen.shape(_oval(0, 0.54, 0.05, 0.3), part="limb")
 
 
 def _mushroom(pen, rng):
     wide, brim = rng.uniform(0.46, 0.56), rng.uniform(0.5, 0.58)
-    pen.shape(_spline(_symmetric([(0.11, 0.45), (0.13, 0.8), (0.19, 0.97), (0, 1)])), tone=0.75)
+    pen.shape(_spline(_symmetric([(0.11, 0.45), (0.13, 0.8), (0.19, 0.97), (0, 1)])), tone=0.75, part="stem")
     pen.shape(_spline(_symmetric([(0.35 * wide, 0.04), (0.8 * wide, 0.22), (wide, brim), (0, brim + 0.05)])))
     for x, y, radius in ((-0.26, 0.34, 0.075), (0.0, 0.2, 0.085), (0.26, 0.36, 0.08), (0.02, 0.43, 0.06)):
         pen.mark(_oval(x + rng.uniform(-0.02, 0.02), y, radius * rng.uniform(0.85, 1.1)))
@@ -461,7 +498,7 @@ def _elephant(pen, rng):
     trunk = _tube([(-0.5, 0.28), (-0.62, 0.5), (-0.6, 0.76), (curl, 0.92)], 0.12, 0.05)
     pen.shape(*legs, tail, body, head, trunk)
     ear = _spline([(-0.3, 0.08), (-0.1, 0.04), (0.05, 0.24), (-0.02, 0.5), (-0.18, 0.6), (-0.3, 0.4)])
-    pen.shape(ear, tone=0.75)
+    pen.shape(ear, tone=0.75, part="ear")
     for x in (0.0, 0.46):
         pen.line([(x, 0.78), (x, 0.97)], 0.045)
     pen.mark(_oval(-0.43, 0.22, 0.035))

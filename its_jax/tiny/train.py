@@ -1,7 +1,7 @@
 """Trains the embedded models from nothing: `python -m its_jax.tiny.train --workdir=FOLDER`.
 
-Stages: the VAE, the two UNets with their text encoders, the vocoder, the judges, CLIP and CLAP; then the export in
-diffusers' and transformers' layouts.
+Stages: the VAE, the two UNets with their text encoders, the vocoder, the judges, CLIP and CLAP, and the UNet of pixels
+with its T5, which colours; then the export in diffusers' and transformers' layouts.
 Three to four hours on 2 CPU cores: training.json has the seconds of each stage. Each stage saves its state every two
 minutes and goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two
 processes).
@@ -17,7 +17,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and 
 _STAGE = flags.DEFINE_enum(
     "stage",
     "all",
-    ["all", "vae", "image", "audio", "vocoder", "judges", "clip", "clap", "export"],
+    ["all", "vae", "image", "audio", "vocoder", "judges", "clip", "clap", "color", "export"],
     "what to train; all is resumable too",
 )
 

@@ -14,7 +14,7 @@ from its_jax.fields import read_json
 from its_jax.media import write_json
 from its_jax.spectrogram import from_picture
 from its_jax.stages import vocode
-from its_jax.tiny import clap, clip, data, judges, modules, pictures, recipe, sounds, vocoding
+from its_jax.tiny import clap, clip, coloring, data, judges, modules, pictures, recipe, sounds, vocoding
 from its_jax.tiny.export import export
 from its_jax.tiny.fit import fit, save_result
 
@@ -197,7 +197,16 @@ def train_judges(workdir):
 
 def train_embedder(workdir, kind):
     """CLIP or CLAP, which tell how near a picture or a sound is to a prompt."""
-    params, figures, seconds = {"clip": clip, "clap": clap}[kind].train(workdir)
+    _train_alone(workdir, kind, {"clip": clip, "clap": clap}[kind])
+
+
+def train_color(workdir):
+    """The UNet of pixels and its T5, which colour pictures."""
+    _train_alone(workdir, "color", coloring)
+
+
+def _train_alone(workdir, kind, of):
+    params, figures, seconds = of.train(workdir)
     _finish(workdir, kind, params, seconds, figures)
 
 
@@ -219,6 +228,7 @@ def run(workdir, stage="all"):
         "judges": train_judges,
         "clip": lambda workdir: train_embedder(workdir, "clip"),
         "clap": lambda workdir: train_embedder(workdir, "clap"),
+        "color": train_color,
         "export": export,
     }
     try:
