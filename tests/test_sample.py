@@ -439,10 +439,10 @@ def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):
 FEWER = {"cache_interval": 2, "image.guidance_start_step": 2, "audio.guidance_stop_step": 3}
 
 
-def test_inner_layers_and_guidance_at_some_steps_only(expand):
+@pytest.mark.parametrize("window", [0, 24])
+def test_inner_layers_and_guidance_at_some_steps_only(expand, window):
     """Sample by sample as each alone has it, though one of a batch is guided where the other is not; where layers serve
     several steps, the two make no batch, for it would depend on both at which steps they do."""
-    window = 24
     todo = expand(FEWER, window=window, num_samples=2, cache_interval=1)
     todo[1] = todo[1] | {"image": todo[1]["image"] | {"guidance_start_step": 3}}
     one = Sampler(todo[0], pending=2, batch_size=2)
@@ -505,14 +505,13 @@ def test_every_choice_but_the_default_one(other_sampler):
     assert result.waveform.shape == (48 * 20,) and result.fault is None
 
 
-def test_float16_is_close(expand, sampler):
-    """tests/test_extended.py has bfloat16."""
-    todo = expand({"dtype": "float16"}, num_samples=1)
+def test_bfloat16_is_close(expand, sampler):
+    todo = expand({"dtype": "bfloat16"}, num_samples=1)
     (rounded,) = Sampler(todo[0], pending=1)(todo)
     (exact,) = sampler(expand(num_samples=1))
     assert rounded.fault is None and rounded.latents.dtype == np.float32
     difference = np.linalg.norm(rounded.latents - exact.latents) / np.linalg.norm(exact.latents)
-    assert 0 < difference < 0.0125  # 11 bits, some steps, guidance 5
+    assert 0 < difference < 0.1  # 8 bits, some steps, guidance 5
 
 
 def test_devices_work_alone(sampler, other_sampler):
@@ -909,7 +908,7 @@ def other_architecture(folder):
         (tensors(reshape), ["'final_layer_norm.bias'", "shape [3]", "asks for [24]"]),
         (tensors(spoil), ["'final_layer_norm.bias'", "not finite"]),
         (truncate, ["model.safetensors"]),
-        (other_architecture, ["BertModel", "CLIPTextModel"]),
+        (other_architecture, ["BertModel", "only CLIPTextModel or T5EncoderModel is supported"]),
     ],
 )
 def test_a_damaged_model_is_refused_by_name(damage, words, sources, refused, tmp_path):

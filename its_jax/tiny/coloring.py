@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from its_jax import ddpm, stages
+from its_jax.colour import factorized
 from its_jax.tiny import colours, data, judges, pixels, recipe
 from its_jax.tiny.fit import fit
 
@@ -59,15 +60,8 @@ def drawn(split, count):
     for i in range(count):
         grey, tint = colours.draw(data.SUBJECTS[i % len(data.SUBJECTS)], data.generator("picture", split, i))
         greys.append(data.to_bytes(grey))
-        tints.append(data.to_bytes(reduced(tint)))
+        tints.append(data.to_bytes(factorized.reduced(tint[None], pixels.REDUCTION)[0]))
     return np.stack(greys), np.stack(tints)
-
-
-def reduced(picture):
-    """Means of REDUCTION x REDUCTION pixels: `[h, w, ...]`."""
-    n = pixels.REDUCTION
-    h, w, *rest = picture.shape
-    return picture.reshape(h // n, n, w // n, n, *rest).mean(axis=(1, 3))
 
 
 def batch(rng, made_of, others, tokenizer, size, width, *, disturbed=DISTURBED, dropout=CAPTION_DROPOUT):
@@ -86,7 +80,8 @@ def batch(rng, made_of, others, tokenizer, size, width, *, disturbed=DISTURBED, 
             grey = judges.disturbed(rng, grey, others[rng.integers(len(others))][:, place])
         else:
             grey = grey / np.float32(255)
-        x0.append(colours.coloured(reduced(grey), tints[i][:, start : start + width] / np.float32(255)) * 2 - 1)
+        small = factorized.reduced(grey[None, ..., None], pixels.REDUCTION)[0, ..., 0]
+        x0.append(colours.coloured(small, tints[i][:, start : start + width] / np.float32(255)) * 2 - 1)
         subject = data.SUBJECTS[i % len(data.SUBJECTS)]
         captions.append("" if rng.random() < dropout else colours.caption(subject, rng))
     return {"x0": np.stack(x0), "tokens": stages.tokenize_for_pixels(tokenizer, captions)}
