@@ -44,3 +44,17 @@ def opened(browser):
     for context in contexts:
         context.close()
     assert not faults
+
+
+def reloaded(page):
+    """Reloads a page that has stored something, once the browser has it.
+
+    The storage is a process of its own: on a busy machine a reload within a moment of the last write finds it empty.
+    """
+    stored = page.evaluate("JSON.stringify(localStorage)")
+    for _ in range(50):
+        page.reload()
+        if page.evaluate("JSON.stringify(localStorage)") == stored:
+            return
+        page.wait_for_timeout(200)
+    raise AssertionError(f"the browser lost {stored}")

@@ -9,6 +9,7 @@ import types
 
 import finished
 import pytest
+from in_browser import reloaded
 
 from its_jax import gallery, samples
 from its_jax.errors import UserError
@@ -293,7 +294,7 @@ def test_stars_are_kept_and_exported(opened, folders):
     assert arguments(again) == ["python", "-m", "its_jax.media", f"{folders}/{ids[5]}"]
     again.click("#close")
     again.keyboard.press("s")
-    page.reload()
+    reloaded(page)
     page.click("#starred")
     assert len(shown(page)) == 1
 

@@ -5,6 +5,7 @@ import pathlib
 
 import finished
 import pytest
+from in_browser import reloaded
 
 from its_jax import metrics, samples, versus
 from its_jax.errors import UserError
@@ -59,7 +60,7 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
         pressed = tab.locator("button[aria-pressed=true]").all_text_contents()
         assert pressed == [f"The {side} one" for side in wanted]
         if i == 1:
-            tab.reload()  # what was answered stays
+            reloaded(tab)  # what was answered stays
             assert tab.locator("#count").text_content() == "2 of 4"
         elif i < 3:
             tab.get_by_text("Next").click()
