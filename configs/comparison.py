@@ -4,9 +4,10 @@
     python -m its_jax.sweep --config=configs/comparison.py:sds --workdir=work/comparison
     python -m its_jax.evaluate --workdir=work/comparison --by=method
 
-The first makes 8 samples of each pair by five methods, 5760 in all, at all of one seed, so that methods differ in
-nothing else: some three hours on 2 CPU cores. The second adds score distillation, which takes minutes a sample: one of
-each of 36 pairs, two to four hours. Both go on where they were broken off.
+The first makes 8 samples of each pair by five methods, 5760 in all, each method from the same seeds, so that they
+differ in nothing else: some two hours on 2 CPU cores. The second adds score distillation, which takes six minutes a
+sample: one of each of 12 pairs, in which every subject and every sound is found once. Both go on where they were broken
+off.
 """
 
 import pathlib
@@ -14,6 +15,7 @@ import runpy
 
 from ml_collections import ConfigDict
 
+HERE = pathlib.Path(__file__).parent
 SUBJECTS = ("castle towers", "dogs", "tigers", "trains", "flowers", "trees", "fish", "sailing boats", "butterflies",
             "mushrooms", "guitars", "elephants")  # fmt: skip
 SOUNDS = ("bell ringing", "birds singing", "cat meowing", "clock ticking", "dog barking", "engine running",
@@ -21,22 +23,25 @@ SOUNDS = ("bell ringing", "birds singing", "cat meowing", "clock ticking", "dog 
 
 
 def _config(name):
-    return runpy.run_path(str(pathlib.Path(__file__).with_name(f"{name}.py")))["get_config"]()
+    return runpy.run_path(str(HERE / f"{name}.py"))["get_config"]()
 
 
 def get_config(method=""):
-    config = _config("sds" if method == "sds" else "default")
+    if method not in ("", "sds"):
+        raise ValueError(f"configs/comparison.py has no method {method!r}; give it none, or sds")
+    config = _config("sds" if method else "default")
     config.num_samples = 1
     config.video = False
     config.layout = "folders"
     # The judges too: what ranks samples is not what says whether they are right.
     config.scorers = "clip@tiny/clip,clap@tiny/clap,its_jax.tiny.scorer:right"
-    config.prompts = ""
-    every = 2 if method == "sds" else 1
     config.grid = ConfigDict()
-    config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {name}, grayscale" for name in SUBJECTS[::every])})
-    config.grid.audio = ConfigDict({"prompt": SOUNDS[::every]})
-    if method != "sds":
-        config.grid.method = ("fused", "imprint", "alternating", "image_only", "audio_only")
-        config.grid.seed = "0..7"
+    config.prompts = ""
+    if method:
+        config.prompts = str(HERE / "twelve_pairs.txt")
+        return config
+    config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {name}, grayscale" for name in SUBJECTS)})
+    config.grid.audio = ConfigDict({"prompt": SOUNDS})
+    config.grid.method = ("fused", "imprint", "alternating", "image_only", "audio_only")
+    config.grid.seed = "0..7"
     return config
