@@ -89,7 +89,9 @@ def attend(q, k, v):
 def _attend_dense(q, k, v):
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhnm,bmhd->bnhd", weights, v, preferred_element_type=jnp.float32).astype(q.dtype)
+    # Heads first: written the other way about, jaxlib 0.7's CPU has no such product of bfloat16.
+    out = jnp.einsum("bhnm,bmhd->bhnd", weights, v, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(out, 1, 2).astype(q.dtype)
 
 
 class Attention(nnx.Module):
