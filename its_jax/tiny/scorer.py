@@ -15,19 +15,25 @@ def right(items):
     found = {"picture": [], "sound": []}
     for item in items:
         heard = np.asarray(data.to_spectrogram(item.waveform[None]))[0]
-        found["picture"].append(_sure("picture", item.spectrogram, _named(item.job["image"]["prompt"], _PICTURES)))
-        found["sound"].append(_sure("sound", heard, _named(item.job["audio"]["prompt"], _SOUNDS)))
+        found["picture"].append(_sure("picture", item.spectrogram, named("picture", item.job["image"]["prompt"])))
+        found["sound"].append(_sure("sound", heard, named("sound", item.job["audio"]["prompt"])))
     return found
 
 
 # Phrase -> class; of several in a prompt the longest counts.
-_PICTURES = {phrase: i for i, subject in enumerate(data.SUBJECTS) for phrase in pictures.SUBJECTS[subject]}
-_SOUNDS = {phrase: i for i, sound in enumerate(data.SOUNDS) for phrase in sounds.SOUNDS[sound]}
+_PHRASES = {
+    kind: {phrase: i for i, name in enumerate(names) for phrase in phrases[name]}
+    for kind, names, phrases in (
+        ("picture", data.SUBJECTS, pictures.SUBJECTS),
+        ("sound", data.SOUNDS, sounds.SOUNDS),
+    )
+}
 
 
-def _named(prompt, phrases):
-    there = [phrase for phrase in phrases if f" {phrase}" in f" {prompt.lower()}"]
-    return phrases[max(there, key=len)] if there else None
+def named(kind, prompt):
+    """The class, of pictures or of sounds, that a prompt names; None if it names none."""
+    there = [phrase for phrase in _PHRASES[kind] if f" {phrase}" in f" {prompt.lower()}"]
+    return _PHRASES[kind][max(there, key=len)] if there else None
 
 
 def _sure(kind, picture, wanted):
