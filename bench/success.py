@@ -7,7 +7,8 @@ configs/default.py but for what it is named after, with as many evaluations of t
 `both` is the share in which judges find picture and sound right, with the 95 % interval of Wilson; `lost` and `won`
 count samples against `plain`. `error` is the mean squared error with which the models denoise the finished sample at
 three noise levels, and `advantage` is how much less it is with the prompt than without one, in percent: that no judge
-can be fooled about. `gflop` is the arithmetic of a sample. Goes on where it was broken off.
+can be fooled about. `gflop` is the arithmetic of a sample. `by second judges`: candidates are picked by judges that
+learnt from drawings and sounds of their own, not by those that count. Goes on where it was broken off.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,17 +29,18 @@ from its_jax.jobs import expand
 from its_jax.layout import Alone
 from its_jax.measure import arithmetic
 from its_jax.sampler import Sampler
-from its_jax.tiny import pairs, scores
+from its_jax.tiny import data, judges, pairs, scorer, scores
 
 SCORERS = "tiny/clip", "tiny/clap"
 REFERENCE = "plain"
 
 
 class Candidates(NamedTuple):
-    """Of so many samples the one that embedded CLIP and CLAP like best after some steps goes on."""
+    """Of so many samples the one that a picker likes best after some steps goes on."""
 
     count: int
     steps: int
+    picker: str = "scores"
 
 
 class Variant(NamedTuple):
@@ -122,10 +125,16 @@ VARIANTS |= {
     f"{n} steps, {count} candidates for {k}": Variant(at(n), candidates=Candidates(count, k))
     for n, count, k in ((17, 2, 8), (15, 3, 5), (10, 4, 5), (12, 2, 12), (8, 3, 8))
 }
+VARIANTS |= {
+    f"{n} steps, {count} candidates for {k}, by second judges": Variant(
+        at(n), candidates=Candidates(count, k, "judges")
+    )
+    for n, count, k in ((15, 3, 5), (12, 2, 12), (8, 3, 8))
+}
 
 
-def sampler_of(variant: Variant, job: Mapping[str, Any]) -> Sampler:
-    """A sampler that makes its steps in the variant's way."""
+def sampler_of(variant: Variant, job: Mapping[str, Any], workdir: Path) -> Sampler:
+    """A sampler that makes its steps in the variant's way; what it needs for that is kept in `workdir`."""
 
     class Layout(Alone):
         program = staticmethod(variant.program)
@@ -141,12 +150,12 @@ def sampler_of(variant: Variant, job: Mapping[str, Any]) -> Sampler:
         def _latents(self, jobs, terms, on_steps):
             if variant.candidates is None:
                 return super()._latents(jobs, terms, on_steps)
-            return _best(self, variant.candidates, jobs, terms)
+            return _best(self, variant.candidates, jobs, terms, workdir)
 
     return Varied(job, pending=steps.BATCH, batch_size=steps.BATCH)
 
 
-def _best(sampler, candidates, jobs, terms):
+def _best(sampler, candidates, jobs, terms, workdir):
     """Latents of the best candidate of each job, each made from noise of its own."""
     rows, weights, scales, chosen = sampler.tables(jobs)
     terms = sampler._layout.terms(
@@ -158,34 +167,53 @@ def _best(sampler, candidates, jobs, terms):
     def denoised(state, first, last):
         return sampler._denoise(sampler._unets, terms, rows, chosen, state, first, last, None)
 
+    liked = {"scores": _by_scores, "judges": functools.partial(_by_judges, workdir)}[candidates.picker]
     states, found = [], []
     for i in range(candidates.count):
         noise = sampler._noise([job | {"seed": job["seed"] + 500_000 * i} for job in jobs])
         state = sampler._start(noise)._replace(inner=sampler._no_inner(sampler._unets, terms, noise))
         state = denoised(state, np.int32(0), half)
         states.append(state)
-        found.append(_liked(sampler, jobs, state.x0 if half < end else state.x))
+        latents = state.x0 if half < end else state.x
+        spectrograms, _ = sampler._decode(latents, sampler.decoders)
+        found.append(liked(jobs, spectrograms, sampler._vocode(sampler.audio.vocoder, spectrograms), sampler.mel))
     best = np.argmax(found, axis=0)
     state = jax.tree.map(lambda *a: np.stack(a)[best, np.arange(len(best))], *states)
     state = denoised(state, half, end)
     return state.x, state.failed_at
 
 
-def _liked(sampler, jobs, latents):
-    """The sum of CLIP's and CLAP's scores of each latent `[b]`."""
+def _by_scores(jobs, spectrograms, waveforms, mel):
+    """The sum of embedded CLIP's and CLAP's scores of each candidate `[b]`."""
     clip, clap = _scorers()
-    spectrograms, _ = sampler._decode(latents, sampler.decoders)
-    waveforms = np.asarray(sampler._vocode(sampler.audio.vocoder, spectrograms))
-    rate = sampler.mel.sampling_rate
     return [
-        clip.score(grey, job["image"]["prompt"]) + clap.score(waveform, rate, job["audio"]["prompt"])
-        for job, grey, waveform in zip(jobs, np.asarray(spectrograms), waveforms, strict=True)
+        clip.score(grey, job["image"]["prompt"]) + clap.score(waveform, mel.sampling_rate, job["audio"]["prompt"])
+        for job, grey, waveform in zip(jobs, np.asarray(spectrograms), np.asarray(waveforms), strict=True)
     ]
 
 
 @functools.cache
 def _scorers():
     return similarity.Clip(SCORERS[0]), similarity.Clap(SCORERS[1])
+
+
+def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
+    """How likely judges other than those that count find picture and sound: the logarithm, of each candidate `[b]`."""
+    heard = data.to_spectrogram(waveforms, mel)
+    found = 0.0
+    for (kind, judge), seen, term in zip(
+        _second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
+    ):
+        wanted = np.array([scorer.named(kind, job[term]["prompt"]) for job in jobs])
+        found = found + np.asarray(jax.nn.log_softmax(judge(seen)))[np.arange(len(jobs)), wanted]
+    return found
+
+
+@functools.cache
+def _second_judges(workdir):
+    """Trained on drawings and sounds of their own, from other random weights: five minutes, once for a work folder."""
+    folder = workdir / "second_judges"
+    return {kind: judges.train(kind, folder, "picker_train", seed=1)[0] for kind in ("picture", "sound")}
 
 
 def main():
@@ -201,7 +229,7 @@ def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
     variant = VARIANTS[name]
     settings = steps.settings_of(variant.settings)
     job = expand(settings, 1)[0]
-    sampler = sampler_of(variant, job)
+    sampler = sampler_of(variant, job, args.workdir)
     wanted = [(i, j, seed) for seed, (i, j, _) in itertools.product(range(args.seeds), steps.PAIRS)]
     samples = pairs.Store(args.workdir / name, sampler, settings).samples("fused", wanted)
     found = steps.judged(samples)

@@ -11,6 +11,7 @@ from twins import normal
 from bench import success
 from bench import success_forms as forms
 from its_jax import denoise
+from its_jax.tiny import data, judges, pictures, recipe, sounds
 
 SHAPE = 3, 2, 4, 4  # b h w c
 SCHEDULE = denoise.Schedule(1000, 0.00085, 0.012, "scaled_linear")
@@ -113,3 +114,16 @@ def test_no_variant_costs_more_than_the_plain_one():
         n = variant.settings.get("num_steps", 25)
         first = variant.settings.get("image.start_step", 2)
         assert success.cost(variant, 2 * n - first) <= 48 * 1.05, name
+
+
+def test_judges_like_the_candidate_that_shows_and_sounds_what_was_asked_for(monkeypatch):
+    shipped = {kind: judges.load(kind) for kind in ("picture", "sound")}
+    monkeypatch.setattr(success, "_second_judges", lambda workdir: shipped)
+    job = {"image": {"prompt": "a painting of dogs, grayscale"}, "audio": {"prompt": "church bells ringing"}}
+
+    def liked(subject, sound):
+        grey = pictures.draw(subject, data.generator("picture", "held_out", 1)).clip(0, 1).astype(np.float32)
+        waveform = sounds.synthesise(sound, data.generator("sound", "held_out", 1))
+        return success._by_judges(None, [job], grey[None], waveform[None], recipe.MEL)[0]
+
+    assert liked("dog", "bell") > max(liked("castle", "bell"), liked("dog", "frog")) + 1

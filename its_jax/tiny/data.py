@@ -13,7 +13,7 @@ import numpy as np
 from its_jax.spectrogram import MelConfig, log_mel, to_picture
 from its_jax.tiny import pictures, recipe, sounds
 
-SPLITS = ("train", "held_out", "judge_train", "judge_held_out", "contrast_train", "contrast_held_out")
+SPLITS = ("train", "held_out", "judge_train", "judge_held_out", "contrast_train", "contrast_held_out", "picker_train")
 SUBJECTS, SOUNDS = tuple(pictures.SUBJECTS), tuple(sounds.SOUNDS)
 
 

@@ -94,18 +94,18 @@ def _items(kind, split, count):
     return data.make_pictures(split, count) if kind == "picture" else data.make_spectrograms(split, count)
 
 
-def train(kind, workdir):
-    """Trains the judge of 'picture' or 'sound' and returns it, its held-out figures and the seconds it took."""
+def train(kind, workdir, split="judge_train", seed=0):
+    """Trains a judge of 'picture' or 'sound' and returns it, its held-out figures and the seconds it took."""
     stage = recipe.STAGES["judge"]
-    items, others = (_items(k, "judge_train", TRAIN_ITEMS) for k in (kind, _OTHER[kind]))
+    items, others = (_items(k, split, TRAIN_ITEMS) for k in (kind, _OTHER[kind]))
 
     def batches(step):
-        rng = data.generator(f"judge {kind}", "judge_train", step)
+        rng = data.generator(f"judge {kind}", split, step)
         chosen = rng.integers(len(items), size=stage.batch)
         x = np.stack([disturbed(rng, items[i], others[rng.integers(len(others))], COMB[kind]) for i in chosen])
         return x.astype(np.float32), chosen % CLASSES
 
-    graph, params = nnx.split(Judge(rngs=nnx.Rngs(0)))
+    graph, params = nnx.split(Judge(rngs=nnx.Rngs(seed)))
 
     def loss(params, batch, key):
         logits = jax.nn.log_softmax(nnx.merge(graph, params)(batch[0]))
