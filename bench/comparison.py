@@ -92,12 +92,16 @@ def judged(made):
     found: dict[str, list] = {"picture": [], "sound": []}
     for start in range(0, len(made), BATCH):
         some = made[start : start + BATCH]
-        heard = data.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
-        seen = np.stack([sample.picture() for sample in some])
-        for kind, judge, pictures, term in zip(found, steps.judge(), (seen, heard), steps.TERMS, strict=True):
+        for kind, judge, pictures, term in zip(found, steps.judge(), seen_and_heard(some), steps.TERMS, strict=True):
             wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
             found[kind].append(judges.classify(judge, pictures) == wanted)
     return {kind: np.concatenate(of) for kind, of in found.items()}
+
+
+def seen_and_heard(some):
+    """Spectrograms as they were made and as the sounds have them, `[n, 128, w]` each."""
+    heard = data.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
+    return np.stack([sample.picture() for sample in some]), heard
 
 
 def picture(made):

@@ -202,7 +202,7 @@ def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
     heard = data.to_spectrogram(waveforms, mel)
     found = 0.0
     for (kind, judge), seen, term in zip(
-        _second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
+        second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
     ):
         wanted = np.array([scorer.named(kind, job[term]["prompt"]) for job in jobs])
         found = found + np.asarray(jax.nn.log_softmax(judge(seen)))[np.arange(len(jobs)), wanted]
@@ -210,7 +210,7 @@ def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
 
 
 @functools.cache
-def _second_judges(workdir):
+def second_judges(workdir):
     """Trained on drawings and sounds of their own, from other random weights: five minutes, once for a work folder."""
     folder = workdir / "second_judges"
     return {kind: judges.train(kind, folder, "picker_train", seed=1)[0] for kind in ("picture", "sound")}

@@ -118,7 +118,7 @@ def test_no_variant_costs_more_than_the_plain_one():
 
 def test_judges_like_the_candidate_that_shows_and_sounds_what_was_asked_for(monkeypatch):
     shipped = {kind: judges.load(kind) for kind in ("picture", "sound")}
-    monkeypatch.setattr(success, "_second_judges", lambda workdir: shipped)
+    monkeypatch.setattr(success, "second_judges", lambda workdir: shipped)
     job = {"image": {"prompt": "a painting of dogs, grayscale"}, "audio": {"prompt": "church bells ringing"}}
 
     def liked(subject, sound):
