@@ -4,13 +4,14 @@
         return {"loudness": [float(np.abs(item.waveform).mean()) for item in items]}
 
 In a config it goes by its place, as `scorers = "my_package.my_module:loudness"`; several are parted by commas. Those of
-`its_jax.similarity` go by the names `clip` and `clap`, alone or with a model: `scorers = "clip,clap@FOLDER"`.
+`its_jax.similarity` go by the names `clip` and `clap`, alone or with a model: `scorers = "clip,clap@FOLDER"`. Alone
+they stand for the paper's models, and in sweeps of embedded models for those that come with the package.
 """
 
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,19 @@ class Item:
 
 
 OWN = ("clip", "clap")
+EMBEDDED = "tiny/"  # what the names of models that come with the package begin with
 
 # Items -> column -> a number for each item, of which more is better, or None where there is nothing to tell.
 Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float | None]]]
+
+
+def of_jobs(names: str, jobs: Iterable[Mapping[str, Any]]) -> str:
+    """The names with the models that come with the package for `clip` and `clap` alone, if they score only samples of
+    such models."""
+    if not all(job["image"]["model"].startswith(EMBEDDED) for job in jobs):
+        return names
+    parts = [name.strip() for name in names.split(",")]
+    return ",".join(f"{name}@{EMBEDDED}{name}" if name in OWN else name for name in parts)
 
 
 def load(names: str) -> list[Scorer]:

@@ -80,8 +80,9 @@ def run(
     _, how = jobs.read(settings)
     from its_jax import scoring  # slow, as numpy is
 
-    scorers = scoring.load(asked["scorers"])
     todo = grid.read(settings, asked["grid"], asked["prompts"], axes)
+    named = scoring.of_jobs(asked["scorers"], todo.values())
+    scorers = scoring.load(named)
     groups = plan.groups(todo)
     kept = store.open_store(asked["layout"], workdir)
     done = kept.finished() & todo.keys()
@@ -100,7 +101,7 @@ def run(
         if ray is not None:
             from its_jax import fleet
 
-            choice = {"layout": asked["layout"], "scorers": asked["scorers"]}
+            choice = {"layout": asked["layout"], "scorers": named}
             try:
                 fleet.make(groups, workdir, done, how=how, **choice, **ray)
             finally:

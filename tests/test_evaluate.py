@@ -7,6 +7,7 @@ import dual_folder
 import finished
 import numpy as np
 import pytest
+import soundfile
 
 from its_jax import files, media, samples, similarity
 from its_jax.errors import UserError
@@ -122,8 +123,10 @@ def test_what_was_scored_when_it_was_made_is_not_measured_again(models, tmp_path
     assert rows(tmp_path)[0]["means"]["clip"]["mean"] == 12.5
 
 
-def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_path):
+def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_path, caplog):
+    caplog.set_level("INFO")
     ids = finished.write(tmp_path, records(4))
+    good = {name: (tmp_path / name).read_bytes() for name in (f"{ids[0]}/spectrogram.png", f"{ids[1]}/audio.wav")}
     (tmp_path / ids[0] / "spectrogram.png").write_bytes(b"no picture")
     (tmp_path / ids[1] / "audio.wav").unlink()
     media.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
@@ -133,20 +136,50 @@ def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_pat
     with pytest.raises(UserError) as told:
         run.run([str(tmp_path)], models=models)
     (row,) = rows(tmp_path)
-    assert row["n"] == 4 and row["means"]["clip"]["n"] == 2 and row["means"]["clap"]["n"] == 1
+    assert row["n"] == 4 and row["means"]["clip"]["n"] == 3 and row["means"]["clap"]["n"] == 2
     assert f"{ids[2]}: no clap: the sound is silent" in str(told.value)
     for name, file in ((ids[0], "spectrogram.png"), (ids[1], "audio.wav")):
         assert any(name in fault and f"{file} of {name} cannot be read" in fault for fault in row["faults"])
-    assert "(of 2)" in str(told.value)
+    assert "(of 2)" in caplog.text
+    for name, content in good.items():  # what was mended is scored at the next run
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError):
+        run.run([str(tmp_path)], models=models)
+    (row,) = rows(tmp_path)
+    assert row["means"]["clip"]["n"] == 4 and row["means"]["clap"]["n"] == 3 and len(row["faults"]) == 1
 
 
-def test_scores_that_are_not_numbers_do_not_count(models, tmp_path, caplog):
+def test_files_that_hold_something_else_are_told(models, tmp_path):
+    ids = finished.write(tmp_path, records(4), height=128)
+    media.write_png(tmp_path / ids[0] / "spectrogram.png", np.zeros((16, 48, 3)), {})
+    soundfile.write(tmp_path / ids[1] / "audio.wav", np.zeros((16000, 2)), 16000)
+    soundfile.write(tmp_path / ids[2] / "audio.wav", np.zeros(0), 16000)
+    with pytest.raises(UserError) as told:
+        run.run([str(tmp_path)], models=models, more=["round_trip"])
+    assert "spectrogram.png is in colour" in str(told.value) and (tmp_path / "evaluation" / "round_trip.png").exists()
+    faults = rows(tmp_path)[0]["faults"]
+    assert any(ids[1] in fault and "audio.wav has more than one channel" in fault for fault in faults)
+    assert any(ids[2] in fault and "audio.wav has no samples" in fault for fault in faults)
+
+
+def test_shares_of_several_folders_end_in_one_table(models, tmp_path):
+    for name in ("a", "b"):
+        finished.write(tmp_path / name, records(4))
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    assert run.run(folders, models=models, share=(0, 2)) == ""
+    assert run.run(folders, models=models, share=(1, 2)).count("\n") == 2
+
+
+def test_scores_that_are_not_numbers_do_not_count(models, tmp_path):
     ids = finished.write(tmp_path, records(2, {"mine": 2.0}))
     record = tmp_path / ids[0] / "sample.json"
     record.write_text(record.read_text().replace('"mine": 2.0', '"mine": NaN'))
-    run.run([str(tmp_path)], models=models)
+    with pytest.raises(UserError, match="its score mine is nan; it does not count"):
+        run.run([str(tmp_path)], models=models)
     assert rows(tmp_path)[0]["means"]["mine"] == {"mean": 2.0, "reach": None, "n": 1}
-    assert "its score mine is nan; it does not count" in caplog.text
+    record.write_text(record.read_text().replace('{"mine": NaN}', '"bad"').replace('"mine": NaN', '"mine": null'))
+    with pytest.raises(UserError, match="it does not count|they do not count"):
+        run.run([str(tmp_path)], models=models)
 
 
 def test_canvases_are_not_mixed(models, tmp_path):
@@ -155,6 +188,12 @@ def test_canvases_are_not_mixed(models, tmp_path):
         run.run([str(tmp_path)], models=models)
     run.run([str(tmp_path)], models=models, by="width")
     assert [row["n"] for row in rows(tmp_path)] == [1, 1]
+    finished.write(tmp_path, records(1, method="imprint"))
+    with pytest.raises(UserError, match="method=fused: has samples of"):
+        run.run([str(tmp_path)], models=models, by="method")
+    assert [row["n"] for row in rows(tmp_path)] == [1]  # the other method is told of all the same
+    with pytest.raises(UserError, match="--by=image: is a group of settings; take one of them, as image.model"):
+        run.run([str(tmp_path)], models=models, by="image")
 
 
 def test_sounds_are_compared_with_a_folder_or_its_statistics(models, tmp_path):

@@ -44,6 +44,8 @@ def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
     assert len(list((tmp_path / "page" / "media").iterdir())) == 80
     versus.write(dirs, tmp_path / "again", pairs=20, seed=1)
     assert json.loads((tmp_path / "again" / "key.json").read_text()) == key
+    versus.write(dirs, tmp_path / "other", pairs=20, seed=2)
+    assert json.loads((tmp_path / "other" / "key.json").read_text())["page"] != key["page"]  # nor fit its answers
 
 
 def test_answers_of_a_browser_give_win_rates(opened, tmp_path):

@@ -47,7 +47,7 @@ def read(workdir: Path) -> dict[Key, Entry]:
                 entry = json.loads(line)
                 features = {kind: _array(raw) for kind, raw in entry["features"].items()}
                 found[Key(*entry["key"])] = Entry(entry["scores"], features, entry["fault"])
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 logging.warning("%s, line %d: cannot be read; it is measured again", path, number)
     return found
 

@@ -21,11 +21,13 @@ class Measure(NamedTuple):
     Attributes:
       name: of it. identity: of what measures it: what another one has found does not count.
       of: `Item` -> `Found`. UserError: this sample has nothing to measure.
+      needs: what it looks at, of "pictures" and "sound".
     """
 
     name: str
     identity: str
     of: Callable[[Item], Found]
+    needs: tuple[str, ...]
 
 
 def clip(scorer: similarity.Clip) -> Measure:
@@ -34,7 +36,7 @@ def clip(scorer: similarity.Clip) -> Measure:
     def of(item):
         return {column: values[0] for column, values in scorer([item]).items()}, {}
 
-    return Measure("clip", scorer.identity, of)
+    return Measure("clip", scorer.identity, of, ("pictures",))
 
 
 def clap(scorer: similarity.Clap) -> Measure:
@@ -43,7 +45,7 @@ def clap(scorer: similarity.Clap) -> Measure:
     def of(item):
         return {"clap": _score(scorer, scorer.sound(item.waveform, item.sampling_rate), item)}, {}
 
-    return Measure("clap", scorer.identity, of)
+    return Measure("clap", scorer.identity, of, ("sound",))
 
 
 def griffin_lim(scorer: similarity.Clap) -> Measure:
@@ -54,7 +56,7 @@ def griffin_lim(scorer: similarity.Clap) -> Measure:
         (waveform,) = stages.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.job.get("wrap", False))
         return {"clap_griffin_lim": _score(scorer, scorer.sound(np.asarray(waveform), mel.sampling_rate), item)}, {}
 
-    return Measure("griffin_lim", scorer.identity, of)
+    return Measure("griffin_lim", scorer.identity, of, ("pictures",))
 
 
 def round_trip() -> Measure:
@@ -63,10 +65,12 @@ def round_trip() -> Measure:
 
     def of(item):
         again = heard(item)
+        if len(again) != len(item.spectrogram):
+            raise UserError(f"spectrogram.png is {len(item.spectrogram)} pixels high, in place of {len(again)}")
         width = min(again.shape[1], item.spectrogram.shape[1])
         return {"round_trip": float(np.abs(again[:, :width] - item.spectrogram[:, :width]).mean())}, {}
 
-    return Measure("round_trip", "", of)
+    return Measure("round_trip", "", of, ("pictures", "sound"))
 
 
 def heard(item: Item) -> np.ndarray:
@@ -96,7 +100,7 @@ def _score(scorer, vectors, item):
 
 def of_pictures(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:
     """Features of the grey spectrogram: `extract` takes uint8 squares `[n, side, side, 3]` and gives `[n, d]`."""
-    return Measure(f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}))
+    return Measure(f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}), ("pictures",))
 
 
 def of_sounds(extract: Callable[[np.ndarray, int], np.ndarray], kind: str, identity: str = "") -> Measure:
@@ -107,7 +111,7 @@ def of_sounds(extract: Callable[[np.ndarray, int], np.ndarray], kind: str, ident
             raise UserError("the sound is silent")
         return {}, {kind: extract(item.waveform, item.sampling_rate)}
 
-    return Measure(f"{kind} features", identity, of)
+    return Measure(f"{kind} features", identity, of, ("sound",))
 
 
 def squares(grey: np.ndarray) -> np.ndarray:

@@ -4,14 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from its_jax import files, machine, media, production, samples, similarity
+from its_jax import files, machine, media, production, samples, scoring, similarity
 from its_jax.errors import UserError
 from its_jax.evaluation import extractors, measures, references, report, scored
 from its_jax.metrics import Gaussian
 
 OUT = "evaluation"  # the folder for the tables, in a work folder
 _SHOWN = 4  # samples of a round trip
-_EMBEDDED = "tiny/"  # what the names of models that come with the package begin with
 _TOLD = 5  # faults; all are in evaluation.json
 
 
@@ -50,35 +49,44 @@ def run(
     distances = _distances(scorers, compare_with, fad_features)
     for name in (name for name, path in statistics.items() if path and name in distances):
         references.write(Path(statistics[name]), distances[name][1])
-    rows, faults = [], []
+    rows: list[report.Row] = []
+    faults: list[str] = []
+    left = 0
     for folder, of_folder in zip(folders, made, strict=True):
         try:
             scored.measure(folder, wanted, share)
-            if share[1] > 1 and (left := scored.missing(folder, of_folder.values(), wanted)):
-                logging.info("%s: other shares have %d more to measure; the last of them tells all", folder, len(left))
-                return ""
-            rows += scored.rows(folder, wanted, distances, by)
+            if share[1] > 1 and (of_others := scored.missing(folder, of_folder.values(), wanted)):
+                logging.info("%s: other shares have %d more to measure", folder, len(of_others))
+                left += len(of_others)
+                continue
+            found, of_folder_faults = scored.rows(folder, wanted, distances, by)
+            rows, faults = rows + found, faults + of_folder_faults
         except UserError as error:
             faults.append(str(error))
+    if left:
+        logging.info("the share that ends last tells all")
+        return ""
     if rows:
         out = out or folders[0] / OUT
         report.write(out, rows, _about(wanted))
-        if "round_trip" in more:
-            files.write(out / "round_trip.png", media.png(_round_trip(made[0]), {}))
+        if "round_trip" in more and (shown := _round_trip(made[0])) is not None:
+            files.write(out / "round_trip.png", media.png(shown, {}))
         logging.info("%s holds the table", out)
     faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
     if faults:
-        more_of_them = f"; and {len(faults) - _TOLD} more" if faults[_TOLD:] else ""
-        raise UserError("\n".join([*[report.text(rows)] * bool(rows), "; ".join(faults[:_TOLD]) + more_of_them]))
+        if rows:
+            logging.info("\n%s", report.text(rows))
+        more_of_them = f"; and {len(faults) - _TOLD} more, in evaluation.json" if faults[_TOLD:] else ""
+        raise UserError("; ".join(faults[:_TOLD]) + more_of_them)
     return report.text(rows)
 
 
 def _is_embedded(made):
-    return all(sample.record["image"]["model"].startswith(_EMBEDDED) for sample in made.values())
+    return all(sample.record["image"]["model"].startswith(scoring.EMBEDDED) for sample in made.values())
 
 
 def _scorers(models, embedded):
-    own = {"clip": f"{_EMBEDDED}clip", "clap": f"{_EMBEDDED}clap"}
+    own = {"clip": f"{scoring.EMBEDDED}clip", "clap": f"{scoring.EMBEDDED}clap"}
     default = own if embedded else {"clip": similarity.CLIP, "clap": similarity.CLAP}
     source = {name: models.get(name) or default[name] for name in default}
     return {"clip": similarity.Clip(source["clip"]), "clap": similarity.Clap(source["clap"])}
@@ -129,11 +137,17 @@ def _about(wanted):
 
 
 def _round_trip(made):
-    """A few samples, each with the spectrogram of its own sound below: `[h, w, 3]` in [0, 1]."""
-    pictures, captions = [], []
-    for sample in list(made.values())[:_SHOWN]:
-        item = scored.item(sample)
+    """A few samples, each with the spectrogram of its own sound below: `[h, w, 3]` in [0, 1]; None, if none can be."""
+    pictures: list = []
+    captions: list = []
+    for sample in made.values():
+        try:
+            item = scored.item(sample)
+        except UserError:  # it is among the faults
+            continue
         prompt = item.job["audio"]["prompt"]
         pictures += [item.spectrogram, measures.heard(item)]
         captions += [f"{prompt}: what was vocoded", f"{prompt}: what the sound shows"]
-    return media.contact_sheet(pictures, captions, 2)
+        if len(pictures) == 2 * _SHOWN:
+            break
+    return media.contact_sheet(pictures, captions, 2) if pictures else None

@@ -23,7 +23,7 @@ _STAGES = ("encode", "denoise", "decode", "vocode")  # of a batch; writing is of
 def measure(workdir: Path, measures: Sequence[Measure], share: tuple[int, int] = (0, 1)) -> None:
     """Measures what was not measured yet of this share (index, count) of the samples, and keeps it beside them.
 
-    A sample that cannot be measured is told of, and kept as such.
+    A sample that cannot be measured is told of, kept as such, and tried again the next time.
 
     Raises:
       UserError: there is no such folder, another process measures the same share, or nothing can be written.
@@ -31,7 +31,7 @@ def measure(workdir: Path, measures: Sequence[Measure], share: tuple[int, int] =
     mine = [sample for i, sample in enumerate(samples.open(workdir).values()) if i % share[1] == share[0]]
     name = "{}-of-{}".format(*share)
     with locks.held(workdir, f"scores-{name}"):
-        todo = missing(workdir, mine, measures)
+        todo = missing(workdir, mine, measures, again=True)
         writer = kept.Writer(workdir, name)
         try:
             for sample, one, key in tqdm(todo, desc=f"score {workdir}", disable=not todo):
@@ -41,22 +41,24 @@ def measure(workdir: Path, measures: Sequence[Measure], share: tuple[int, int] =
 
 
 def missing(
-    workdir: Path, made: Iterable[samples.Sample], measures: Sequence[Measure]
+    workdir: Path, made: Iterable[samples.Sample], measures: Sequence[Measure], *, again: bool = False
 ) -> list[tuple[samples.Sample, Measure, kept.Key]]:
-    """What was not measured yet, neither here nor when the sample was made."""
-    known = kept.read(workdir)
+    """What was not measured yet, neither here nor when the sample was made; `again`: or could not be."""
+    known = {key: entry for key, entry in kept.read(workdir).items() if not (again and entry.fault)}
     keys = ((sample, one, kept.key(sample, one.name, one.identity)) for sample in made for one in measures)
     return [(sample, one, key) for sample, one, key in keys if key not in known and not _is_told(sample, one)]
 
 
 def _is_told(sample, one):
-    """Whether the record has the scores, of the same model (see `its_jax.production`)."""
-    return bool(one.identity) and sample.record.get("models", {}).get(one.name) == one.identity
+    """Whether the record has the score, of the same model (see `its_jax.production`)."""
+    scores = sample.record.get("scores")
+    same = bool(one.identity) and sample.record.get("models", {}).get(one.name) == one.identity
+    return same and isinstance(scores, Mapping) and one.name in scores
 
 
 def _entry(sample, one):
     try:
-        scores, features = one.of(item(sample))
+        scores, features = one.of(item(sample, one.needs))
         if bad := [column for column, value in scores.items() if not math.isfinite(value)]:
             raise UserError(f"{bad[0]} is not a finite number")
     except UserError as error:
@@ -65,11 +67,21 @@ def _entry(sample, one):
     return kept.Entry(scores, features)
 
 
-def item(sample: samples.Sample) -> Item:
-    """What is measured of a finished sample. UserError: one of its files is missing or cannot be read."""
-    waveform, rate = sample.waveform()
-    pictures = {name: sample.picture(name) for name in sample.pictures if name != "spectrogram"}
-    return Item(jobs.settings_of(sample.record), pictures, sample.picture(), waveform, rate)
+def item(sample: samples.Sample, needs: Sequence[str] = ("pictures", "sound")) -> Item:
+    """What is measured of a finished sample; what is not needed is empty. UserError: a file that is needed is missing,
+    cannot be read, or holds something else than a sample has there."""
+    pictures: dict[str, np.ndarray] = {}
+    spectrogram, waveform, rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
+    if "pictures" in needs:
+        pictures = {name: sample.picture(name) for name in sample.pictures if name != "spectrogram"}
+        spectrogram = sample.picture()
+        if spectrogram.ndim != 2:
+            raise UserError("spectrogram.png is in colour: it must be grey")
+    if "sound" in needs:
+        waveform, rate = sample.waveform()
+        if waveform.ndim != 1 or not len(waveform):
+            raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
+    return Item(jobs.settings_of(sample.record), pictures, spectrogram, waveform, rate)
 
 
 def rows(
@@ -77,26 +89,31 @@ def rows(
     measures: Sequence[Measure],
     references: Mapping[str, tuple[str, Gaussian]],
     by: str = "",
-) -> list[Row]:
-    """One for a work folder, or for each value that a setting has in it.
+) -> tuple[list[Row], list[str]]:
+    """One for a work folder, or for each value that a setting has in it; and what kept others from being there.
 
     Args:
       references: `FID` or `FAD` -> kind of features, and those of the reference.
       by: the setting, such as `method` or `image.weight`.
 
     Raises:
-      UserError: no sample, or none with that setting; samples of several canvases in one row.
+      UserError: no sample, or none with that setting.
     """
     made, known = samples.open(workdir), kept.read(workdir)
     if not made:
         raise UserError(f"{workdir}: there is no finished sample in it")
     label = str(workdir).rstrip("/").rpartition("/")[2]
-    if not by:
-        return [_row(label, list(made.values()), measures, known, references)]
-    groups: dict[Any, list[samples.Sample]] = {}
+    groups: dict[str, list[samples.Sample]] = {}
     for sample in made.values():
-        groups.setdefault(setting(sample.record, by), []).append(sample)
-    return [_row(f"{label}: {by}={value}", group, measures, known, references) for value, group in groups.items()]
+        name = f"{label}: {by}={setting(sample.record, by)}" if by else label
+        groups.setdefault(name, []).append(sample)
+    found, faults = [], []
+    for name, group in groups.items():
+        try:
+            found.append(_row(name, group, measures, known, references))
+        except UserError as error:
+            faults.append(str(error))
+    return found, faults
 
 
 def setting(record: Mapping[str, Any], name: str) -> Any:
@@ -106,15 +123,17 @@ def setting(record: Mapping[str, Any], name: str) -> Any:
         if not isinstance(value, Mapping) or part not in value:
             raise UserError(f"--by={name}: the samples have no such setting; take one as method or image.weight")
         value = value[part]
+    if isinstance(value, Mapping):
+        raise UserError(f"--by={name}: is a group of settings; take one of them, as {name}.{next(iter(value))}")
     return value
 
 
 def _row(name, group, measures, known, references):
-    canvases = sorted({(sample.record["height"], sample.record["width"]) for sample in group})
+    canvases = {tuple(sample.record[key] for key in ("height", "width", "crop_image")) for sample in group}
     if len(canvases) > 1:
-        sizes = " and ".join(f"{height} x {width}" for height, width in canvases)
+        sizes = " and ".join(f"{height} x {width}{' cropped' * crop}" for height, width, crop in sorted(canvases))
         raise UserError(
-            f"{name}: has samples of {sizes} pixels, whose scores do not compare; give --by=width or --by=height"
+            f"{name}: has samples of {sizes} pixels, whose scores do not compare; give --by=width, height or crop_image"
         )
     entries = {
         (sample.id, one.name): known[key]
@@ -126,7 +145,7 @@ def _row(name, group, measures, known, references):
     found: dict[str, list[kept.Entry]] = {sample.id: [] for sample in group}
     for (sample, _), entry in entries.items():
         found[sample].append(entry)
-    means, distances = _means(group, found), {}
+    means, distances = _means(group, found, faults), {}
     for distance, (kind, reference) in references.items():
         features = [
             entry.features[kind] for of_sample in found.values() for entry in of_sample if kind in entry.features
@@ -138,18 +157,22 @@ def _row(name, group, measures, known, references):
     return Row(name, len(group), means, distances, _seconds(group), faults)
 
 
-def _means(group, found):
+def _means(group, found, faults):
     """Of what the records tell, and of what was measured since, which goes before."""
     values: dict[str, list[float]] = {}
     for sample in group:
-        scores = dict(sample.record.get("scores", {}))
-        for entry in found[sample.id]:
-            scores |= entry.scores
-        for column, value in scores.items():
-            if math.isfinite(value):
+        scores = sample.record.get("scores") or {}
+        if not isinstance(scores, Mapping):
+            faults.append(f"{sample.id}: the scores in its record are {scores!r}; they do not count")
+            scores = {}
+        for column, value in {
+            **scores,
+            **{c: v for entry in found[sample.id] for c, v in entry.scores.items()},
+        }.items():
+            if isinstance(value, float | int) and math.isfinite(value):
                 values.setdefault(column, []).append(value)
             else:
-                logging.warning("%s: its score %s is %s; it does not count", sample.id, column, value)
+                faults.append(f"{sample.id}: its score {column} is {value!r}; it does not count")
     return {column: (*metrics.mean_and_reach(of), len(of)) for column, of in values.items()}
 
 

@@ -5,6 +5,7 @@ chance and does not tell which is whose; FOLDER/key.json does, for `tally`.
 """
 
 import itertools
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,8 +46,9 @@ def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int) -> Path:
         names = [_copy(side, out / "media" / f"{number:04d}{letter}") for side, letter in ((left, "a"), (right, "b"))]
         shown.append({"questions": _questions(left[1]), "sides": names})
         key.append([{"workdir": workdir, "id": sample.id} for workdir, sample in (left, right)])
-    media.write_json(out / KEY, {"page": page.name(shown), "workdirs": list(workdirs), "pairs": key})
-    files.write(out / PAGE, page.html(shown).encode())
+    name = page.name(key)
+    media.write_json(out / KEY, {"page": name, "workdirs": list(workdirs), "pairs": key})
+    files.write(out / PAGE, page.html(shown, name).encode())
     return out / PAGE
 
 
@@ -56,6 +58,8 @@ def _pairs(a, b, count, drawn):
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
         raise UserError(f"{a} and {b} have no prompts in common: there is nothing to compare")
+    if count > len(common):
+        logging.warning("%s and %s have %d prompts in common, so that some are asked more than once", a, b, len(common))
     order = [prompts for _ in range(-(-count // len(common))) for prompts in drawn.sample(common, len(common))]
     for prompts in order[:count]:
         two = [(a, drawn.choice(of_a[prompts])), (b, drawn.choice(of_b[prompts]))]

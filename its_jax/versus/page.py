@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def html(pairs: Sequence[Mapping[str, Any]]) -> str:
+def html(pairs: Sequence[Mapping[str, Any]], name: str) -> str:
     """Of pairs, each with its `questions` and the files of its two `sides`."""
     # The script first: what follows is the user's text.
-    page = _part("page.html").replace("@script@", _part("page.js")).replace("@name@", name(pairs))
+    page = _part("page.html").replace("@script@", _part("page.js")).replace("@name@", name)
     return page.replace("@data@", json.dumps(pairs).replace("<", "\\u003c"))
 
 
-def name(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Of a page: browsers keep answers by it until they are saved, and files of answers hold it."""
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:10]
+def name(key: Sequence[Any]) -> str:
+    """Of a page, by whose samples it shows: browsers keep answers by it, and files of answers hold it."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
 
 
 def _part(name):
