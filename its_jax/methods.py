@@ -200,9 +200,9 @@ class Distiller(Sampler):
         seeds = self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True)
         rates = self._put(np.array([job["learning_rate"] for job in jobs], np.float32), sharded=True)
         state, done, steps = self._start(seeds), 0, jobs[0]["num_steps"]
-        kept = self._progress_of(jobs)
+        kept, begun, self._seconds_before = self._progress_of(jobs), time.monotonic(), 0.0
         if kept:
-            state, done = kept.load(state)
+            state, done, self._seconds_before = kept.load(state)
             on_steps(done)
         if done:
             logging.info("going on after %d of %d iterations", done, steps)
@@ -220,7 +220,7 @@ class Distiller(Sampler):
                 for job, picture in zip(jobs, np.asarray(self._draw(state)), strict=True):
                     kept.show(job_settings.job_id(job), done, picture)
             if kept and (time.monotonic() - saved > SAVE_SECONDS or done == steps):
-                kept.save(state, done)
+                kept.save(state, done, self._seconds_before + time.monotonic() - begun)
                 saved = time.monotonic()
         return self._draw(state), state.failed_at
 

@@ -1,6 +1,7 @@
 """What a batch that takes long has so far: WORKDIR/.progress/<digits>/, gone once its samples are written.
 
 state_<k>/         all that it takes to go on after k iterations, whole or not there
+seconds.json       k -> what they took, those of processes that were broken off included
 <id>/<k>.png       the picture of a sample by then, to look at
 """
 
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from its_jax import files, media
+from its_jax import fields, files, media
 
 FOLDER = ".progress"
 SAVE_SECONDS = 120.0
@@ -30,21 +31,24 @@ class Progress:
     def __init__(self, workdir: Path, what: Sequence[str]):
         self.folder = workdir.absolute() / FOLDER / hashlib.sha256("\n".join(what).encode()).hexdigest()[:10]
 
-    def load(self, state: Any) -> tuple[Any, int]:
-        """The latest state, and how many iterations it has behind it; or `state` itself, and 0."""
+    def load(self, state: Any) -> tuple[Any, int, float]:
+        """The latest state, how many iterations it has behind it, and their seconds; or `state` itself, 0 and 0."""
         saved = self._saved()
         if not saved:
-            return state, 0
+            return state, 0, 0.0
         leaves, tree = jax.tree.flatten(state)
         like = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in leaves]
         restored = ocp.load(self.folder / f"state_{saved[-1]}", _named(like))
-        return jax.tree.unflatten(tree, [restored[name] for name in _named(like)]), saved[-1]
+        state = jax.tree.unflatten(tree, [restored[name] for name in _named(like)])
+        return state, saved[-1], self._seconds().get(str(saved[-1]), 0.0)
 
-    def save(self, state: Any, k: int) -> None:
+    def save(self, state: Any, k: int, seconds: float) -> None:
         """UserError: cannot write."""
         before = self._saved()
         with files.reasons(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            known = {str(old): of for old in before if (of := self._seconds().get(str(old))) is not None}
+            media.write_json(self.folder / "seconds.json", known | {str(k): seconds})
             ocp.save(self.folder / f"state_{k}", _named(jax.tree.leaves(state)), overwrite=True)
         for old in set(before) - {k}:
             shutil.rmtree(self.folder / f"state_{old}", ignore_errors=True)
@@ -55,6 +59,10 @@ class Progress:
         with files.reasons(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, media.png(picture, {"id": sample, "iterations": k}))
+
+    def _seconds(self):
+        file = self.folder / "seconds.json"
+        return fields.read_json(file) if file.exists() else {}
 
     def _saved(self):
         """Iterations of the states that are there, rising."""

@@ -109,6 +109,7 @@ class Sampler:
     """
 
     _noise_of_seeds = staticmethod(denoise.initial_noise)
+    _seconds_before = 0.0  # of the batch's denoising, in processes that were broken off
 
     def __init__(
         self,
@@ -218,6 +219,7 @@ class Sampler:
             terms = jax.block_until_ready(self._terms(filled))
         with timed("denoise", seconds, tell):
             latents, failed_at = self._latents(filled, terms, lambda steps: on_steps(steps * len(jobs)))
+        seconds["denoise"] += self._seconds_before
         with timed("decode", seconds, tell):
             spectrogram, pictures = jax.block_until_ready(self._shown(filled, latents))
         with timed("vocode", seconds, tell):

@@ -201,8 +201,8 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits(small, shared, tmp_pat
     workdir, save = tmp_path / "killed", Progress.save
     monkeypatch.setattr(methods, "SAVE_SECONDS", 0)
 
-    def saved_then_killed(self, state, k):
-        save(self, state, k)
+    def saved_then_killed(self, state, k, seconds):
+        save(self, state, k, seconds + 1000)
         if k == 2:
             raise KeyboardInterrupt
 
@@ -221,6 +221,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits(small, shared, tmp_pat
     for made in (tmp_path / "whole").glob("*/"):
         record, other = (json.loads((w / made.name / "sample.json").read_text()) for w in (tmp_path / "whole", workdir))
         assert record["run"]["latents_sha256"] == other["run"]["latents_sha256"]
+        assert record["seconds"]["denoise"] < 1000 < other["seconds"]["denoise"]  # those before the kill count too
         assert (made / "audio.wav").read_bytes() == (workdir / made.name / "audio.wav").read_bytes()
     shutil.rmtree(workdir)
     (one, _) = (tmp_path / "whole").glob("*/")
