@@ -108,6 +108,18 @@ class Samples(Mapping[str, Sample]):
         return len(self._by_id)
 
 
+def setting(record: Mapping[str, Any], name: str) -> Any:
+    """A sample's setting by its full name, such as `image.weight`. UserError: it has none of that name."""
+    value = record
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"--by={name}: the samples have no such setting; take one as method or image.weight")
+        value = value[part]
+    if isinstance(value, Mapping):
+        raise UserError(f"--by={name}: is a group of settings; take one of them, as {name}.{next(iter(value))}")
+    return value
+
+
 def open(workdir: str | Path) -> Samples:  # noqa: A001
     """Everything that is finished in a work folder, whichever layout it has.
 

@@ -32,10 +32,10 @@ def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
     key = json.loads((tmp_path / "page" / "key.json").read_text())
     records = {workdir: samples.open(workdir) for workdir in dirs}
     for two in key["pairs"]:
-        assert {side["workdir"] for side in two} == set(dirs)
-        a, b = (records[side["workdir"]][side["id"]].record for side in two)
+        assert {side["of"] for side in two} == set(dirs)
+        a, b = (records[side["of"]][side["id"]].record for side in two)
         assert all(a[term]["prompt"] == b[term]["prompt"] for term in ("image", "audio"))
-    first = [two[0]["workdir"] for two in key["pairs"]]
+    first = [two[0]["of"] for two in key["pairs"]]
     assert 4 < first.count(dirs[0]) < 16  # by chance
     page = (tmp_path / "page" / "index.html").read_text()
     assert "theirs" not in page and not any(side["id"] in page for two in key["pairs"] for side in two)
@@ -54,7 +54,7 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     key = json.loads((tmp_path / "page" / "key.json").read_text())
     tab = opened(page)
     for i, two in enumerate(key["pairs"]):
-        ours = ["left", "right"][[side["workdir"] for side in two].index(dirs[0])]
+        ours = ["left", "right"][[side["of"] for side in two].index(dirs[0])]
         other = {"left": "right", "right": "left"}[ours]
         wanted = (ours, ours if i else other, other)
         for question, side in enumerate(wanted):
@@ -74,8 +74,25 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     assert {question: (rate["won"], rate["n"]) for question, rate in rates.items()} == {
         "picture": (1.0, 4), "sound": (0.75, 4), "both": (0.0, 4)
     }  # fmt: skip
+    page = tmp_path / "page"  # what one browser saved twice counts once, what another saved counts too
+    told = json.loads((page / "answers-1.json").read_text())
+    (page / "answers-2.json").write_text(json.dumps(told))
+    assert {rate["n"] for rate in versus.tally(page)} == {4}
+    (page / "answers-3.json").write_text(json.dumps(told | {"who": "another"}))
+    assert {rate["n"] for rate in versus.tally(page)} == {8}
     assert rates["sound"]["interval"] == list(metrics.wilson(3, 4)) and rates["sound"]["a"] == dirs[0]
     assert f"{dirs[0]} wins over {dirs[1]} in 75%" in versus.text(list(rates.values()))
+
+
+def test_methods_of_one_folder_are_compared(tmp_path):
+    made = [finished.record({"seed": seed, "method": method}) for seed in range(2) for method in ("fused", "imprint")]
+    finished.write(tmp_path / "work", made)
+    page = versus.write([str(tmp_path / "work")], tmp_path / "page", pairs=3, seed=0, by="method").parent
+    key = json.loads((page / "key.json").read_text())
+    assert sorted(key["sides"]) == [f"{tmp_path / 'work'}: method={method}" for method in ("fused", "imprint")]
+    assert len(key["pairs"]) == 3 and all({side["of"] for side in two} == set(key["sides"]) for two in key["pairs"])
+    with pytest.raises(UserError, match="--by=seed.*|all samples have one value"):
+        versus.write([str(tmp_path / "work")], tmp_path / "none", pairs=3, seed=0, by="num_steps")
 
 
 def test_questions_hold_prompts_as_they_are(tmp_path):

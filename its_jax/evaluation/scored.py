@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -105,7 +104,7 @@ def rows(
     label = str(workdir).rstrip("/").rpartition("/")[2]
     groups: dict[str, list[samples.Sample]] = {}
     for sample in made.values():
-        name = f"{label}: {by}={setting(sample.record, by)}" if by else label
+        name = f"{label}: {by}={samples.setting(sample.record, by)}" if by else label
         groups.setdefault(name, []).append(sample)
     found, faults = [], []
     for name, group in groups.items():
@@ -114,18 +113,6 @@ def rows(
         except UserError as error:
             faults.append(str(error))
     return found, faults
-
-
-def setting(record: Mapping[str, Any], name: str) -> Any:
-    """A sample's setting by its full name, such as `image.weight`. UserError: it has none of that name."""
-    value = record
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"--by={name}: the samples have no such setting; take one as method or image.weight")
-        value = value[part]
-    if isinstance(value, Mapping):
-        raise UserError(f"--by={name}: is a group of settings; take one of them, as {name}.{next(iter(value))}")
-    return value
 
 
 def _row(name, group, measures, known, references):

@@ -1,6 +1,7 @@
 """Which of two does better, by people who look and listen: a page of pairs, and win rates from their answers.
 
-A pair is two samples of the same prompts from different work folders. FOLDER/index.html shows them in an order drawn by
+A pair is two samples of the same prompts from different work folders, or of different values of a setting such as
+`method`. FOLDER/index.html shows them in an order drawn by
 chance and does not tell which is whose; FOLDER/key.json does, for `tally`.
 """
 
@@ -25,55 +26,65 @@ QUESTIONS = {
 }
 
 
-def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int) -> Path:
+def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int, by: str = "") -> Path:
     """Writes the page, its key, and copies of what it shows under names that tell nothing.
 
     Args:
-      pairs: for each two of the folders; the samples are drawn by `seed`.
+      pairs: for each two of what is compared; the samples are drawn by `seed`.
+      by: a setting whose values are compared, such as `method`, in place of the folders.
 
     Raises:
       UserError: folders without samples of the same prompts, or `out` holds another page.
     """
-    if len(workdirs) < 2 or len(set(workdirs)) < len(workdirs):
-        raise UserError("give --workdir twice or more, each time another folder")
+    if len(set(map(Path, workdirs))) < max(len(workdirs), 1 if by else 2):
+        raise UserError("give --workdir twice or more, each time another folder; or once with --by, as --by=method")
     if (out / KEY).exists():
         raise UserError(f"{out}: holds a page already, whose answers would not fit another one; choose a new folder")
+    sides = _sides(workdirs, by)
     drawn = random.Random(seed)
-    chosen = [pair for two in itertools.combinations(workdirs, 2) for pair in _pairs(*two, pairs, drawn)]
+    chosen = [pair for two in itertools.combinations(sides.items(), 2) for pair in _pairs(*two, pairs, drawn)]
     drawn.shuffle(chosen)
     shown, key = [], []
     for number, (left, right) in enumerate(chosen):
         names = [_copy(side, out / "media" / f"{number:04d}{letter}") for side, letter in ((left, "a"), (right, "b"))]
         shown.append({"questions": _questions(left[1]), "sides": names})
-        key.append([{"workdir": workdir, "id": sample.id} for workdir, sample in (left, right)])
+        key.append([{"of": name, "id": sample.id} for name, sample in (left, right)])
     name = page.name(key)
-    media.write_json(out / KEY, {"page": name, "workdirs": list(workdirs), "pairs": key})
+    media.write_json(out / KEY, {"page": name, "sides": list(sides), "pairs": key})
     files.write(out / PAGE, page.html(shown, name).encode())
     return out / PAGE
 
 
+def _sides(workdirs, by):
+    """Name of a side -> prompts -> samples. UserError: there are less than two sides."""
+    found: dict[str, dict[tuple[str, ...], list[samples.Sample]]] = {}
+    for workdir in workdirs:
+        made = samples.open(workdir).values()
+        if not made:
+            raise UserError(f"{workdir}: there is no finished sample in it")
+        for sample in made:
+            name = f"{workdir}: {by}={samples.setting(sample.record, by)}" if by else workdir
+            found.setdefault(name, {}).setdefault(_prompts(sample), []).append(sample)
+    if len(found) < 2:
+        raise UserError(f"--by={by}: all samples have one value; there is nothing to compare")
+    return found
+
+
 def _pairs(a, b, count, drawn):
     """`count` times two samples of the same prompts, in an order drawn by chance."""
-    of_a, of_b = (_by_prompts(workdir) for workdir in (a, b))
+    (name_a, of_a), (name_b, of_b) = a, b
     common = sorted(of_a.keys() & of_b.keys())
     if not common:
-        raise UserError(f"{a} and {b} have no prompts in common: there is nothing to compare")
+        raise UserError(f"{name_a} and {name_b} have no prompts in common: there is nothing to compare")
     if count > len(common):
-        logging.warning("%s and %s have %d prompts in common, so that some are asked more than once", a, b, len(common))
+        logging.warning(
+            "%s and %s have %d prompts in common: some are asked more than once", name_a, name_b, len(common)
+        )
     order = [prompts for _ in range(-(-count // len(common))) for prompts in drawn.sample(common, len(common))]
     for prompts in order[:count]:
-        two = [(a, drawn.choice(of_a[prompts])), (b, drawn.choice(of_b[prompts]))]
+        two = [(name_a, drawn.choice(of_a[prompts])), (name_b, drawn.choice(of_b[prompts]))]
         drawn.shuffle(two)
         yield two
-
-
-def _by_prompts(workdir):
-    found: dict[tuple[str, ...], list[samples.Sample]] = {}
-    for sample in samples.open(workdir).values():
-        found.setdefault(_prompts(sample), []).append(sample)
-    if not found:
-        raise UserError(f"{workdir}: there is no finished sample in it")
-    return found
 
 
 def _prompts(sample):
@@ -97,7 +108,8 @@ def _copy(side, base):
 
 
 def tally(folder: Path) -> list[dict[str, Any]]:
-    """The answers in a folder's answers-*.json, by pair of work folders and question.
+    """The answers in a folder's answers-*.json, by pair of sides and question; of what one browser saved the last file
+    counts.
 
     Returns:
       for each: `a` and `b`, `question`, answers `n`, how often `a` won, as a share, and the share's 95 % interval
@@ -110,11 +122,15 @@ def tally(folder: Path) -> list[dict[str, Any]]:
     found = sorted(folder.glob(ANSWERS))
     if not found:
         raise UserError(f"{folder}: there are no {ANSWERS} in it; put there what the page has saved")
-    votes: dict[tuple[str, str, str], list[bool]] = {}
+    told = {}
     for file in found:
-        for answer in _answers(file, key):
-            sides = [side["workdir"] for side in key["pairs"][answer["pair"]]]
-            a, b = sorted(sides, key=key["workdirs"].index)
+        answers, who = _answers(file, key)
+        told[who] = answers
+    votes: dict[tuple[str, str, str], list[bool]] = {}
+    for answers in told.values():
+        for answer in answers:
+            sides = [side["of"] for side in key["pairs"][answer["pair"]]]
+            a, b = sorted(sides, key=key["sides"].index)
             votes.setdefault((a, b, answer["question"]), []).append(sides[answer["chosen"]] == a)
     return [_rate(*what, won) for what, won in sorted(votes.items())]
 
@@ -124,13 +140,14 @@ def _rate(a, b, question, won):
     return {"a": a, "b": b, "question": question, "n": len(won), "won": sum(won) / len(won), "interval": [low, high]}
 
 
-def _answers(file: Path, key: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _answers(file: Path, key: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str]:
+    """And whose they are: the browser's, as the page has named it."""
     told = read_json(file)
     answers = told.get("answers")
     fit = isinstance(answers, list) and all(_fits(answer, key["pairs"]) for answer in answers)
     if not fit or told.get("page") != key["page"]:
         raise UserError(f"{file}: these are not the answers to this page")
-    return answers
+    return answers, str(told.get("who", file))
 
 
 def _fits(answer, pairs):

@@ -13,9 +13,10 @@ from absl import flags
 from its_jax import cli
 from its_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; to be given twice or more.")
+_WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; twice or more, or once with --by.")
+_BY = flags.DEFINE_string("by", "", "The setting whose values are compared in place of folders, as --by=method.")
 _OUT = flags.DEFINE_string("out", None, "A new folder for the page.")
-_PAIRS = flags.DEFINE_integer("pairs", 30, "Pairs of each two folders.", lower_bound=1)
+_PAIRS = flags.DEFINE_integer("pairs", 30, "Pairs of each two that are compared.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn by chance.")
 _ANSWERS = flags.DEFINE_string("answers", None, "The folder of a page, with answers-*.json in it: tells win rates.")
 
@@ -32,7 +33,7 @@ def main():
         media.write_json(Path(_ANSWERS.value) / "win_rates.json", {"rates": rates})
         print(versus.text(rates))
     else:
-        path = versus.write(_WORKDIR.value, Path(_OUT.value), pairs=_PAIRS.value, seed=_SEED.value)
+        path = versus.write(_WORKDIR.value, Path(_OUT.value), pairs=_PAIRS.value, seed=_SEED.value, by=_BY.value)
         logging.info("%s", path.absolute())
 
 

@@ -1,6 +1,9 @@
 "use strict";
 // answers[pair][question] is 0 (the left one) or 1.
 const saved = JSON.parse(localStorage.getItem(name) || "null");
+// Tells files of one browser from those of others, of which each counts.
+const who = localStorage.getItem(`${name} who`) || crypto.getRandomValues(new Uint32Array(2)).join("");
+localStorage.setItem(`${name} who`, who);
 const answers = saved || pairs.map(() => ({}));
 const isDone = (i) => Object.keys(pairs[i].questions).every((question) => question in answers[i]);
 let at = pairs.findIndex((_, i) => !isDone(i));
@@ -58,7 +61,7 @@ function choose(question, i) {
 
 function save() {
   const flat = answers.flatMap((of, pair) => Object.entries(of).map(([question, chosen]) => ({ pair, question, chosen })));
-  const file = new Blob([JSON.stringify({ page: name, answers: flat }, null, 1)], { type: "application/json" });
+  const file = new Blob([JSON.stringify({ page: name, who, answers: flat }, null, 1)], { type: "application/json" });
   const link = made("a", { href: URL.createObjectURL(file), download: `answers-${Date.now()}.json` });
   link.click();
   URL.revokeObjectURL(link.href);
