@@ -3,7 +3,8 @@
 Measures what was not measured before, keeps it in WORKDIR/scores/, prints a table and writes it into --out (by default
 WORKDIR/evaluation of the first folder) as evaluation.json, .md and, CLIP against CLAP, .png. A folder in which a
 setting varies gets a row for each of its values with --by, as --by=method. Several processes share the work of a folder
-by --shard_index and --num_shards; the last to end writes the table.
+by --shard_index and --num_shards, or as the scheduler says that started them (Slurm, SkyPilot); the last to end writes
+the table.
 """
 
 import logging
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax import cli
+from its_jax import cli, shards
 from its_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; may be given several times.")
@@ -28,15 +29,17 @@ _GRIFFIN_LIM = flags.DEFINE_bool("griffin_lim", False, "Also score the sound tha
 _ROUND_TRIP = flags.DEFINE_bool(
     "round_trip", False, "Also compare the sound's own spectrogram with what it was made of."
 )
-_SHARD_INDEX = flags.DEFINE_integer("shard_index", 0, "Which share this process measures.", lower_bound=0)
-_NUM_SHARDS = flags.DEFINE_integer("num_shards", 1, "Of how many shares.", lower_bound=1)
+_INDEX = flags.DEFINE_integer("shard_index", None, "Which share of each folder this process measures, from 0 on.")
+_COUNT = flags.DEFINE_integer("num_shards", None, "How many processes share the work.")
 
 
 def main():
     if not _WORKDIR.value:
         raise UserError("give --workdir=FOLDER, once or several times")
-    if _SHARD_INDEX.value >= _NUM_SHARDS.value:
-        raise UserError(f"--shard_index={_SHARD_INDEX.value}: must be below --num_shards={_NUM_SHARDS.value}")
+    for of, to in ((_FID, _SAVE_FID), (_FAD, _SAVE_FAD)):
+        if to.value and not of.value:
+            raise UserError(f"--{to.name} saves the statistics of what --{of.name} names: give both")
+    share = shards.here(_INDEX.value, _COUNT.value)
     from its_jax.evaluation import run  # slow, as JAX is: what is wrong with the flags is said before
 
     logging.info(
@@ -50,7 +53,7 @@ def main():
             statistics={"FID": _SAVE_FID.value, "FAD": _SAVE_FAD.value},
             fad_features=_FEATURES.value,
             more=[name for name, on in (("griffin_lim", _GRIFFIN_LIM.value), ("round_trip", _ROUND_TRIP.value)) if on],
-            share=(_SHARD_INDEX.value, _NUM_SHARDS.value),
+            share=share or (0, 1),
         ),
     )
 

@@ -170,6 +170,16 @@ def test_shares_of_several_folders_end_in_one_table(models, tmp_path):
     assert run.run(folders, models=models, share=(1, 2)).count("\n") == 2
 
 
+def test_folders_of_one_name_are_told_apart(models, tmp_path):
+    for name in ("a", "b"):
+        finished.write(tmp_path / name / "out", records(2))
+    folders = [str(tmp_path / name / "out") for name in ("a", "b")]
+    run.run([*folders, f"{folders[0]}/"], models=models)  # the first is given twice
+    assert [row["name"] for row in rows(tmp_path / "a" / "out")] == folders
+    run.run(folders[:1], models=models, by="seed")
+    assert [row["name"] for row in rows(tmp_path / "a" / "out")] == ["out: seed=0", "out: seed=1"]
+
+
 def test_scores_that_are_not_numbers_do_not_count(models, tmp_path):
     ids = finished.write(tmp_path, records(2, {"mine": 2.0}))
     record = tmp_path / ids[0] / "sample.json"

@@ -41,7 +41,9 @@ def run(
     Raises:
       UserError: what cannot be read, had or written; of other work folders and samples all is measured and told.
     """
-    folders = [files.folder(workdir) for workdir in workdirs]
+    folders = list(dict.fromkeys(files.folder(workdir) for workdir in workdirs))
+    names = [folder.name or str(folder) for folder in folders]
+    labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     made = [samples.open(folder) for folder in folders]
     production.keep_programs()
     scorers = _scorers(models, all(map(_is_embedded, made)))
@@ -52,14 +54,14 @@ def run(
     rows: list[report.Row] = []
     faults: list[str] = []
     left = 0
-    for folder, of_folder in zip(folders, made, strict=True):
+    for folder, of_folder, label in zip(folders, made, labels, strict=True):
         try:
             scored.measure(folder, wanted, share)
             if share[1] > 1 and (of_others := scored.missing(folder, of_folder.values(), wanted)):
                 logging.info("%s: other shares have %d more to measure", folder, len(of_others))
                 left += len(of_others)
                 continue
-            found, of_folder_faults = scored.rows(folder, wanted, distances, by)
+            found, of_folder_faults = scored.rows(folder, wanted, distances, by, label)
             rows, faults = rows + found, faults + of_folder_faults
         except UserError as error:
             faults.append(str(error))

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -88,12 +89,13 @@ def rows(
     measures: Sequence[Measure],
     references: Mapping[str, tuple[str, Gaussian]],
     by: str = "",
+    label: str = "",
 ) -> tuple[list[Row], list[str]]:
     """One for a work folder, or for each value that a setting has in it; and what kept others from being there.
 
     Args:
       references: `FID` or `FAD` -> kind of features, and those of the reference.
-      by: the setting, such as `method` or `image.weight`.
+      by: the setting, such as `method` or `image.weight`. label: what rows are called; by default as the folder is.
 
     Raises:
       UserError: no sample, or none with that setting.
@@ -101,15 +103,15 @@ def rows(
     made, known = samples.open(workdir), kept.read(workdir)
     if not made:
         raise UserError(f"{workdir}: there is no finished sample in it")
-    label = str(workdir).rstrip("/").rpartition("/")[2]
-    groups: dict[str, list[samples.Sample]] = {}
+    label = label or workdir.name or str(workdir)
+    groups: dict[Any, list[samples.Sample]] = {}
     for sample in made.values():
-        name = f"{label}: {by}={samples.setting(sample.record, by)}" if by else label
-        groups.setdefault(name, []).append(sample)
+        groups.setdefault(samples.setting(sample.record, by) if by else "", []).append(sample)
     found, faults = [], []
-    for name, group in groups.items():
+    for value in sorted(groups, key=lambda value: (isinstance(value, str), value)):
+        name = f"{label}: {by}={value}" if by else label
         try:
-            found.append(_row(name, group, measures, known, references))
+            found.append(_row(name, groups[value], measures, known, references))
         except UserError as error:
             faults.append(str(error))
     return found, faults
