@@ -40,6 +40,7 @@ TAKEN_APART = (
     "pytest",
     "venv",
     "its_jax.sign",
+    "bench.comparison",
 )
 
 
@@ -143,6 +144,8 @@ def place(tmp_path_factory, quick_programs, models):
         (folder / name).symlink_to(ROOT / name)
     shutil.copy(next(iter(sounds(folder))), folder / "FILE.wav")
     finished.write(folder / "other", [finished.record({"seed": seed}) for seed in range(2)], height=12, width=48)
+    compared = [finished.record({"method": method}) for method in ("fused", "imprint")]
+    finished.write(folder / "comparison", compared, height=12, width=48)
     return folder
 
 
