@@ -53,10 +53,16 @@ def main():
 
 
 def of_methods(workdir):
-    """Method -> (picture's prompt, sound's prompt, seed) -> sample. UserError: there are none by `REFERENCE`."""
+    """Method -> (picture's prompt, sound's prompt, seed) -> sample.
+
+    Raises:
+      UserError: there are none by `REFERENCE`, or one was not scored.
+    """
     made: dict[str, dict] = {method: {} for method in METHODS}
     for sample in samples.open(workdir).values():
         record = sample.record
+        if not {"clip", "clap"} <= (record.get("scores") or {}).keys():
+            raise UserError(f"{sample.id} has no scores clip and clap: make samples with configs/comparison.py")
         made[record["method"]][record["image"]["prompt"], record["audio"]["prompt"], record["seed"]] = sample
     if not made[REFERENCE]:
         raise UserError(f"{workdir}: has no sample by the method {REFERENCE}: make them with configs/comparison.py")

@@ -9,6 +9,7 @@ import pytest
 
 from bench import comparison
 from its_jax import media, store
+from its_jax.errors import UserError
 from its_jax.tiny import data, pictures, sounds
 
 PROMPTS = {"dog": "a painting of dogs, grayscale", "castle": "a painting of castle towers, grayscale"}
@@ -63,3 +64,9 @@ def test_without_ours_there_is_nothing_to_compare_with(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit, match="2"):
         comparison.main()
     assert "has no sample by the method fused: make them with configs/comparison.py" in capsys.readouterr().err
+
+
+def test_samples_without_scores_are_told(tmp_path):
+    finished.write(tmp_path, [finished.record()])
+    with pytest.raises(UserError, match="has no scores clip and clap"):
+        comparison.of_methods(tmp_path)

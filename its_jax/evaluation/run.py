@@ -68,13 +68,13 @@ def run(
     if left:
         logging.info("the share that ends last tells all")
         return ""
+    faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
     if rows:
         out = out or folders[0] / OUT
-        report.write(out, rows, _about(wanted))
+        report.write(out, rows, _about(wanted) | {"faults": faults})
         if "round_trip" in more and (shown := _round_trip(made[0])) is not None:
             files.write(out / "round_trip.png", media.png(shown, {}))
         logging.info("%s holds the table", out)
-    faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
     if faults:
         if rows:
             logging.info("\n%s", report.text(rows))

@@ -108,7 +108,7 @@ def rows(
     for sample in made.values():
         groups.setdefault(samples.setting(sample.record, by) if by else "", []).append(sample)
     found, faults = [], []
-    for value in sorted(groups, key=lambda value: (isinstance(value, str), value)):
+    for value in sorted(groups, key=_order):
         name = f"{label}: {by}={value}" if by else label
         try:
             found.append(_row(name, groups[value], measures, known, references))
@@ -117,8 +117,14 @@ def rows(
     return found, faults
 
 
+def _order(value):
+    """Numbers by their size, before all else by its words."""
+    return (0, value, "") if isinstance(value, float | int) else (1, 0, str(value))
+
+
 def _row(name, group, measures, known, references):
-    canvases = {tuple(sample.record[key] for key in ("height", "width", "crop_image")) for sample in group}
+    records = [sample.record for sample in group]
+    canvases = {(record["height"], record["width"], record.get("crop_image", False)) for record in records}
     if len(canvases) > 1:
         sizes = " and ".join(f"{height} x {width}{' cropped' * crop}" for height, width, crop in sorted(canvases))
         raise UserError(
