@@ -1,8 +1,8 @@
 """Which of two does better, by people who look and listen: a page of pairs, and win rates from their answers.
 
 A pair is two samples of the same prompts from different work folders, or of different values of a setting such as
-`method`. FOLDER/index.html shows them in an order drawn by
-chance and does not tell which is whose; FOLDER/key.json does, for `tally`.
+`method`. FOLDER/index.html shows them in an order drawn by chance and does not tell which is whose; FOLDER/key.json
+does, for `tally`.
 """
 
 import itertools
