@@ -75,7 +75,7 @@ def row(made, reference):
     together = scores["clip"] + scores["clap"]
     shared = [key for key in made if key in reference]
     more = [sum_of(reference[key]) - sum_of(made[key]) for key in shared]
-    right = judged(list(made.values()))
+    right, _ = judged(list(made.values()), steps.judge())
     both = right["picture"] & right["sound"]
     means = {name: metrics.mean_and_reach(of) for name, of in {**scores, "together": together}.items()}
     return {
@@ -93,21 +93,23 @@ def sum_of(sample):
     return sample.record["scores"]["clip"] + sample.record["scores"]["clap"]
 
 
-def judged(made):
-    """Whether picture and sound are what was asked for, each bool `[n]`."""
-    found: dict[str, list] = {"picture": [], "sound": []}
+def judged(made, by):
+    """What judges, picture's and sound's, find in samples: kind -> whether it is what was asked for, bool `[n]`; and
+    the logarithm of how likely both are, `[n]`."""
+    right: dict[str, list] = {kind: [] for kind in by}
+    total = []
     for start in range(0, len(made), BATCH):
         some = made[start : start + BATCH]
-        for kind, judge, pictures, term in zip(found, steps.judge(), seen_and_heard(some), steps.TERMS, strict=True):
+        seen = np.stack([sample.picture() for sample in some])
+        heard = data.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
+        likely = np.zeros(len(some))
+        for (kind, judge), pictures, term in zip(by.items(), (seen, heard), steps.TERMS, strict=True):
             wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
-            found[kind].append(judges.classify(judge, pictures) == wanted)
-    return {kind: np.concatenate(of) for kind, of in found.items()}
-
-
-def seen_and_heard(some):
-    """Spectrograms as they were made and as the sounds have them, `[n, 128, w]` each."""
-    heard = data.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
-    return np.stack([sample.picture() for sample in some]), heard
+            chances = np.asarray(judges.log_chances(judge, pictures))
+            right[kind].append(chances.argmax(axis=1) == wanted)
+            likely += chances[np.arange(len(some)), wanted]
+        total.append(likely)
+    return {kind: np.concatenate(of) for kind, of in right.items()}, np.concatenate(total)
 
 
 def picture(made):

@@ -14,14 +14,12 @@ import argparse
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from bench import comparison, flags, steps, success
 from bench.about import about
 from its_jax import media
 from its_jax.errors import UserError
-from its_jax.tiny import scorer
 
 COUNTS = 1, 2, 4, 8
 
@@ -35,9 +33,7 @@ def main():
     with flags.told(parser):
         flags.check_out(args.out)
         made = grouped(comparison.of_methods(args.workdir)[comparison.REFERENCE])
-        found = figures(
-            made, dict(zip(("picture", "sound"), steps.judge(), strict=True)), success.second_judges(args.second)
-        )
+        found = figures(made, steps.judge(), success.second_judges(args.second))
         print(json.dumps(found, indent=1))
         if args.out:
             media.write_json(args.out, {**about(), **found})
@@ -57,7 +53,7 @@ def grouped(made):
 def figures(groups, first, second):
     """What the docstring above tells, of samples `[pairs][max(COUNTS)]`."""
     samples = [sample for group in groups for sample in group]
-    (seen, chances), (seen_by_second, second_chances) = (judged(samples, by) for by in (first, second))
+    (seen, chances), (seen_by_second, second_chances) = (comparison.judged(samples, by) for by in (first, second))
     both, both_second = (np.logical_and(*of.values()) for of in (seen, seen_by_second))
     pickers = {
         "scores": [comparison.sum_of(sample) for sample in samples],
@@ -71,28 +67,6 @@ def figures(groups, first, second):
         "second_where_wrong": {kind: share(seen_by_second[kind][~seen[kind]]) for kind in seen},
         "best_of": {name: {n: best_of(n, np.array(liked), both) for n in COUNTS} for name, liked in pickers.items()},
     }
-
-
-def judged(samples, by):
-    """Kind -> whether it is what was asked for, bool `[n]`; and the logarithm of how likely both are, `[n]`."""
-    right: dict[str, list] = {kind: [] for kind in by}
-    total = []
-    for start in range(0, len(samples), comparison.BATCH):
-        some = samples[start : start + comparison.BATCH]
-        pictures = comparison.seen_and_heard(some)
-        likely = np.zeros(len(some))
-        for (kind, judge), picture, term in zip(by.items(), pictures, steps.TERMS, strict=True):
-            wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
-            chances = np.asarray(_chances(judge, picture))
-            right[kind].append(chances.argmax(axis=1) == wanted)
-            likely += chances[np.arange(len(some)), wanted]
-        total.append(likely)
-    return {kind: np.concatenate(of) for kind, of in right.items()}, np.concatenate(total)
-
-
-@jax.jit
-def _chances(judge, pictures):
-    return jax.nn.log_softmax(judge(pictures))
 
 
 def shares(right, both):

@@ -114,10 +114,9 @@ def judged(samples):
     """Whether the judges find picture and sound right, each `[n]`; n is a multiple of `BATCH`."""
     spectrogram, blocks = samples["spectrogram"] / np.float32(255), len(samples["waveform"]) // BATCH
     heard = np.concatenate([data.to_spectrogram(block) for block in np.split(samples["waveform"], blocks)])
-    picture, sound = judge()
     return {
-        "picture": judges.classify(picture, spectrogram) == samples["subject"],
-        "sound": judges.classify(sound, heard) == samples["sound"],
+        "picture": judges.classify(judge()["picture"], spectrogram) == samples["subject"],
+        "sound": judges.classify(judge()["sound"], heard) == samples["sound"],
     }
 
 
@@ -126,7 +125,7 @@ TERMS = ("image", "audio")
 
 @functools.cache
 def judge():
-    return judges.load("picture"), judges.load("sound")
+    return {kind: judges.load(kind) for kind in ("picture", "sound")}
 
 
 def row(result, reference):

@@ -205,7 +205,7 @@ def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
         second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
     ):
         wanted = np.array([scorer.named(kind, job[term]["prompt"]) for job in jobs])
-        found = found + np.asarray(jax.nn.log_softmax(judge(seen)))[np.arange(len(jobs)), wanted]
+        found = found + np.asarray(judges.log_chances(judge, seen))[np.arange(len(jobs)), wanted]
     return found
 
 

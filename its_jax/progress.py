@@ -47,7 +47,7 @@ class Progress:
         before = self._saved()
         with files.reasons(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            known = {str(old): of for old in before if (of := self._seconds().get(str(old))) is not None}
+            known = {old: of for old, of in self._seconds().items() if int(old) in before}
             media.write_json(self.folder / "seconds.json", known | {str(k): seconds})
             ocp.save(self.folder / f"state_{k}", _named(jax.tree.leaves(state)), overwrite=True)
         for old in set(before) - {k}:

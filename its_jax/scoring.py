@@ -42,10 +42,15 @@ EMBEDDED = "tiny/"  # what the names of models that come with the package begin 
 Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float | None]]]
 
 
+def are_embedded(jobs: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the pictures of all jobs, or records, are those of models that come with the package."""
+    return all(job["image"]["model"].startswith(EMBEDDED) for job in jobs)
+
+
 def of_jobs(names: str, jobs: Iterable[Mapping[str, Any]]) -> str:
     """The names with the models that come with the package for `clip` and `clap` alone, if they score only samples of
     such models."""
-    if not all(job["image"]["model"].startswith(EMBEDDED) for job in jobs):
+    if not are_embedded(jobs):
         return names
     parts = [name.strip() for name in names.split(",")]
     return ",".join(f"{name}@{EMBEDDED}{name}" if name in OWN else name for name in parts)

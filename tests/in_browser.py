@@ -51,10 +51,10 @@ def reloaded(page):
 
     The storage is a process of its own: on a busy machine a reload within a moment of the last write finds it empty.
     """
-    stored = page.evaluate("JSON.stringify(localStorage)")
+    stored = page.evaluate("({...localStorage})")
     for _ in range(50):
         page.reload()
-        if page.evaluate("JSON.stringify(localStorage)") == stored:
+        if page.evaluate("({...localStorage})") == stored:
             return
         page.wait_for_timeout(200)
     raise AssertionError(f"the browser lost {stored}")

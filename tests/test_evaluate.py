@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from its_jax import files, media, samples, similarity
+from its_jax import files, media, samples, scoring, similarity
 from its_jax.errors import UserError
 from its_jax.evaluation import kept, measures, references, report, run, scored
 from its_jax.metrics import Gaussian, frechet
@@ -187,9 +187,11 @@ def test_scores_that_are_not_numbers_do_not_count(models, tmp_path):
     with pytest.raises(UserError, match="its score mine is nan; it does not count"):
         run.run([str(tmp_path)], models=models)
     assert rows(tmp_path)[0]["means"]["mine"] == {"mean": 2.0, "reach": None, "n": 1}
-    record.write_text(record.read_text().replace('{"mine": NaN}', '"bad"').replace('"mine": NaN', '"mine": null'))
-    with pytest.raises(UserError, match="it does not count|they do not count"):
-        run.run([str(tmp_path)], models=models)
+    for scores, fault in ({"mine": None}, "its score mine is None; it does not count"), ("bad", "they do not count"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"scores": scores}))
+        with pytest.raises(UserError, match=fault):
+            run.run([str(tmp_path)], models=models)
+        assert rows(tmp_path)[0]["means"]["mine"]["n"] == 1
 
 
 def test_canvases_are_not_mixed(models, tmp_path):
@@ -282,6 +284,12 @@ def test_a_sample_alone_has_no_interval():
 
 def test_the_models_of_embedded_samples_are_the_embedded_ones(tmp_path):
     finished.write(tmp_path / "a", records(1))
-    assert run._is_embedded(samples.open(tmp_path / "a"))
+    assert scoring.are_embedded(sample.record for sample in samples.open(tmp_path / "a").values())
     finished.write(tmp_path / "b", [*records(1), *records(1, **{"image.model": "someone/model"})])
-    assert not run._is_embedded(samples.open(tmp_path / "b"))
+    assert not scoring.are_embedded(sample.record for sample in samples.open(tmp_path / "b").values())
+    for folder, names in (
+        ("a", "clip@tiny/clip,clap@clap_folder,mine:score"),
+        ("b", "clip, clap@clap_folder,mine:score"),
+    ):
+        records_of = [sample.record for sample in samples.open(tmp_path / folder).values()]
+        assert scoring.of_jobs("clip, clap@clap_folder,mine:score", records_of) == names

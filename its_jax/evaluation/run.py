@@ -46,7 +46,9 @@ def run(
     labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     made = [samples.open(folder) for folder in folders]
     production.keep_programs()
-    scorers = _scorers(models, all(map(_is_embedded, made)))
+    scorers = _scorers(
+        models, scoring.are_embedded(sample.record for of_folder in made for sample in of_folder.values())
+    )
     wanted = _measures(scorers, compare_with, fad_features, more)
     distances = _distances(scorers, compare_with, fad_features)
     for name in (name for name, path in statistics.items() if path and name in distances):
@@ -81,10 +83,6 @@ def run(
         more_of_them = f"; and {len(faults) - _TOLD} more, in evaluation.json" if faults[_TOLD:] else ""
         raise UserError("; ".join(faults[:_TOLD]) + more_of_them)
     return report.text(rows)
-
-
-def _is_embedded(made):
-    return all(sample.record["image"]["model"].startswith(scoring.EMBEDDED) for sample in made.values())
 
 
 def _scorers(models, embedded):

@@ -160,10 +160,10 @@ def _means(group, found, faults):
         if not isinstance(scores, Mapping):
             faults.append(f"{sample.id}: the scores in its record are {scores!r}; they do not count")
             scores = {}
-        for column, value in {
-            **scores,
-            **{c: v for entry in found[sample.id] for c, v in entry.scores.items()},
-        }.items():
+        scores = dict(scores)
+        for entry in found[sample.id]:
+            scores |= entry.scores
+        for column, value in scores.items():
             if isinstance(value, float | int) and math.isfinite(value):
                 values.setdefault(column, []).append(value)
             else:

@@ -53,6 +53,12 @@ def classify(judge, items):
     return np.concatenate([np.argmax(logits(judge, jnp.asarray(block, jnp.float32)), axis=-1) for block in blocks])
 
 
+@jax.jit
+def log_chances(judge, items):
+    """How likely each class is of pictures `[n, 128, w]` in [0, 1], in the logarithm: `[n, 12]`."""
+    return jax.nn.log_softmax(judge(items))
+
+
 @functools.cache
 def _comb():
     """What the harmonics of the frame rate leave of an even spectrogram, `[128, 1]`, 0 where it is whole.

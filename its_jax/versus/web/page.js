@@ -3,7 +3,6 @@
 const saved = JSON.parse(localStorage.getItem(name) || "null");
 // Tells files of one browser from those of others, of which each counts.
 const who = localStorage.getItem(`${name} who`) || crypto.getRandomValues(new Uint32Array(2)).join("");
-localStorage.setItem(`${name} who`, who);
 const answers = saved || pairs.map(() => ({}));
 const isDone = (i) => Object.keys(pairs[i].questions).every((question) => question in answers[i]);
 let at = pairs.findIndex((_, i) => !isDone(i));
@@ -55,6 +54,7 @@ function fieldset(question, text) {
 
 function choose(question, i) {
   answers[at][question] = i;
+  localStorage.setItem(`${name} who`, who);
   localStorage.setItem(name, JSON.stringify(answers));
   ask();
 }
