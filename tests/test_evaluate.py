@@ -231,6 +231,15 @@ def test_sounds_are_compared_with_a_folder_or_its_statistics(models, tmp_path):
     assert distance > 1e-3
 
 
+def test_a_folder_that_is_missing_leaves_the_others(models, tmp_path):
+    finished.write(tmp_path / "a", records(2))
+    with pytest.raises(UserError, match="gone: there is no such folder"):
+        run.run([str(tmp_path / "gone"), str(tmp_path / "a")], models=models)
+    assert [row["name"] for row in rows(tmp_path / "a")] == ["a"] and not (tmp_path / "gone").exists()
+    with pytest.raises(UserError, match="gone: there is no such folder; .*; .*away: there is no such folder"):
+        run.run([str(tmp_path / "gone"), str(tmp_path / "away")], models=models)
+
+
 def test_too_few_samples_for_a_distance_are_told(models, tmp_path):
     finished.write(tmp_path / "a", records(1))
     rng = np.random.default_rng(0)

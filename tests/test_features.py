@@ -1,8 +1,10 @@
 """What CLIP and CLAP are given is what transformers' processors make."""
 
+import matplotlib.cbook
 import numpy as np
 import pytest
 import scipy.signal
+from PIL import Image
 from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -20,6 +22,15 @@ def test_pictures_are_clips(shape):
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     picture = np.pad(picture, ((0, shape[0] % 4), (0, shape[1] % 4), (0, 0)))
+    expected = CLIPImageProcessorPil()(picture, return_tensors="np").pixel_values[0]
+    np.testing.assert_allclose(PictureFeatures()(picture), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
+
+
+def test_a_photograph_is_clips():
+    """Of Grace Hopper, a portrait of 512 x 600 pixels that comes with matplotlib."""
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as image:
+        picture = np.asarray(image)
+    assert picture.ndim == 3 and min(picture.shape[:2]) > 224
     expected = CLIPImageProcessorPil()(picture, return_tensors="np").pixel_values[0]
     np.testing.assert_allclose(PictureFeatures()(picture), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
 

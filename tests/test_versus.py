@@ -122,3 +122,22 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         pathlib.Path(page / "answers-1.json").write_text(json.dumps(told))
         with pytest.raises(UserError, match="answers-1.json: these are not the answers to this page"):
             versus.tally(page)
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
+    dirs = workdirs(tmp_path)
+    damaged = list(samples.open(dirs[0]).values())
+    for sample in damaged[:2]:
+        (sample.place / "audio.wav").write_bytes(b"no sound")
+    versus.write(dirs, tmp_path / "page", pairs=20, seed=1)
+    key = json.loads((tmp_path / "page" / "key.json").read_text())
+    left_out = [message for message in caplog.messages if "a pair is left out: " in message]
+    assert 0 < len(left_out) < 20 and len(key["pairs"]) == 20 - len(left_out)
+    assert not {sample.id for sample in damaged[:2]} & {side["id"] for two in key["pairs"] for side in two}
+    shown = {file.stem for file in (tmp_path / "page" / "media").iterdir()}
+    assert shown == {f"{number:04d}{side}" for number in range(len(key["pairs"])) for side in "ab"}
+    for sample in damaged:
+        (sample.place / "spectrogram.png").unlink()
+    with pytest.raises(UserError, match="there is no pair of samples that can both be read"):
+        versus.write(dirs, tmp_path / "none", pairs=20, seed=1)
+    assert not (tmp_path / "none").exists()

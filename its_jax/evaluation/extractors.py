@@ -46,6 +46,10 @@ def _import(name):
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"this needs {error.name}; pip install 'its_jax[eval]'") from error
+    except RuntimeError as error:  # torchvision's, beside a PyTorch of another build
+        raise UserError(
+            f"{name} cannot be imported ({' '.join(str(error).split())[:200]}); are torch and torchvision of one build?"
+        ) from error
 
 
 def _had(name, make, *args, **options):

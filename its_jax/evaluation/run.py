@@ -43,27 +43,27 @@ def run(
     """
     folders = list(dict.fromkeys(files.folder(workdir) for workdir in workdirs))
     names = [folder.name or str(folder) for folder in folders]
-    labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
-    made = [samples.open(folder) for folder in folders]
+    label = lambda name, folder: name if names.count(name) == 1 else str(folder)  # noqa: E731
+    labels = {folder: label(name, folder) for name, folder in zip(names, folders, strict=True)}
+    made, faults = _opened(folders)
     production.keep_programs()
     scorers = _scorers(
-        models, scoring.are_embedded(sample.record for of_folder in made for sample in of_folder.values())
+        models, scoring.are_embedded(sample.record for of_folder in made.values() for sample in of_folder.values())
     )
     wanted = _measures(scorers, compare_with, fad_features, more)
     distances = _distances(scorers, compare_with, fad_features)
     for name in (name for name, path in statistics.items() if path and name in distances):
         references.write(Path(statistics[name]), distances[name][1])
     rows: list[report.Row] = []
-    faults: list[str] = []
     left = 0
-    for folder, of_folder, label in zip(folders, made, labels, strict=True):
+    for folder, of_folder in made.items():
         try:
             scored.measure(folder, wanted, share)
             if share[1] > 1 and (of_others := scored.missing(folder, of_folder.values(), wanted)):
                 logging.info("%s: other shares have %d more to measure", folder, len(of_others))
                 left += len(of_others)
                 continue
-            found, of_folder_faults = scored.rows(folder, wanted, distances, by, label)
+            found, of_folder_faults = scored.rows(folder, wanted, distances, by, labels[folder])
             rows, faults = rows + found, faults + of_folder_faults
         except UserError as error:
             faults.append(str(error))
@@ -72,9 +72,9 @@ def run(
         return ""
     faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
     if rows:
-        out = out or folders[0] / OUT
+        out = out or next(iter(made)) / OUT
         report.write(out, rows, _about(wanted) | {"faults": faults})
-        if "round_trip" in more and (shown := _round_trip(made[0])) is not None:
+        if "round_trip" in more and (shown := _round_trip(next(iter(made.values())))) is not None:
             files.write(out / "round_trip.png", media.png(shown, {}))
         logging.info("%s holds the table", out)
     if faults:
@@ -83,6 +83,19 @@ def run(
         more_of_them = f"; and {len(faults) - _TOLD} more, in evaluation.json" if faults[_TOLD:] else ""
         raise UserError("; ".join(faults[:_TOLD]) + more_of_them)
     return report.text(rows)
+
+
+def _opened(folders):
+    """Folder -> samples, and what is wrong with the others. UserError: none can be opened."""
+    made, faults = {}, []
+    for folder in folders:
+        try:
+            made[folder] = samples.open(folder)
+        except UserError as error:
+            faults.append(str(error))
+    if not made:
+        raise UserError("; ".join(faults))
+    return made, faults
 
 
 def _scorers(models, embedded):

@@ -34,7 +34,7 @@ def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int, by: str 
       by: a setting whose values are compared, such as `method`, in place of the folders.
 
     Raises:
-      UserError: folders without samples of the same prompts, or `out` holds another page.
+      UserError: folders without samples of the same prompts, or that can be read; or `out` holds another page.
     """
     if len(set(map(Path, workdirs))) < max(len(workdirs), 1 if by else 2):
         raise UserError("give --workdir twice or more, each time another folder; or once with --by, as --by=method")
@@ -45,10 +45,18 @@ def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int, by: str 
     chosen = [pair for two in itertools.combinations(sides.items(), 2) for pair in _pairs(*two, pairs, drawn)]
     drawn.shuffle(chosen)
     shown, key = [], []
-    for number, (left, right) in enumerate(chosen):
-        names = [_copy(side, out / "media" / f"{number:04d}{letter}") for side, letter in ((left, "a"), (right, "b"))]
-        shown.append({"questions": _questions(left[1]), "sides": names})
-        key.append([{"of": name, "id": sample.id} for name, sample in (left, right)])
+    for pair in chosen:
+        try:
+            content = [(sample.picture(), sample.waveform()) for _, sample in pair]
+        except UserError as error:
+            logging.warning("a pair is left out: %s", error)
+            continue
+        places = [out / "media" / f"{len(key):04d}{letter}" for letter in "ab"]
+        names = [_copy(*of_sample, place) for of_sample, place in zip(content, places, strict=True)]
+        shown.append({"questions": _questions(pair[0][1]), "sides": names})
+        key.append([{"of": name, "id": sample.id} for name, sample in pair])
+    if not key:
+        raise UserError(f"{out}: no page is written, as there is no pair of samples that can both be read")
     name = page.name(key)
     media.write_json(out / KEY, {"page": name, "sides": list(sides), "pairs": key})
     files.write(out / PAGE, page.html(shown, name).encode())
@@ -96,14 +104,12 @@ def _questions(sample):
     return {name: question.format(**words) for name, question in QUESTIONS.items()}
 
 
-def _copy(side, base):
-    """The picture and the sound of a sample without what their files tell of it; names relative to the page."""
-    _, sample = side
-    waveform, rate = sample.waveform()
+def _copy(picture, sound, base):
+    """Writes picture and sound without what a sample's files tell of it; returns names relative to the page."""
     with files.reasons(base.parent):
         base.parent.mkdir(parents=True, exist_ok=True)
-    media.write_png(base.with_suffix(".png"), sample.picture(), {})
-    media.write_wav(base.with_suffix(".wav"), waveform, rate, {})
+    media.write_png(base.with_suffix(".png"), picture, {})
+    media.write_wav(base.with_suffix(".wav"), *sound, {})
     return {"picture": f"media/{base.name}.png", "sound": f"media/{base.name}.wav"}
 
 
