@@ -44,7 +44,8 @@ def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int, by: str 
     drawn = random.Random(seed)
     chosen = [pair for two in itertools.combinations(sides.items(), 2) for pair in _pairs(*two, pairs, drawn)]
     drawn.shuffle(chosen)
-    shown, key = [], []
+    shown: list[dict[str, Any]] = []
+    key: list[list[dict[str, str]]] = []
     for pair in chosen:
         try:
             content = [(sample.picture(), sample.waveform()) for _, sample in pair]
