@@ -32,6 +32,13 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def counts(text: str) -> list[int]:
+    """A type of flag: numbers of 0 or more."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers of 0 or more with commas between")
+    return [int(part) for part in text.split(",")]
+
+
 def sizes(text: str) -> list[int]:
     """A type of flag: numbers of 1 or more."""
     if not all(part.isdecimal() and int(part) for part in text.split(",")):

@@ -1,21 +1,24 @@
-"""The sampler's own programs at full size compiled for TPU v5e chips, on a machine without any: memory, padding, work.
+"""The sampler's own programs at full size compiled for TPU chips, on a machine without any: memory, padding, work.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --out=bench/results/tpu_v5e.json
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --chips=v5e-1 --out=bench/results/tpu.json
 
 It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights
 are shapes alone. Sizes are bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are
-filled up. Nothing is timed this way.
+filled up. `--batch=0` takes as many samples as `batch_size=0` chooses there. Nothing is timed this way.
 """
 
 import argparse
 import collections
 import functools
+import itertools
 import json
 import math
 import re
 import time
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,22 +29,40 @@ from bench.about import about
 from bench.published import CONFIGS, PARTS, SCHEDULER, config
 from configs import sd15_auffusion
 from its_jax import denoise, fields, jobs, load, media, parts, sampler, stages
+from its_jax.errors import UserError
 from its_jax.flops import flops
 from its_jax.layout import Alone
 from its_jax.models import forms
 from its_jax.models.layers import attend
 
 TOKENS = 77
-CHIPS = {1: ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)}), 4: ("v5e:2x2", {})}
-HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
+# What the runtime leaves to programs of a chip's memory, as its messages have it.
+V5E, V6E = int(15.75 * 2**30), int(31.25 * 2**30)
+
+
+class Slice(NamedTuple):
+    """Chips that work together: their topology, for `jax.experimental.topologies`, and bytes of each."""
+
+    topology: str
+    more: Mapping[str, Any]
+    hbm: int
+
+
+ALONE = {"chips_per_host_bounds": (1, 1, 1)}
+SLICES = {
+    "v5e-1": Slice("v5e:1x1", ALONE, V5E),
+    "v5e-4": Slice("v5e:2x2", {}, V5E),
+    "v5e-8": Slice("v5e:2x4", {}, V5E),
+    "v6e-1": Slice("v6e:1x1", ALONE, V6E),
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--batch", type=flags.sizes, default="1,2,4,8,16,32", help="samples on a chip, several with commas between"
-    )
-    parser.add_argument("--sharded", type=flags.at_least(0), default=1, help="samples on each of 4 chips; 0: none")
+    chips = f"of {', '.join(SLICES)}, several with commas between"
+    parser.add_argument("--chips", type=flags.names(SLICES), default="v5e-1", help=chips)
+    each = "samples on each chip, several with commas between; 0: as many as batch_size=0 chooses"
+    parser.add_argument("--batch", type=flags.counts, default="1,2,4,8,16,32", help=each)
     parser.add_argument("--out", type=Path, help="JSON file for the results; those of other sizes in it are kept")
     topology.add_effort(parser)
     args = parser.parse_args()
@@ -53,34 +74,34 @@ def run(args):
     flags.check_out(args.out)
     topology.set_effort(args.effort)
     job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
-    one, results = None, fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
-    sizes = [(1, b) for b in args.batch] + [(4, 4 * args.sharded)] * bool(args.sharded)
-    for chips, _ in sizes:
+    results = fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
+    for chips in args.chips:
         described(chips)  # where that cannot be, no size of batch is to blame
-    for chips, b in sizes:
-        name, start = f"{chips} chip{'s' * (chips > 1)}, batch {b}", time.perf_counter()
-        try:
-            if chips == 1 and one:
-                one._compile_for(b)
-            else:
-                one = Outlined(job, chips, b)
-            results[name] = figures(one)
-        except sampler.UserError as error:
-            results[name] = {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
-        results[name]["effort"] = args.effort
-        results[name]["compile_seconds"] = round(time.perf_counter() - start)
+    for chips, b in itertools.product(args.chips, args.batch):
+        name, found = f"{chips}, {b or 'batch_size=0'} on a chip", measured(job, chips, b)
+        results[name] = found | {"effort": args.effort} | {key: about()[key] for key in ("versions", "date")}
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if args.out:  # after each: a long run may be cut off
-            record = {"what": __doc__.partition("\n")[0], "settings": job, "hbm": HBM, "programs": results}
-            media.write_json(args.out, record | about())
+            record = {"what": __doc__.partition("\n")[0], "settings": job, "programs": results}
+            media.write_json(args.out, record | {"machine": about()["machine"]})
+
+
+def measured(job, chips, b):
+    start = time.perf_counter()
+    try:
+        found = figures(Outlined(job, chips, b))
+    except UserError as error:
+        found = {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
+    return found | {"compile_seconds": round(time.perf_counter() - start)}
 
 
 class Outlined(sampler.Sampler):
     """A sampler on chips that are not there, with shapes in place of weights: it compiles, and cannot run."""
 
-    def __init__(self, job, chips, batch_size):
-        self._topology = described(chips)
-        super().__init__(job, pending=batch_size, batch_size=batch_size)
+    def __init__(self, job, chips, on_each):
+        self._topology, self.hbm = described(chips), SLICES[chips].hbm
+        count = len(self._topology.devices)
+        super().__init__(job, pending=sampler.MAX_BATCH_PER_DEVICE * count, batch_size=on_each * count)
 
     def _lay_out(self, job, devices_per_sample):
         axis_types = (jax.sharding.AxisType.Auto,)
@@ -107,14 +128,19 @@ class Outlined(sampler.Sampler):
 
         return tuple(map(prepared, self.models.values()))
 
+    def _free(self):
+        modules = [model.unet for model in self.models.values()]  # of which those are prepared that are held
+        modules += [part for model in self.models.values() for part in (model.text_encoder, model.vae, model.vocoder)]
+        held = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(modules))
+        return sampler.MEMORY_SHARE * self.hbm - held - sampler.TEXT_BYTES
+
     def _put(self, tree, sharded=False):
         sharding = self._layout.sharded if sharded else self._layout.replicated
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
 def described(chips):
-    name, more = CHIPS[chips]
-    return topology.described(name, **more)
+    return topology.described(SLICES[chips].topology, **SLICES[chips].more)
 
 
 def figures(of: Outlined) -> dict:
@@ -132,8 +158,9 @@ def figures(of: Outlined) -> dict:
         "batch": of._needed(),
         "texts": texts,
         "total": total,
-        "of_hbm": round(total / HBM, 3),
-        "fits": total <= sampler.MEMORY_SHARE * HBM,
+        "on_a_chip": on_a_chip,
+        "of_hbm": round(total / of.hbm, 3),
+        "fits": total + sampler.TEXT_BYTES <= sampler.MEMORY_SHARE * of.hbm,
         "programs": results,
     }
 

@@ -1,9 +1,10 @@
-"""Figures over many samples: Frechet distance, means with intervals. numpy only."""
+"""Figures over many samples: Frechet distance, means with intervals. No jax."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from its_jax.errors import UserError
 
@@ -50,11 +51,12 @@ def _root(covariance):
 
 
 def mean_and_reach(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and how far its 95 % interval reaches to either side: 1.96 standard errors; nan for less than two."""
+    """Mean, and how far its 95 % interval reaches to either side, by Student's t; nan for less than two."""
     values = np.asarray(values, np.float64)
     if not len(values):
         return float("nan"), float("nan")
-    reach = NORMAL_95 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    n = len(values)
+    reach = special.stdtrit(n - 1, 0.975) * values.std(ddof=1) / n**0.5 if n > 1 else float("nan")
     return float(values.mean()), float(reach)
 
 

@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,10 @@ class Sample:
     def waveform(self) -> tuple[np.ndarray, int]:
         """float32 `[samples]` in [-1, 1], and its sampling rate in Hz. UserError: it cannot be read."""
         with self._reading(self.sound):
-            return soundfile.read(io.BytesIO(self.read(self.sound)), dtype="float32")
+            content = self.read(self.sound)
+            if content[:4] == b"RIFF" and len(content) < int.from_bytes(content[4:8], "little") + 8:
+                raise OSError("it is cut short")  # which soundfile does not say
+            return soundfile.read(io.BytesIO(content), dtype="float32")
 
     @contextlib.contextmanager
     def _reading(self, name):
@@ -93,10 +96,14 @@ class Sample:
 
 
 class Samples(Mapping[str, Sample]):
-    """The finished samples of a work folder by id, in the order of their ids."""
+    """The finished samples of a work folder by id, in the order of their ids.
 
-    def __init__(self, by_id: dict[str, Sample]):
-        self._by_id = dict(sorted(by_id.items()))
+    Attributes:
+      faults: what is wrong with records that were left out.
+    """
+
+    def __init__(self, by_id: dict[str, Sample], faults: Sequence[str] = ()):
+        self._by_id, self.faults = dict(sorted(by_id.items())), tuple(faults)
 
     def __getitem__(self, sample: str) -> Sample:
         return self._by_id[sample]
@@ -129,8 +136,11 @@ def open(workdir: str | Path) -> Samples:  # noqa: A001
     workdir = files.folder(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: there is no such folder; give one that its_jax.sample or its_jax.sweep wrote to")
-    found = {sample.id: sample for sample in _in_shards(workdir)}
-    return Samples(found | {sample.id: sample for sample in _in_folders(workdir)})
+    faults: list[str] = []
+    found = {sample.id: sample for sample in (*_in_shards(workdir, faults), *_in_folders(workdir, faults))}
+    for fault in faults:
+        logging.warning("%s; it is left out", fault)
+    return Samples(found, faults)
 
 
 def one(place: str | Path) -> Sample:
@@ -140,9 +150,12 @@ def one(place: str | Path) -> Sample:
       UserError: there is none, or it is not finished.
     """
     place = files.folder(place)
-    in_folder = _in_folders(place.parent, glob.escape(place.name))
-    in_shards = (sample for sample in _in_shards(place.parent) if sample.id == place.name)
+    faults: list[str] = []
+    in_folder = _in_folders(place.parent, faults, glob.escape(place.name))
+    in_shards = (sample for sample in _in_shards(place.parent, faults) if sample.id == place.name)
     found = next(itertools.chain(in_folder, in_shards), None)
+    for fault in faults:
+        logging.warning("%s; it is left out", fault)
     if found is None:
         raise UserError(f"{place}: there is no finished sample; give WORKDIR/ID, with an id that is in WORKDIR")
     return found
@@ -170,30 +183,45 @@ def _colored(folder, pattern="*"):
     return {sample: tuple(name for _, name in of) for sample, of in itertools.groupby(found, key=lambda pair: pair[0])}
 
 
-def _in_folders(workdir, pattern="*"):
+def _in_folders(workdir, faults, pattern="*"):
     colored = _colored(workdir, pattern)
     with_video = {path.parent.name for path in workdir.glob(f"{pattern}/{jobs.VIDEO}")}
     for path in workdir.glob(f"{pattern}/{jobs.RECORD}"):
         folder = path.parent
         try:
             record = json.loads(path.read_bytes())
+            _check(record)
             names = [f"{term}.png" for term in (*jobs.pictures(jobs.settings_of(record)), "spectrogram")]
         except (OSError, ValueError) as error:
-            logging.warning("%s: cannot be read (%s); it is left out", path, files.reason(error))
+            faults.append(f"{path}: cannot be read ({files.reason(error)})")
             continue
         except (AttributeError, KeyError, TypeError):
-            logging.warning("%s: is not the record of a sample of ours; it is left out", path)
+            faults.append(f"{path}: is not the record of a sample of ours")
             continue
         there = (*names, SOUNDS[0], *[jobs.VIDEO] * (folder.name in with_video), jobs.RECORD)
         read = lambda name, folder=folder: (folder / name).read_bytes()  # noqa: E731
         yield Sample(folder.name, record, there, folder, read, colored.get(folder.name, ()))
 
 
-def _in_shards(workdir):
+def _check(record):
+    """Raises AttributeError, KeyError or TypeError: it lacks what all records have."""
+    for term in jobs.TERMS:
+        record[term]["prompt"].lower(), record[term]["model"].lower()
+    int(record["height"]), int(record["width"])
+    for name in ("run", "models", "seconds"):
+        record.get(name, {}).keys()
+
+
+def _in_shards(workdir, faults):
     colored = _colored(workdir / COLORS)
     for index in store.indices(workdir):
         tar = index.with_suffix(".tar")
         for entry in store.entries(index):
+            try:
+                _check(entry["record"])
+            except (AttributeError, KeyError, TypeError):
+                faults.append(f"{index}: {entry['id']} is not the record of a sample of ours")
+                continue
             read, colors = _reader(tar, entry["files"], workdir / COLORS / entry["id"]), colored.get(entry["id"], ())
             yield Sample(entry["id"], entry["record"], tuple(entry["files"]), tar, read, colors)
 

@@ -10,12 +10,14 @@ they stand for the paper's models, and in sweeps of embedded models for those th
 
 import dataclasses
 import importlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from its_jax import jobs
 from its_jax.errors import UserError
 
 
@@ -66,16 +68,19 @@ def load(names: str) -> list[Scorer]:
 
 
 def scores(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, float]]:
-    """What a record tells of the scores of one item: nothing, without a scorer.
+    """What a record tells of the scores of one item: nothing, without a scorer. What is no finite number is told of,
+    and left out.
 
     Raises:
-      UserError: a scorer gave something else than a finite number.
+      UserError: a scorer fails.
     """
     found = {column: values[0] for scorer in scorers for column, values in _columns(scorer, item).items()}
     found = {column: float(value) for column, value in found.items() if value is not None}
-    for column, value in found.items():
-        if not math.isfinite(value):
-            raise UserError(f"the score {column} is {value}: scorers must give finite numbers")
+    for column in [column for column, value in found.items() if not math.isfinite(value)]:
+        logging.warning(
+            "%s: its score %s is %s, and is left out: scorers must give finite numbers",
+            jobs.job_id(item.job), column, found.pop(column),
+        )  # fmt: skip
     return {"scores": found} if scorers else {}
 
 

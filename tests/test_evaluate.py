@@ -1,5 +1,7 @@
 """Tables of finished samples: measured once, kept, compared."""
 
+import contextlib
+import io
 import json
 import logging
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from its_jax import files, media, samples, scoring, similarity
+from its_jax import files, media, samples, scoring, similarity, store
 from its_jax.errors import UserError
 from its_jax.evaluation import kept, measures, references, report, run, scored
 from its_jax.metrics import Gaussian, frechet
@@ -47,7 +49,7 @@ def test_folders_stand_side_by_side(layout, models, tmp_path):
     clip, clap = similarity.Clip(models["clip"]), similarity.Clap(models["clap"])
     expected = [clip.score(sample.picture(), sample.record["image"]["prompt"]) for sample in made]
     assert a["means"]["clip"]["mean"] == pytest.approx(np.mean(expected))
-    assert a["means"]["clip"]["reach"] == pytest.approx(1.96 * np.std(expected, ddof=1) / 2)
+    assert a["means"]["clip"]["reach"] == pytest.approx(3.1824 * np.std(expected, ddof=1) / 2, rel=1e-4)
     expected = [clap.score(*sample.waveform(), sample.record["audio"]["prompt"]) for sample in made]
     assert a["means"]["clap"]["mean"] == pytest.approx(np.mean(expected))
     out = tmp_path / "a" / "evaluation"
@@ -194,16 +196,106 @@ def test_scores_that_are_not_numbers_do_not_count(models, tmp_path):
         assert rows(tmp_path)[0]["means"]["mine"]["n"] == 1
 
 
-def test_canvases_are_not_mixed(models, tmp_path):
-    finished.write(tmp_path, [*records(1), *records(1, width=256)])
-    with pytest.raises(UserError, match="has samples of 128 x 256 and 128 x 512 pixels.*--by=width"):
+def test_scores_of_other_models_do_not_count(models, tmp_path):
+    ids = finished.write(tmp_path, records(3, {"clip": 99.0, "clap": 99.0, "mine": 1.0}))
+    (tmp_path / ids[0] / "spectrogram.png").unlink()
+    with pytest.raises(UserError, match=f"{ids[0]}: no clip: "):
         run.run([str(tmp_path)], models=models)
+    means = rows(tmp_path)[0]["means"]
+    assert (means["clip"]["n"], means["clap"]["n"], means["mine"]["n"]) == (2, 3, 3)
+    assert means["clip"]["mean"] < 90
+
+
+def test_what_was_found_goes_before_an_older_fault(models, tmp_path):
+    ids = finished.write(tmp_path, records(2))
+    sound = tmp_path / ids[1] / "audio.wav"
+    content = sound.read_bytes()
+    sound.unlink()
+    for index in range(2):
+        with contextlib.suppress(UserError):
+            run.run([str(tmp_path)], models=models, share=(index, 2))
+    sound.write_bytes(content)
+    run.run([str(tmp_path)], models=models)
+    assert rows(tmp_path)[0]["means"]["clap"]["n"] == 2
+
+
+def test_a_sound_that_is_cut_short_is_told(models, tmp_path):
+    ids = finished.write(tmp_path, records(2))
+    sound = tmp_path / ids[0] / "audio.wav"
+    sound.write_bytes(sound.read_bytes()[:9000])
+    with pytest.raises(UserError, match=f"{ids[0]}: no clap: .*it is cut short"):
+        run.run([str(tmp_path)], models=models)
+    assert rows(tmp_path)[0]["means"]["clap"]["n"] == 1
+
+
+def _lacking(group, name):
+    return lambda record: record[group].pop(name) if group else record.pop(name)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _lacking("", "height"),
+        _lacking("audio", "prompt"),
+        _lacking("image", "model"),
+        lambda record: record.update(run=None),
+        lambda record: record.update(image="trees"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["folders", "shards"])
+def test_records_that_are_none_cost_themselves(layout, harm, models, tmp_path):
+    made = records(3)
+    odd = json.loads(json.dumps(made[0]))
+    written = finished.write(tmp_path, made, layout)
+    harm(odd)
+    if layout == "folders":
+        (tmp_path / written[0] / "sample.json").write_text(json.dumps(odd))
+    else:
+        (index,) = store.indices(tmp_path)
+        lines = [json.loads(line) for line in index.read_bytes().splitlines()]
+        lines = [line | ({"record": odd} if line["id"] == written[0] else {}) for line in lines]
+        index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="is not the record of a sample of ours"):
+        run.run([str(tmp_path)], models=models)
+    assert rows(tmp_path)[0]["n"] == 2
+    told = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["faults"]
+    assert len(told) == 1 and written[0] in told[0]
+
+
+def test_a_reference_of_our_samples_counts_each_once(tmp_path):
+    seen = []
+    look = lambda path: seen.append(path.name) or np.zeros((1, 3))  # noqa: E731
+    finished.write(tmp_path, records(2))
+    for place in tmp_path.glob("*/sample.json"):
+        (place.parent / "video.mp4").write_bytes(b"")
+    references.gaussian(str(tmp_path), look)
+    assert sorted(seen) == ["audio.wav"] * 2 + ["spectrogram.png"] * 2
+
+
+def test_a_reference_of_one_file_is_refused(tmp_path):
+    (tmp_path / "one.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="a Frechet distance of 1 files: there must be 2 or more in it to compare with"):
+        references.gaussian(str(tmp_path), lambda path: np.zeros((5, 3)))
+
+
+def test_canvases_are_not_mixed(models, tmp_path):
+    finished.write(tmp_path, [*records(1), *records(1, width=256), *records(2, cutoff_latent=True)])
+    with pytest.raises(UserError, match="has samples of 128 x 256 and 128 x 512 and 128 x 512 cropped pixels, whose"):
+        run.run([str(tmp_path)], models=models)
+    sizes = [("128 x 256", 1), ("128 x 512", 1), ("128 x 512 cropped", 2)]
+    assert [(row["name"], row["n"]) for row in rows(tmp_path)] == [
+        (f"{tmp_path.name}: {size}", count) for size, count in sizes
+    ]
+    for sample in samples.open(tmp_path).values():
+        if sample.record["cutoff_latent"]:
+            (sample.place / "sample.json").unlink()
     run.run([str(tmp_path)], models=models, by="width")
     assert [row["n"] for row in rows(tmp_path)] == [1, 1]
     finished.write(tmp_path, records(1, method="imprint"))
     with pytest.raises(UserError, match="method=fused: has samples of"):
         run.run([str(tmp_path)], models=models, by="method")
-    assert [row["n"] for row in rows(tmp_path)] == [1]  # the other method is told of all the same
+    assert [row["n"] for row in rows(tmp_path)] == [1, 1, 1]
+    assert rows(tmp_path)[-1]["name"].endswith("method=imprint")
     with pytest.raises(UserError, match="--by=image: is a group of settings; take one of them, as image.model"):
         run.run([str(tmp_path)], models=models, by="image")
 
@@ -252,6 +344,12 @@ def test_too_few_samples_for_a_distance_are_told(models, tmp_path):
         run.run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(tmp_path / "other.npz")})
 
 
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -259,6 +357,9 @@ def test_too_few_samples_for_a_distance_are_told(models, tmp_path):
         (lambda path: None, "no such folder; give one of pictures or sounds"),
         (lambda path: files.write(f"{path}.npz", b"no statistics"), "no statistics, an .npz of mu and sigma"),
         (lambda path: np.savez(f"{path}.npz", mu=np.zeros(3), sigma=np.eye(2)), "must be .d. and .d, d."),
+        (lambda path: np.savez(f"{path}.npz", mu=np.zeros(2), sigma=np.eye(2) * np.nan), "must be finite numbers"),
+        (lambda path: files.write(f"{path}.npz", b"PK\x03\x04cut short"), "no statistics, an .npz of mu and sigma"),
+        (lambda path: files.write(f"{path}.npz", npy(np.zeros(3))), "no statistics, an .npz of mu and sigma"),
     ],
 )
 def test_a_reference_that_is_none_is_refused(make, words, tmp_path):

@@ -52,7 +52,7 @@ def test_what_has_no_distance_is_said(a, b, words):
 
 def test_intervals_are_of_the_mean():
     mean, reach = metrics.mean_and_reach([1.0, 2.0, 3.0, 4.0])
-    assert mean == 2.5 and reach == pytest.approx(1.96 * np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert mean == 2.5 and reach == pytest.approx(3.1824 * np.std([1, 2, 3, 4], ddof=1) / 2, rel=1e-4)
     assert metrics.mean_and_reach([5.0])[0] == 5 and np.isnan(metrics.mean_and_reach([5.0])[1])
     assert np.isnan(metrics.mean_and_reach([])[0])
 

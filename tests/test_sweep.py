@@ -243,8 +243,12 @@ def loud(items):
     return {"loudness": [float(np.abs(item.waveform).mean()) for item in items], "one": [1] * len(items)}
 
 
-def broken(items):
-    return {"nothing": [float("nan")] * len(items)}
+def partly(items):
+    return {"brightness": [float("nan") if item.job["seed"] == 1 else 1.0 for item in items]}
+
+
+def failing(items):
+    return {"nothing": [1 / 0 for _ in items]}
 
 
 def test_scores_are_columns_of_the_records(tiny, tmp_path):
@@ -256,13 +260,22 @@ def test_scores_are_columns_of_the_records(tiny, tmp_path):
         assert jobs.job_id(job) == sample.id
 
 
+def test_a_score_that_is_no_number_costs_only_itself(tiny, tmp_path, caplog):
+    tiny(tmp_path, ["seed=0..3"], scorers="test_sweep:partly,test_sweep:loud")
+    found = {sample.record["seed"]: sample for sample in samples.open(tmp_path).values()}
+    assert [found[seed].record["scores"].get("brightness") for seed in range(4)] == [1, None, 1, 1]
+    assert all("loudness" in sample.record["scores"] for sample in found.values())
+    assert caplog.text.count("is left out: scorers must give finite numbers") == 1
+    assert f"{found[1].id}: its score brightness is nan" in caplog.text
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
         ("test_sweep:none", "scorers='test_sweep:none': must be clip, clap or 'package.module:function'"),
         ("nowhere:loud", "scorers='nowhere:loud': must be"),
         ("loud", "scorers='loud': must be"),
-        ("test_sweep:broken", "the score nothing is nan: scorers must give finite numbers"),
+        ("test_sweep:failing", "the scorer test_sweep:failing fails: ZeroDivisionError"),
     ],
 )
 def test_a_wrong_scorer_is_named(tiny, tmp_path, name, words):

@@ -118,10 +118,14 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         versus.write(dirs, page, pairs=2, seed=0)
     with pytest.raises(UserError, match="there are no answers-"):
         versus.tally(page)
-    for told in ({"answers": [{"pair": 9, "question": "sound", "chosen": 0}]}, {"answers": []}, {}):
+    odd = {"answers": [{"pair": 0, "question": ["picture"], "chosen": 0}]}
+    for told in ({"answers": [{"pair": 9, "question": "sound", "chosen": 0}]}, odd, {"answers": []}, {}):
         pathlib.Path(page / "answers-1.json").write_text(json.dumps(told))
         with pytest.raises(UserError, match="answers-1.json: these are not the answers to this page"):
             versus.tally(page)
+    (page / "key.json").write_text("{}")
+    with pytest.raises(UserError, match="key.json: is not the key to a page of ours"):
+        versus.tally(page)
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path, caplog):

@@ -39,14 +39,17 @@ def key(sample: Sample, measure: str, identity: str) -> Key:
 
 
 def read(workdir: Path) -> dict[Key, Entry]:
-    """Everything in a work folder; lines that cannot be read are told of and count as not there."""
-    found = {}
+    """Everything in a work folder; what was found goes before faults. Lines that cannot be read are told of and count
+    as not there."""
+    found: dict[Key, Entry] = {}
     for path in sorted((workdir / FOLDER).glob("*.jsonl")):
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 entry = json.loads(line)
                 features = {kind: _array(raw) for kind, raw in entry["features"].items()}
-                found[Key(*entry["key"])] = Entry(entry["scores"], features, entry["fault"])
+                key, new = Key(*entry["key"]), Entry(entry["scores"], features, entry["fault"])
+                if key not in found or found[key].fault or not new.fault:
+                    found[key] = new
             except (ValueError, TypeError, KeyError, AttributeError):
                 logging.warning("%s, line %d: cannot be read; it is measured again", path, number)
     return found

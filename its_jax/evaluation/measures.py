@@ -21,7 +21,7 @@ class Measure(NamedTuple):
     Attributes:
       name: of it. identity: of what measures it: what another one has found does not count.
       of: `Item` -> `Found`. UserError: this sample has nothing to measure.
-      needs: what it looks at, of "pictures" and "sound".
+      needs: what it looks at, of "spectrogram" and "sound".
     """
 
     name: str
@@ -36,7 +36,7 @@ def clip(scorer: similarity.Clip) -> Measure:
     def of(item):
         return {column: values[0] for column, values in scorer([item]).items()}, {}
 
-    return Measure("clip", scorer.identity, of, ("pictures",))
+    return Measure("clip", scorer.identity, of, ("spectrogram",))
 
 
 def clap(scorer: similarity.Clap) -> Measure:
@@ -56,7 +56,7 @@ def griffin_lim(scorer: similarity.Clap) -> Measure:
         (waveform,) = stages.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.job.get("wrap", False))
         return {"clap_griffin_lim": _score(scorer, scorer.sound(np.asarray(waveform), mel.sampling_rate), item)}, {}
 
-    return Measure("griffin_lim", scorer.identity, of, ("pictures",))
+    return Measure("griffin_lim", scorer.identity, of, ("spectrogram",))
 
 
 def round_trip() -> Measure:
@@ -70,7 +70,7 @@ def round_trip() -> Measure:
         width = min(again.shape[1], item.spectrogram.shape[1])
         return {"round_trip": float(np.abs(again[:, :width] - item.spectrogram[:, :width]).mean())}, {}
 
-    return Measure("round_trip", "", of, ("pictures", "sound"))
+    return Measure("round_trip", "", of, ("spectrogram", "sound"))
 
 
 def heard(item: Item) -> np.ndarray:
@@ -100,15 +100,18 @@ def _score(scorer, vectors, item):
 
 def of_pictures(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:
     """Features of the grey spectrogram: `extract` takes uint8 squares `[n, side, side, 3]` and gives `[n, d]`."""
-    return Measure(f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}), ("pictures",))
+    return Measure(
+        f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}), ("spectrogram",)
+    )
 
 
 def of_sounds(extract: Callable[[np.ndarray, int], np.ndarray], kind: str, identity: str = "") -> Measure:
     """Features of the sound: `extract` takes a waveform and its sampling rate and gives `[n, d]`."""
 
     def of(item):
-        if not np.abs(item.waveform).max(initial=0) > 0:
-            raise UserError("the sound is silent")
+        peak = np.abs(item.waveform).max(initial=0)
+        if not 0 < peak < np.inf:
+            raise UserError("the sound is silent" if peak == 0 else "the sound is not finite")
         return {}, {kind: extract(item.waveform, item.sampling_rate)}
 
     return Measure(f"{kind} features", identity, of, ("sound",))

@@ -52,8 +52,15 @@ def missing(
 def _is_told(sample, one):
     """Whether the record has the score, of the same model (see `its_jax.production`)."""
     scores = sample.record.get("scores")
-    same = bool(one.identity) and sample.record.get("models", {}).get(one.name) == one.identity
-    return same and isinstance(scores, Mapping) and one.name in scores
+    return _is_same(sample, one) and isinstance(scores, Mapping) and _is_finite(scores.get(one.name))
+
+
+def _is_same(sample, one):
+    return bool(one.identity) and sample.record.get("models", {}).get(one.name) == one.identity
+
+
+def _is_finite(value):
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def _entry(sample, one):
@@ -67,13 +74,11 @@ def _entry(sample, one):
     return kept.Entry(scores, features)
 
 
-def item(sample: samples.Sample, needs: Sequence[str] = ("pictures", "sound")) -> Item:
-    """What is measured of a finished sample; what is not needed is empty. UserError: a file that is needed is missing,
-    cannot be read, or holds something else than a sample has there."""
-    pictures: dict[str, np.ndarray] = {}
+def item(sample: samples.Sample, needs: Sequence[str] = ("spectrogram", "sound")) -> Item:
+    """What is measured of a finished sample; what is not needed is empty, as are the terms' pictures. UserError: a file
+    that is needed is missing, cannot be read, or holds something else than a sample has there."""
     spectrogram, waveform, rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
-    if "pictures" in needs:
-        pictures = {name: sample.picture(name) for name in sample.pictures if name != "spectrogram"}
+    if "spectrogram" in needs:
         spectrogram = sample.picture()
         if spectrogram.ndim != 2:
             raise UserError("spectrogram.png is in colour: it must be grey")
@@ -81,7 +86,7 @@ def item(sample: samples.Sample, needs: Sequence[str] = ("pictures", "sound")) -
         waveform, rate = sample.waveform()
         if waveform.ndim != 1 or not len(waveform):
             raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
-    return Item(jobs.settings_of(sample.record), pictures, spectrogram, waveform, rate)
+    return Item(jobs.settings_of(sample.record), {}, spectrogram, waveform, rate)
 
 
 def rows(
@@ -91,7 +96,7 @@ def rows(
     by: str = "",
     label: str = "",
 ) -> tuple[list[Row], list[str]]:
-    """One for a work folder, or for each value that a setting has in it; and what kept others from being there.
+    """One for a work folder, or for each value that a setting has in it, and each size of canvas; and what is wrong.
 
     Args:
       references: `FID` or `FAD` -> kind of features, and those of the reference.
@@ -101,20 +106,32 @@ def rows(
       UserError: no sample, or none with that setting.
     """
     made, known = samples.open(workdir), kept.read(workdir)
+    found, faults = [], list(made.faults)
     if not made:
         raise UserError(f"{workdir}: there is no finished sample in it")
     label = label or workdir.name or str(workdir)
     groups: dict[Any, list[samples.Sample]] = {}
     for sample in made.values():
         groups.setdefault(samples.setting(sample.record, by) if by else "", []).append(sample)
-    found, faults = [], []
     for value in sorted(groups, key=_order):
         name = f"{label}: {by}={value}" if by else label
-        try:
-            found.append(_row(name, groups[value], measures, known, references))
-        except UserError as error:
-            faults.append(str(error))
+        sizes = _by_canvas(groups[value])
+        if len(sizes) > 1:
+            faults.append(f"{name}: has samples of {' and '.join(sizes)} pixels, whose scores do not compare")
+        for size, group in sizes.items():
+            row_name = f"{name}: {size}" if len(sizes) > 1 else name
+            found.append(_row(row_name, group, measures, known, references))
     return found, faults
+
+
+def _by_canvas(group):
+    """'128 x 512', or '128 x 512 cropped' -> samples."""
+    sizes: dict[str, list[samples.Sample]] = {}
+    for sample in group:
+        cropped = any(sample.record.get(name, False) for name in ("crop_image", "cutoff_latent"))
+        size = "{height} x {width}".format(**sample.record) + " cropped" * cropped
+        sizes.setdefault(size, []).append(sample)
+    return dict(sorted(sizes.items()))
 
 
 def _order(value):
@@ -123,13 +140,6 @@ def _order(value):
 
 
 def _row(name, group, measures, known, references):
-    records = [sample.record for sample in group]
-    canvases = {(record["height"], record["width"], record.get("crop_image", False)) for record in records}
-    if len(canvases) > 1:
-        sizes = " and ".join(f"{height} x {width}{' cropped' * crop}" for height, width, crop in sorted(canvases))
-        raise UserError(
-            f"{name}: has samples of {sizes} pixels, whose scores do not compare; give --by=width, height or crop_image"
-        )
     entries = {
         (sample.id, one.name): known[key]
         for sample in group
@@ -140,45 +150,49 @@ def _row(name, group, measures, known, references):
     found: dict[str, list[kept.Entry]] = {sample.id: [] for sample in group}
     for (sample, _), entry in entries.items():
         found[sample].append(entry)
-    means, distances = _means(group, found, faults), {}
+    means, distances = _means(group, measures, found, faults), {}
     for distance, (kind, reference) in references.items():
         features = [
             entry.features[kind] for of_sample in found.values() for entry in of_sample if kind in entry.features
         ]
         try:
-            distances[distance] = _distance(features, reference)
+            distances[distance] = _distance(f"{name}, {distance}", features, reference)
         except UserError as error:
             faults.append(f"{distance}: {error}")
     return Row(name, len(group), means, distances, _seconds(group), faults)
 
 
-def _means(group, found, faults):
-    """Of what the records tell, and of what was measured since, which goes before."""
+def _means(group, measures, found, faults):
+    """Of what the records tell, by the same models, and of what was measured since, which goes before."""
     values: dict[str, list[float]] = {}
     for sample in group:
         scores = sample.record.get("scores") or {}
         if not isinstance(scores, Mapping):
             faults.append(f"{sample.id}: the scores in its record are {scores!r}; they do not count")
             scores = {}
-        scores = dict(scores)
+        others = {one.name for one in measures if not _is_same(sample, one)}
+        terms = jobs.terms(jobs.settings_of(sample.record))
+        foreign = others | {f"{name}_{term}" for name in others for term in terms}
+        scores = {column: value for column, value in scores.items() if column not in foreign}
         for entry in found[sample.id]:
             scores |= entry.scores
         for column, value in scores.items():
-            if isinstance(value, float | int) and math.isfinite(value):
+            if _is_finite(value):
                 values.setdefault(column, []).append(value)
             else:
                 faults.append(f"{sample.id}: its score {column} is {value!r}; it does not count")
     return {column: (*metrics.mean_and_reach(of), len(of)) for column, of in values.items()}
 
 
-def _distance(features, reference):
-    if not features:
-        raise UserError("no sample has features")
+def _distance(name, features, reference):
+    if len(features) < 2:
+        raise UserError(f"a Frechet distance of {len(features)} samples: there must be 2 or more on either side")
     features = np.concatenate(features)
     if len(features) <= features.shape[1]:
         logging.warning(
-            "a Frechet distance of %d features of %d numbers is larger than that of many would be: compare sets of one "
-            "size only",
+            "%s: a Frechet distance of %d features of %d numbers is larger than that of many would be: compare sets of "
+            "one size only",
+            name,
             *features.shape,
         )
     return metrics.frechet(Gaussian.of(features), reference)

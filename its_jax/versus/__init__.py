@@ -126,6 +126,8 @@ def tally(folder: Path) -> list[dict[str, Any]]:
       UserError: the folder holds no page of ours, no answers, or answers to another page.
     """
     key = read_json(folder / KEY)
+    if not {"page", "sides", "pairs"} <= key.keys():
+        raise UserError(f"{folder / KEY}: is not the key to a page of ours")
     found = sorted(folder.glob(ANSWERS))
     if not found:
         raise UserError(f"{folder}: there are no {ANSWERS} in it; put there what the page has saved")
@@ -162,7 +164,7 @@ def _fits(answer, pairs):
         isinstance(answer, dict)
         and answer.get("pair") in range(len(pairs))
         and answer.get("chosen") in (0, 1)
-        and answer.get("question") in QUESTIONS
+        and answer.get("question") in list(QUESTIONS)  # a list has no hash
     )
 
 
