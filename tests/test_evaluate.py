@@ -196,6 +196,15 @@ def test_scores_that_are_not_numbers_do_not_count(models, tmp_path):
         assert rows(tmp_path)[0]["means"]["mine"]["n"] == 1
 
 
+def test_folders_of_different_canvases_are_told(models, tmp_path, caplog):
+    finished.write(tmp_path / "a", records(1, {"clip": 1.0}))
+    finished.write(tmp_path / "b", records(1, width=256))
+    run.run([str(tmp_path / "a")], models=models)
+    assert "folders differ" not in caplog.text
+    run.run([str(tmp_path / "a"), str(tmp_path / "b")], models=models)
+    assert "folders differ: samples of 128 x 256 and 128 x 512 pixels have scores that do not" in caplog.text
+
+
 def test_scores_of_other_models_do_not_count(models, tmp_path):
     ids = finished.write(tmp_path, records(3, {"clip": 99.0, "clap": 99.0, "mine": 1.0}))
     (tmp_path / ids[0] / "spectrogram.png").unlink()

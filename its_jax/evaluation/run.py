@@ -46,6 +46,7 @@ def run(
     label = lambda name, folder: name if names.count(name) == 1 else str(folder)  # noqa: E731
     labels = {folder: label(name, folder) for name, folder in zip(names, folders, strict=True)}
     made, faults = _opened(folders)
+    _tell_canvases(made)
     production.keep_programs()
     scorers = _scorers(
         models, scoring.are_embedded(sample.record for of_folder in made.values() for sample in of_folder.values())
@@ -96,6 +97,13 @@ def _opened(folders):
     if not made:
         raise UserError("; ".join(faults))
     return made, faults
+
+
+def _tell_canvases(made):
+    of_folders = {folder: set(scored.by_canvas(of_folder.values())) for folder, of_folder in made.items()}
+    sizes = sorted(set().union(*of_folders.values()))
+    if any(len(own) < len(sizes) for own in of_folders.values() if own):  # a folder that mixes them is told of later
+        logging.warning("folders differ: samples of %s pixels have scores that do not compare", " and ".join(sizes))
 
 
 def _scorers(models, embedded):

@@ -115,7 +115,7 @@ def rows(
         groups.setdefault(samples.setting(sample.record, by) if by else "", []).append(sample)
     for value in sorted(groups, key=_order):
         name = f"{label}: {by}={value}" if by else label
-        sizes = _by_canvas(groups[value])
+        sizes = by_canvas(groups[value])
         if len(sizes) > 1:
             faults.append(f"{name}: has samples of {' and '.join(sizes)} pixels, whose scores do not compare")
         for size, group in sizes.items():
@@ -124,8 +124,8 @@ def rows(
     return found, faults
 
 
-def _by_canvas(group):
-    """'128 x 512', or '128 x 512 cropped' -> samples."""
+def by_canvas(group: Iterable[samples.Sample]) -> dict[str, list[samples.Sample]]:
+    """'128 x 512', or '128 x 512 cropped' -> samples: scores of different canvases do not compare."""
     sizes: dict[str, list[samples.Sample]] = {}
     for sample in group:
         cropped = any(sample.record.get(name, False) for name in ("crop_image", "cutoff_latent"))
