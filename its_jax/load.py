@@ -36,7 +36,7 @@ from its_jax.models.vae import AutoencoderKL
 from its_jax.models.vocoder import Generator
 
 # Models that come with the package, by the name that configs give them.
-_EMBEDDED = ("tiny/image", "tiny/audio", "tiny/clip", "tiny/clap")
+_EMBEDDED = ("tiny/image", "tiny/audio", "tiny/clip", "tiny/clap", "tiny/color")
 # Checkpoints that are read at once, and how many further ones the system is asked for: so the disk need not wait.
 _READERS, _AHEAD = 2, 8
 _ASKED = 2**20  # bytes; of one that asks for more at once Linux gives the beginning only

@@ -20,7 +20,8 @@ from flags_of import flags_of
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Configs that download nothing, and do not take a minute to compile.
-EMBEDDED = "default", "sweep", "views", "imprint"
+EMBEDDED = "default", "sweep", "views", "imprint", "colorize"
+REAL = "imprint", "colorize"  # with a word after the colon
 # Sizes that take seconds.
 SMALL = "--config.num_steps=2 --config.num_samples=1 --config.video=False --config.height=12".split()
 SHORTER = {
@@ -31,11 +32,12 @@ SHORTER = {
 }
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
 SCORERS = ["--clip=tiny/clip", "--clap=tiny/clap"]
+COLORED = [*(f"--config.colorize.{few}" for few in ("trials=1", "videos=0", "num_steps=2", "start_step=1")),
+           '--select="$(basename "$(dirname "$(ls out/*/sample.json | head -n 1)")")"']  # fmt: skip
 # What takes minutes or hours, even in small, or is about what is not there.
 TAKEN_APART = (
     "its_jax.tiny.train",
     "its_jax.tiny.evaluate",
-    "its_jax.colorize",
     "convert",
     "pytest",
     "venv",
@@ -74,7 +76,7 @@ def is_run(command):
     if found is None or found[0] in TAKEN_APART:
         return False
     configs = re.findall(r"--config=configs/(\w+)\.py(?::(\w+))?", command)
-    return all(name in EMBEDDED and not (name == "imprint" and example) for name, example in configs)
+    return all(name in EMBEDDED and not (name in REAL and example) for name, example in configs)
 
 
 OF_PAGES = [(path, command) for path in PAGES for command in commands(path)]
@@ -184,6 +186,8 @@ def quoted(word):
 def small(module, arguments, models):
     if module == "its_jax.evaluate":
         return SCORERS
+    if module == "its_jax.colorize":
+        return COLORED
     if module not in SMALL_MODULES or any(argument.startswith("--from") for argument in arguments):
         return []
     terms = [name for name, group in config_of(arguments).items() if isinstance(group, dict) and "model" in group]

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from its_jax import fields, jobs, load
+from its_jax.colour.painters import PixelPainter
+from its_jax.colour.settings import Settings
 from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, recipe
+from its_jax.tiny import colours, data, judges, pictures, recipe
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = judges.WEIGHTS
@@ -25,13 +27,14 @@ def cache(tmp_path_factory):
 
 
 def test_they_are_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 50e6
+    assert sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file()) <= 60e6
 
 
 def test_training_is_on_record():
     record = fields.read_json(WEIGHTS / "training.json")
     stages = record["stages"]
-    assert stages.keys() == {"vae", "image", "audio", "vocoder", "judge_picture", "judge_sound", "clip", "clap"}
+    judges_ = "judge_picture", "judge_sound"
+    assert stages.keys() == {"vae", "image", "audio", "vocoder", *judges_, "clip", "clap", "color"}
     assert all(stage["seconds"] > 0 and stage["machine"] for stage in stages.values())
     assert min(stages["vae"]["psnr_pictures_db"], stages["vae"]["psnr_spectrograms_db"]) >= 30
     assert stages["vocoder"]["hifigan_error_spectrograms"] <= 0.03
@@ -66,11 +69,45 @@ def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
 
 
-def test_the_default_config_makes_what_its_prompts_say(monkeypatch):
+def test_so_they_do_with_the_one_of_pixels(highest_precision):
+    import diffusers
+    import transformers
+
+    folder = WEIGHTS / "color"
+    model = load.load("tiny/color", parts=("text_encoder", "unet"), dtype=jnp.float32)
+    ids = transformers.T5Tokenizer.from_pretrained(folder / "tokenizer")("a photo of trees", return_tensors="np")
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32)
+    with torch.no_grad():
+        text_encoder = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder").float()
+        unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").float()
+        text = text_encoder(torch.tensor(ids.input_ids)).last_hidden_state
+        noise = unet(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor([500]), text).sample.permute(0, 2, 3, 1)
+    our_text = model.text_encoder(ids.input_ids)
+    for a, b in zip((our_text, model.unet(x, np.array([500]), our_text)), (text, noise), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
+
+
+def test_the_default_colours_are_what_prompts_say(one_device):
+    settings = runpy.run_path(ROOT / "configs" / "colorize.py")["get_config"]().to_dict()["colorize"]
+    prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in data.SUBJECTS]
+    grey = np.stack([pictures.draw(subject, data.generator("picture", "held_out", i))
+                     for i, subject in enumerate(data.SUBJECTS)])  # fmt: skip
+    painter = PixelPainter(Settings.read(settings), prompts)
+    coloured = painter(grey, prompts, list(range(len(prompts))))
+    assert np.abs(coloured.mean(axis=-1) - grey).max() < 1e-5
+    usual = [colours.hue(of) in colours.usual(name) for name, of in zip(data.SUBJECTS, coloured, strict=True)]
+    assert np.mean(usual) >= 0.75, usual
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    monkeypatch.setattr(load, "mesh", lambda: mesh)
+
+
+def test_the_default_config_makes_what_its_prompts_say(one_device):
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
     todo, _ = jobs.read(settings | {"num_samples": 4})
-    one_device = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    monkeypatch.setattr(load, "mesh", lambda: one_device)
     samples = Sampler(todo[0], pending=4, batch_size=4)(todo)
     seen = np.stack([sample.spectrogram for sample in samples])
     heard = data.to_spectrogram(np.stack([sample.waveform for sample in samples]))

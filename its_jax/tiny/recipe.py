@@ -164,7 +164,7 @@ STAGES = {
     "judge": Stage([(700, 2e-3)], batch=24, ema=0.99),
     "clip": Stage([(1200, 1e-3)], batch=48, ema=0.99),
     "clap": Stage([(700, 1e-3)], batch=36, ema=0.99),
-    "color": Stage([(6000, 8e-4)], batch=16),
+    "color": Stage([(4000, 8e-4)], batch=8),
 }
 
 

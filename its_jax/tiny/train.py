@@ -2,7 +2,7 @@
 
 Stages: the VAE, the two UNets with their text encoders, the vocoder, the judges, CLIP and CLAP, and the UNet of pixels
 with its T5, which colours; then the export in diffusers' and transformers' layouts.
-Three to four hours on 2 CPU cores: training.json has the seconds of each stage. Each stage saves its state every two
+Four to five hours on 2 CPU cores: training.json has the seconds of each stage. Each stage saves its state every two
 minutes and goes on from there; the UNets may be trained side by side (`--stage=image` and `--stage=audio` in two
 processes).
 """
