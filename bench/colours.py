@@ -12,6 +12,7 @@ in levels of 1/255. --picture=docs/colours.png shows each subject's first sample
 """
 
 import argparse
+import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,7 @@ def row(subject, of, seen):
     others = [one for one in seen if one.subject != subject]
     return {
         "hues": sorted(colours.usual(subject)),
+        "found": dict(collections.Counter(one.hue for one in of).most_common()),
         "n": len(of),
         "usual": round(float(np.mean([_is_usual(subject, one) for one in of])), 3),
         "chance": round(float(np.mean([_is_usual(subject, one) for one in others])), 3) if others else 0.0,

@@ -43,7 +43,8 @@ def test_pictures_have_their_subjects_colours_or_not(tmp_path, monkeypatch, caps
     table = run(monkeypatch, work, f"--picture={tmp_path / 'shown.png'}")
     factorized, latent = table["factorized"], table["latent"]
     tigers, trains = (factorized["subjects"][name] for name in ("tiger", "train"))
-    assert tigers == {"hues": ["orange"], "n": 2, "usual": 0.5, "chance": 0.0, "grey": 0.0}
+    assert tigers["found"] == {"orange": 1, "blue": 1} and tigers["hues"] == ["orange"]
+    assert [tigers[name] for name in ("n", "usual", "chance", "grey")] == [2, 0.5, 0.0, 0.0]
     assert (trains["usual"], trains["chance"], trains["hues"]) == (1.0, 0.333, ["blue", "green", "red"])
     assert (factorized["n"], factorized["usual"], factorized["grey"]) == (4, 0.75, 0.25)
     assert factorized["grey_off"] <= 1 and 2 <= latent["grey_off"] <= 4

@@ -17,16 +17,8 @@ def export(workdir):
     latent_std = read_json(workdir / "vae.json")["latent_std"]
     vae = modules.trained(modules.vae(), workdir / "vae")
     for kind in recipe.KINDS:
-        folder = workdir / "export" / kind
         models = modules.trained(modules.text_and_unet(kind), workdir / kind)
-        _write(folder / "unet", "diffusion_pytorch_model", models.unet, recipe.UNET)
-        _write(folder / "text_encoder", "model", models.text_encoder, recipe.text_config(kind))
-        _write(folder / "vae", "diffusion_pytorch_model", vae, recipe.VAE | {"scaling_factor": 1 / latent_std})
-        recipe.write_tokenizer(folder / "tokenizer", recipe.vocabulary(kind))
-        (folder / "vocabulary.json").write_text(json.dumps(recipe.vocabulary(kind)))
-        (folder / "scheduler").mkdir(exist_ok=True)
-        write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
-        write_json(folder / "model_index.json", recipe.MODEL_INDEX)
+        export_latent(workdir / "export" / kind, kind, models, vae, latent_std)
     vocoder = modules.trained(modules.vocoder(), workdir / "vocoder")
     _write(workdir / "export" / "audio" / "vocoder", "vocoder", vocoder, recipe.VOCODER)
     for kind in embedders.KINDS:
@@ -39,6 +31,18 @@ def export(workdir):
     names = ("vae", *recipe.KINDS, "vocoder", *judges, *embedders.KINDS, "color")
     stages = {name: read_json(workdir / f"{name}.json") for name in names}
     write_json(workdir / "export" / "training.json", {"stages": stages})
+
+
+def export_latent(folder, kind, models, vae, latent_std):
+    """Writes a model of latents: `text_encoder` and `unet` of 'image' or 'audio', and the VAE."""
+    _write(folder / "unet", "diffusion_pytorch_model", models.unet, recipe.UNET)
+    _write(folder / "text_encoder", "model", models.text_encoder, recipe.text_config(kind))
+    _write(folder / "vae", "diffusion_pytorch_model", vae, recipe.VAE | {"scaling_factor": 1 / latent_std})
+    recipe.write_tokenizer(folder / "tokenizer", recipe.vocabulary(kind))
+    (folder / "vocabulary.json").write_text(json.dumps(recipe.vocabulary(kind)))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(folder / "scheduler" / "scheduler_config.json", recipe.SCHEDULER)
+    write_json(folder / "model_index.json", recipe.MODEL_INDEX)
 
 
 def export_embedder(workdir, kind):

@@ -44,15 +44,19 @@ def train_vae(workdir):
     graph, params = nnx.split(modules.vae())
 
     def loss(params, crops, key):
-        vae, x = nnx.merge(graph, params), data.to_rgb(crops)
-        posterior = vae.encode(x)
-        error = vae.decode(posterior.sample(key)) - x
-        mean, log_variance = posterior.mean, posterior.log_variance
-        divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
-        return jnp.mean(jnp.abs(error)) + 5 * jnp.mean(error**2) + 1e-4 * divergence
+        return vae_loss(nnx.merge(graph, params), data.to_rgb(crops), key)
 
     params, seconds = fit(loss, params, batches, stage, workdir / "vae")
     _finish(workdir, "vae", params, seconds, _vae_figures(nnx.merge(graph, params)))
+
+
+def vae_loss(vae, x, key):
+    """Of pictures `[b, h, w, 3]` in [-1, 1]."""
+    posterior = vae.encode(x)
+    error = vae.decode(posterior.sample(key)) - x
+    mean, log_variance = posterior.mean, posterior.log_variance
+    divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1 - log_variance)
+    return jnp.mean(jnp.abs(error)) + 5 * jnp.mean(error**2) + 1e-4 * divergence
 
 
 def _both(split, count):
@@ -97,7 +101,6 @@ def train_unet(workdir, kind):
         split: _latents(workdir, kind, split, n) for split, n in (("train", TRAIN_ITEMS), ("held_out", HELD_OUT_ITEMS))
     }
     tokenize = recipe.tokenizer(kind)
-    alphas_cumprod = jnp.asarray(Schedule.from_dict(recipe.SCHEDULER).alphas_cumprod(), jnp.float32)
     whole = latents["train"].shape[2]
 
     def batch(rng, items, size, width, dropout):
@@ -115,22 +118,12 @@ def train_unet(workdir, kind):
 
     graph, params = nnx.split(modules.text_and_unet(kind))
 
-    def noise_error(params, batch, t, key):
-        """Mean squared error of the predicted noise, `[b]`."""
-        models, signal = nnx.merge(graph, params), alphas_cumprod[t][:, None, None, None]
-        eps = jax.random.normal(key, batch["z"].shape)
-        x = jnp.sqrt(signal) * batch["z"] + jnp.sqrt(1 - signal) * eps
-        predicted = models.unet(x, t, models.text_encoder(batch["tokens"]))
-        return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
-
     def loss(params, batch, key):
-        for_t, for_noise = jax.random.split(key)
-        t = jax.random.randint(for_t, (len(batch["z"]),), 0, len(alphas_cumprod))
-        snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
-        return jnp.mean(jnp.minimum(1.0, MIN_SNR_GAMMA / snr) * noise_error(params, batch, t, for_noise))
+        return unet_loss(nnx.merge(graph, params), batch, key)
 
     params, seconds = fit(loss, params, batches, stage, workdir / kind)
-    error, figures = jax.jit(noise_error), {}
+    error = jax.jit(lambda params, *args: noise_error(nnx.merge(graph, params), *args))
+    figures = {}
     for t in (100, 300, 500):
         errors = [
             error(
@@ -143,6 +136,32 @@ def train_unet(workdir, kind):
         ]
         figures[f"noise_mse_t{t}"] = round(float(np.mean(errors)), 4)
     _finish(workdir, kind, params, seconds, figures)
+
+
+def noise_error(models, batch, t, key):
+    """Mean squared error of the predicted noise, `[b]`.
+
+    Args:
+      models: `text_encoder` and `unet`. batch: latents "z" `[b, h, w, 4]` and "tokens". t: timesteps, `[b]`.
+    """
+    signal = _alphas_cumprod()[t][:, None, None, None]
+    eps = jax.random.normal(key, batch["z"].shape)
+    x = jnp.sqrt(signal) * batch["z"] + jnp.sqrt(1 - signal) * eps
+    predicted = models.unet(x, t, models.text_encoder(batch["tokens"]))
+    return jnp.mean((predicted - eps) ** 2, axis=(1, 2, 3))
+
+
+def unet_loss(models, batch, key):
+    """`noise_error` at timesteps drawn by chance, weighted."""
+    for_t, for_noise = jax.random.split(key)
+    alphas_cumprod = _alphas_cumprod()
+    t = jax.random.randint(for_t, (len(batch["z"]),), 0, len(alphas_cumprod))
+    snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
+    return jnp.mean(jnp.minimum(1.0, MIN_SNR_GAMMA / snr) * noise_error(models, batch, t, for_noise))
+
+
+def _alphas_cumprod():
+    return jnp.asarray(Schedule.from_dict(recipe.SCHEDULER).alphas_cumprod(), jnp.float32)
 
 
 def _latents(workdir, kind, split, count):

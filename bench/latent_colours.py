@@ -1,0 +1,113 @@
+"""A model of latents that knows colours: the embedded `tiny/image`, which has seen grey only, trained on.
+
+    python -m bench.latent_colours --workdir=work/latent_colours
+    python -m its_jax.colorize --workdir=work/colours --config.colorize.method=latent \\
+        --config.colorize.latent_model=work/latent_colours/export
+
+So that colouring by latents can be compared with colouring by pixels on the same pictures (`bench.colours`). It sees
+what `tiny/color` sees, drawings in their subjects' usual colours, disturbed as fused samples are: first the VAE, then
+text encoder and UNet. It does not come with the package, whose weights are to stay small. Some 25 minutes on 2 cores;
+goes on where it was broken off.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bench import flags
+from its_jax import load
+from its_jax.models.layers import Group
+from its_jax.tiny import coloring, colours, data, judges, recipe, training
+from its_jax.tiny.export import export_latent
+from its_jax.tiny.fit import fit
+
+ITEMS, BLOCK = 1200, 12
+VAE = recipe.Stage([(500, 6e-4)], batch=8, ema=0.99)
+UNET = recipe.Stage([(1200, 4e-4)], batch=8, ema=0.995)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    with flags.told(parser):
+        flags.make_folder("--workdir", args.workdir)
+        train(args.workdir.absolute())
+
+
+def train(workdir):
+    made_of = _pictures(ITEMS)
+    model = load.load("tiny/image", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    vae = _vae(model.vae, made_of, workdir)
+    z = _encode(vae, made_of)
+    latent_std = float(np.std(z))
+    models = _text_and_unet(model, z / latent_std, workdir)
+    export_latent(workdir / "export", "image", models, vae, latent_std)
+
+
+def _pictures(count):
+    """Uint8 `[count, 128, 512, 3]`; item i is of subject i mod 12."""
+    others, made = data.make_spectrograms("train", count // 2), []
+    for i in range(count):
+        rng = data.generator("color", "train", i)
+        grey, tints = colours.draw(data.SUBJECTS[i % len(data.SUBJECTS)], data.generator("picture", "train", i))
+        if rng.random() < coloring.DISTURBED:
+            grey = judges.disturbed(rng, data.to_bytes(grey), others[rng.integers(len(others))])
+        made.append(data.to_bytes(colours.coloured(grey, tints)))
+    return np.stack(made)
+
+
+def _vae(vae, made_of, workdir):
+    graph, params = nnx.split(vae)
+
+    def batches(step):
+        rng = data.generator("color", "contrast_train", step)
+        starts = rng.integers(made_of.shape[2] - training.VAE_CROP + 1, size=VAE.batch)
+        items = zip(rng.integers(len(made_of), size=VAE.batch), starts, strict=True)
+        return np.stack([made_of[i, :, start : start + training.VAE_CROP] for i, start in items])
+
+    def loss(params, crops, key):
+        return training.vae_loss(nnx.merge(graph, params), _signed(crops), key)
+
+    params, _ = fit(loss, params, batches, VAE, workdir / "vae")
+    return nnx.merge(graph, params)
+
+
+def _signed(pictures):
+    return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
+
+
+def _encode(vae, made_of):
+    encode = jax.jit(lambda vae, x: vae.encode(_signed(x)).mean)
+    return np.concatenate([encode(vae, made_of[i : i + BLOCK]) for i in range(0, len(made_of), BLOCK)])
+
+
+def _text_and_unet(model, z, workdir):
+    graph, params = nnx.split(Group(text_encoder=model.text_encoder, unet=model.unet))
+    tokenize, whole = recipe.tokenizer("image"), z.shape[2]
+
+    def batches(step):
+        rng = data.generator("color", "contrast_held_out", step)
+        crop = UNET.progress(step) < training.UNET_CROP_SHARE
+        size, width = (UNET.batch, training.UNET_CROP) if crop else (UNET.batch // 2, whole)
+        chosen, starts = rng.integers(len(z), size=size), rng.integers(whole - width + 1, size=size)
+        words = [colours.caption(data.SUBJECTS[i % len(data.SUBJECTS)], rng) for i in chosen]
+        captions = ["" if rng.random() < training.CAPTION_DROPOUT else caption for caption in words]
+        crops = [z[i, :, start : start + width] for i, start in zip(chosen, starts, strict=True)]
+        return {"z": np.stack(crops), "tokens": tokenize(captions)}
+
+    def loss(params, batch, key):
+        return training.unet_loss(nnx.merge(graph, params), batch, key)
+
+    params, _ = fit(loss, params, batches, UNET, workdir / "unet")
+    return nnx.merge(graph, params)
+
+
+if __name__ == "__main__":
+    main()
