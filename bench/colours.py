@@ -8,7 +8,7 @@
 `usual` is the share of pictures whose hue is one that the subject's pictures were drawn in, `chance` the share of the
 pictures of all other subjects whose hue is, and `grey` the share of pictures with hardly any colour (see `hue` in
 `its_jax.tiny.colours`). `grey_off` is how far the mean of the three channels is from the spectrogram's picture at most,
-in levels of 1/255. --picture=docs/colours.png shows each subject's first sample, grey and coloured.
+in levels of 1/255. --picture=docs/colours.png shows some subjects' first samples, grey and coloured.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from its_jax.colour import paintings
 from its_jax.colour.settings import METHODS
 from its_jax.errors import UserError
 from its_jax.tiny import colours, data, scorer
+
+SHOWN = 6  # subjects in the picture
 
 
 class Seen(NamedTuple):
@@ -111,11 +113,11 @@ def _is_usual(subject, one):
 
 
 def picture(made, methods):
-    """A row for each subject: its first sample, and its first picture by each method."""
+    """A row for each of some subjects: its first sample, and its first picture by each method."""
     shown, captions, left = [], [], list(data.SUBJECTS)
     for sample in made.values():
         first = {_method(sample, name): sample.picture(name) for name in reversed(sample.colors)}
-        if _subject(sample) in left and first.keys() >= set(methods):
+        if len(left) > len(data.SUBJECTS) - SHOWN and _subject(sample) in left and first.keys() >= set(methods):
             left.remove(_subject(sample))
             grey = np.repeat(sample.picture()[..., None], 3, axis=-1)
             shown += [grey, *(first[method] for method in methods)]

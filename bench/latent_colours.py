@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.INFO, force=True)  # some package has been before
     with flags.told(parser):
         flags.make_folder("--workdir", args.workdir)
         train(args.workdir.absolute())
