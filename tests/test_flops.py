@@ -37,6 +37,23 @@ def test_products_are_counted(function, arguments, expected):
     assert flops(function, *arguments) == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(window_strides=(1, 1), padding="SAME"),
+        dict(window_strides=(2, 1), padding=((1, 1), (0, 2))),
+        dict(window_strides=(1, 1), padding=((2, 2), (2, 2)), rhs_dilation=(2, 2)),
+        dict(window_strides=(1, 1), padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),
+    ],
+)
+def test_without_edges_convolutions_count_as_xla_has_it(options):
+    names = ("NHWC", "HWIO", "NHWC")
+    function = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, dimension_numbers=names, **options)  # noqa: E731
+    inputs = shape(2, 8, 6, 3), shape(3, 3, 3, 7)
+    assert flops(function, *inputs, edges=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
+    assert flops(function, *inputs, edges=False) < flops(function, *inputs)
+
+
 def test_a_loop_of_unknown_length_is_not_guessed():
     with pytest.raises(ValueError, match="rounds"):
         flops(lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ a, a), shape(4, 4))
