@@ -2,7 +2,7 @@
 
     python -m bench.latent_colours --workdir=work/latent_colours
     python -m its_jax.colorize --workdir=work/colours --config.colorize.method=latent \\
-        --config.colorize.latent_model=work/latent_colours/export
+        --config.colorize.latent_model=work/latent_colours/export --config.colorize.prompt="a painting of {subject}"
 
 So that colouring by latents can be compared with colouring by pixels on the same pictures (`bench.colours`). It sees
 what `tiny/color` sees, drawings in their subjects' usual colours, disturbed as fused samples are: first the VAE, then
@@ -22,7 +22,7 @@ from flax import nnx
 from bench import flags
 from its_jax import load
 from its_jax.models.layers import Group
-from its_jax.tiny import coloring, colours, data, judges, recipe, training
+from its_jax.tiny import coloring, colours, data, judges, pictures, recipe, training
 from its_jax.tiny.export import export_latent
 from its_jax.tiny.fit import fit
 
@@ -97,7 +97,8 @@ def _text_and_unet(model, z, workdir):
         crop = UNET.progress(step) < training.UNET_CROP_SHARE
         size, width = (UNET.batch, training.UNET_CROP) if crop else (UNET.batch // 2, whole)
         chosen, starts = rng.integers(len(z), size=size), rng.integers(whole - width + 1, size=size)
-        words = [colours.caption(data.SUBJECTS[i % len(data.SUBJECTS)], rng) for i in chosen]
+        # Of words that the model knows: it reads 16 tokens, and others are letters to it.
+        words = [pictures.caption(data.SUBJECTS[i % len(data.SUBJECTS)], rng) for i in chosen]
         captions = ["" if rng.random() < training.CAPTION_DROPOUT else caption for caption in words]
         crops = [z[i, :, start : start + width] for i, start in zip(chosen, starts, strict=True)]
         return {"z": np.stack(crops), "tokens": tokenize(captions)}
