@@ -34,11 +34,12 @@ def get_config(models="tiny"):
     colorize.guidance_scale = 4.0 if tiny else 10.0
     colorize.num_steps = 30
     colorize.start_step = 7  # the first stage begins here, with the noised grey picture
+    colorize.latent_start_step = 13  # so does method "latent": the later, the more of the picture's shapes it keeps
     colorize.noise_level = 50  # timestep of the noise in the small picture that the second stage is given
     colorize.reduction = 4  # height and width of the first stage's picture are so many times smaller
     # Wider pictures are coloured in overlapping windows of so many pixels; 0: all at once.
     colorize.window = 512 if tiny else 0
-    colorize.dtype = "float32"  # or "bfloat16" or "float16"
+    colorize.dtype = "float32" if tiny else "bfloat16"  # or "float16"
     colorize.batch_size = 0  # pictures at once; 0: all trials of a sample, and fewer where the memory wants it
     colorize.videos = 1  # of each sample's first trials
     return config

@@ -79,6 +79,16 @@ class Sample:
             raise UserError(f"{colors_folder(self) / name}.json: is not the record of a coloured picture") from error
         return record
 
+    def color_records(self) -> dict[str, dict[str, Any]]:
+        """Name -> `color_record` of `colors`; what cannot be read is told of and left out."""
+        found = {}
+        for name in self.colors:
+            try:
+                found[name] = self.color_record(name)
+            except UserError as error:
+                logging.warning("%s; the picture is left out", error)
+        return found
+
     def waveform(self) -> tuple[np.ndarray, int]:
         """float32 `[samples]` in [-1, 1], and its sampling rate in Hz. UserError: it cannot be read."""
         with self._reading(self.sound):
@@ -178,8 +188,9 @@ def _is_in_tar(sample):
 
 
 def _colored(folder, pattern="*"):
-    """Id -> names of coloured pictures in FOLDER/ID."""
-    found = sorted((path.parent.name, path.stem) for path in folder.glob(f"{pattern}/{_COLORED}"))
+    """Id -> names of coloured pictures in FOLDER/ID, of which both files are there."""
+    paths = (path for path in folder.glob(f"{pattern}/{_COLORED}") if path.with_suffix(".png").exists())
+    found = sorted((path.parent.name, path.stem) for path in paths)
     return {sample: tuple(name for _, name in of) for sample, of in itertools.groupby(found, key=lambda pair: pair[0])}
 
 

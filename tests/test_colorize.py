@@ -34,7 +34,17 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "colorize.py"
 HEIGHT, WIDTH = 14, 50  # no multiples of what the models take
-SMALL = {"trials": 2, "num_steps": 3, "start_step": 1, "window": 0, "guidance_scale": 2.0, "videos": 0, "batch_size": 2}
+STEPS = {"num_steps": 3, "start_step": 1, "latent_start_step": 1}
+SMALL = STEPS | {"trials": 2, "window": 0, "guidance_scale": 2.0, "videos": 0, "batch_size": 2}
+    "trials": 2,
+    "num_steps": 3,
+    "start_step": 1,
+    "latent_start_step": 1,
+    "window": 0,
+    "guidance_scale": 2.0,
+    "videos": 0,
+    "batch_size": 2,
+}
 CANVAS = {"width": WIDTH, "height": HEIGHT}
 
 
@@ -423,6 +433,7 @@ def test_the_command_colours_what_is_selected(command, workdir):
         ({"prompt": " "}, "colorize.prompt=' ': must not be empty"),
         ({"trials": 0}, "colorize.trials=0: must be 1 or more"),
         ({"start_step": 3}, "colorize.start_step=3: leaves none of 3 steps"),
+        ({"method": "latent", "latent_start_step": 4}, "colorize.latent_start_step=4: leaves none of 3 steps"),
         ({"noise_level": -1}, "colorize.noise_level=-1: must not be negative"),
         ({"noise_level": 1000}, "colorize.noise_level=1000: must be 0 to 999, a timestep of"),
         ({"num_steps": 1001}, "num_steps=1001: must be 1 to 1000"),
@@ -487,6 +498,43 @@ def test_a_sample_that_is_none_of_ours_is_named_and_the_others_are_coloured(comm
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith("error: not coloured: ") and told.format(bad.id) in lines[0]
     assert samples.open(workdir)[good.id].colors == ("color_00",)
+
+
+def test_a_sample_without_its_sound_costs_itself(command, workdir):
+    silent, good = samples.open(workdir).values()
+    (silent.place / "audio.wav").unlink()
+    status, (line, *_) = command(workdir, trials=1, videos=1)
+    assert status == 2 and line.startswith("error: not coloured: ") and f"audio.wav of {silent.id} cannot be" in line
+    made = samples.open(workdir)
+    assert made[good.id].colors == ("color_00",) and made[silent.id].colors == ()
+
+
+@pytest.mark.parametrize("harm", [lambda png: png.unlink(), lambda png: png.with_suffix(".json").write_text('{"id')])
+def test_a_coloured_picture_that_is_lost_is_made_again(coloured, how, tmp_path, harm):
+    workdir = shutil.copytree(coloured, tmp_path / "out")
+    first, _ = samples.open(workdir).values()
+    expected = pictures_of(workdir)
+    harm(first.place / "color_00.png")
+    gallery.write(workdir)
+    run.run(how(videos=1), workdir, "all")
+    found = pictures_of(workdir)
+    assert found.keys() == expected.keys()
+    assert np.abs(found[first.id, "color_00"] - expected[first.id, "color_00"]).max() <= 2 / 255
+
+
+def test_the_noise_of_a_stage_that_is_not_does_not_count(how):
+    of = lambda **change: how(**change).of_trial(finished.record(), 0)  # noqa: E731
+    assert of(stage_2="", noise_level=60) == of(stage_2="", noise_level=50)
+    assert of(noise_level=60) != of(noise_level=50)
+
+
+def test_models_beyond_the_memory_are_told(workdir, how, monkeypatch):
+    def beyond(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(run, "PixelPainter", beyond)
+    with pytest.raises(UserError, match="colorize.dtype=float32: the models are beyond the memory; set one of fewer"):
+        run.run(how(), workdir, "all")
 
 
 def test_a_record_that_is_none_of_ours_is_left_out(command, workdir):

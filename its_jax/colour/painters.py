@@ -238,7 +238,7 @@ class LatentPainter(Painter):
         self.unit = outline.vae.config.factor
         self._check_window()
         outline.schedule.timesteps(how.num_steps)
-        self.steps = how.num_steps - how.start_step
+        self.steps = how.num_steps - how.latent_start_step
         asked = dict.fromkeys([how.negative_prompt, *prompts])
         stages.warn_of_prompts(outline.tokenizer, asked, vocabulary=outline.vocabulary)
         self._model = model = load.fill(outline, sharding=self._layout.replicated)
@@ -264,16 +264,16 @@ class LatentPainter(Painter):
     def _paint(self, batch):
         how, vae, schedule = self._how, self._model.vae, self._model.schedule
         rows = self._put(denoise.solver_rows(schedule, how.num_steps, latent.SOLVER), sharded=False)
-        row = jax.tree.map(lambda column: column[how.start_step], rows)
+        row = jax.tree.map(lambda column: column[how.latent_start_step], rows)
         z = self._program(latent.begin, (_WHOLE, _WHOLE, _SPLIT, _SPLIT))(vae, row, batch.grey, batch.seeds)
         windows = self._windows(z.shape[2], vae.config.factor, batch.wrap)
         term = denoise.Term(batch.texts, batch.guidance_scale, None, windows=windows)
-        program = self._program(latent.colour, (_WHOLE, _WHOLE, _WHOLE, *[_SPLIT] * 3, _WHOLE, _WHOLE))
+        program = self._program(latent.colour, (_WHOLE, _WHOLE, *[_SPLIT] * 2, _WHOLE, _WHOLE))
 
         def call(z, first, last):
-            return program(self._unet, vae, rows, term, z, batch.grey, first, last)
+            return program(self._unet, rows, term, z, first, last)
 
-        z = self._in_calls(call, z, how.start_step, how.num_steps, batch.on_steps)
+        z = self._in_calls(call, z, how.latent_start_step, how.num_steps, batch.on_steps)
         return self._program(latent.decoded, (_WHOLE, _SPLIT))(vae, z)
 
 

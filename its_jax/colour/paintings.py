@@ -109,10 +109,10 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
     the first `videos` get.
 
     Raises:
-      UserError: as `canvas`.
+      UserError: as `canvas`, or there is no sound for a video.
     """
     levels = canvas(sample)
-    known = {name: sample.color_record(name) for name in sample.colors}
+    known = sample.color_records()
     taken, todo, silent = set(known), [], []
     for trial, settings in enumerate(trials):
         name, video = _name_of(known, settings, _digest(levels)), trial < videos
@@ -122,6 +122,8 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
             todo.append(Painting(sample, settings, levels, name, video))
         elif video and not video_of(sample, name).exists():
             silent.append(name)
+    if any(painting.video for painting in todo):
+        sample.waveform()
     return todo, silent
 
 

@@ -39,9 +39,10 @@ def run(how: Settings, workdir: Path, select: str) -> None:
         for painter, share in _shares(how, todo):
             faults += _Line(how, painter, share).run()
         told = _shown(workdir)
-        faults = faults or told  # a sample that cannot be coloured can as a rule not be shown either
     if faults:
         raise UserError(f"not coloured: {'; '.join(faults)}")
+    if told:  # a sample that cannot be coloured can as a rule not be shown either
+        raise UserError("; ".join(told))
 
 
 def _shown(workdir):
@@ -78,7 +79,18 @@ def _shares(how: Settings, todo: Sequence[Painting]):
     for model, share in itertools.groupby(sorted(todo, key=source), key=source):
         share = list(share)
         prompts = list(dict.fromkeys(painting.settings["prompt"] for painting in share))
-        yield LatentPainter(how, model, prompts) if model else PixelPainter(how, prompts), share
+        yield _painter(how, model, prompts), share
+
+
+def _painter(how, model, prompts):
+    try:
+        return LatentPainter(how, model, prompts) if model else PixelPainter(how, prompts)
+    except jax.errors.JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        raise UserError(
+            f"colorize.dtype={how.dtype}: the models are beyond the memory; set one of fewer bits, or smaller models"
+        ) from error
 
 
 class _Line:

@@ -15,9 +15,10 @@ SUBJECT = "{subject}"  # in a prompt: what the sample shows, see `subject`
 # Models by method; a latent model that is not named is the one that made the sample.
 MODELS = {"factorized": ("stage_1", "stage_2"), "latent": ("latent_model",)}
 # Settings that decide what a picture is, by method; of all others it is independent.
-_OF_ALL = ("method", "negative_prompt", "guidance_scale", "num_steps", "start_step", "window", "dtype")
-_OF_METHOD = {"factorized": (*MODELS["factorized"], "noise_level", "reduction"), "latent": ()}
-_NOT_NEGATIVE = ("start_step", "noise_level", "window", "batch_size", "videos")
+_OF_ALL = ("method", "negative_prompt", "guidance_scale", "num_steps", "window", "dtype")
+_OF_METHOD = {"factorized": (*MODELS["factorized"], "start_step", "reduction"), "latent": ("latent_start_step",)}
+_START_STEPS = ("start_step", "latent_start_step")
+_NOT_NEGATIVE = (*_START_STEPS, "noise_level", "window", "batch_size", "videos")
 _STYLE = re.compile(r"(an?|the)? *(\w+ )?(painting|drawing|photo|photograph|picture|sketch|image|print)s? of ", re.I)
 
 
@@ -36,6 +37,7 @@ class Settings:
     guidance_scale: float
     num_steps: int
     start_step: int
+    latent_start_step: int
     noise_level: int
     reduction: int
     window: int
@@ -65,8 +67,9 @@ class Settings:
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 self._refuse(name, "must not be negative")
-        if self.start_step >= self.num_steps:
-            self._refuse("start_step", f"leaves none of {self.num_steps} steps; set it below num_steps")
+        start = _START_STEPS[METHODS.index(self.method)]
+        if getattr(self, start) >= self.num_steps:
+            self._refuse(start, f"leaves none of {self.num_steps} steps; set it below num_steps")
         if not math.isfinite(self.guidance_scale):
             self._refuse("guidance_scale", "must be a finite number")
         for seed in (self.seed, self.seed + self.trials - 1):
@@ -82,6 +85,8 @@ class Settings:
           record: of the sample. trial: from 0 on; each has its own seed.
         """
         own = {name: getattr(self, name) for name in (*_OF_ALL, *_OF_METHOD[self.method])}
+        if self.method == "factorized" and self.stage_2:
+            own["noise_level"] = self.noise_level
         if self.method == "latent":
             own["latent_model"] = self.latent_model or record["image"]["model"]
         prompt = self.prompt.replace(SUBJECT, subject(record["image"]["prompt"]))

@@ -52,7 +52,7 @@ def _plainly_coded(column):
 
 def _colors(sample):
     """Name and prompt of each coloured picture."""
-    return tuple((name, sample.color_record(name)["colorize"]["prompt"]) for name in sample.colors)
+    return tuple((name, record["colorize"]["prompt"]) for name, record in sample.color_records().items())
 
 
 def _scores(records: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
