@@ -36,15 +36,6 @@ CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "colorize.py"
 HEIGHT, WIDTH = 14, 50  # no multiples of what the models take
 STEPS = {"num_steps": 3, "start_step": 1, "latent_start_step": 1}
 SMALL = STEPS | {"trials": 2, "window": 0, "guidance_scale": 2.0, "videos": 0, "batch_size": 2}
-    "trials": 2,
-    "num_steps": 3,
-    "start_step": 1,
-    "latent_start_step": 1,
-    "window": 0,
-    "guidance_scale": 2.0,
-    "videos": 0,
-    "batch_size": 2,
-}
 CANVAS = {"width": WIDTH, "height": HEIGHT}
 
 
