@@ -32,8 +32,9 @@ SHORTER = {
 }
 SMALL_MODULES = {"its_jax.sample": SMALL, "its_jax.sweep": SMALL}
 SCORERS = ["--clip=tiny/clip", "--clap=tiny/clap"]
-COLORED = [*(f"--config.colorize.{few}" for few in ("trials=1", "videos=0", "num_steps=2", "start_step=1", "latent_start_step=1")),
-           '--select="$(basename "$(dirname "$(ls out/*/sample.json | head -n 1)")")"']  # fmt: skip
+FEW = ("trials=1", "videos=0", "num_steps=2", "start_step=1", "latent_start_step=1")
+FIRST = '--select="$(basename "$(dirname "$(ls out/*/sample.json | head -n 1)")")"'
+COLORED = [*(f"--config.colorize.{setting}" for setting in FEW), FIRST]
 # What takes minutes or hours, even in small, or is about what is not there.
 TAKEN_APART = (
     "its_jax.tiny.train",
