@@ -230,7 +230,7 @@ def _in_shards(workdir, faults):
         for entry in store.entries(index):
             try:
                 _check(entry["record"])
-            except (AttributeError, KeyError, TypeError):
+            except (AttributeError, KeyError, TypeError, ValueError):
                 faults.append(f"{index}: {entry['id']} is not the record of a sample of ours")
                 continue
             read, colors = _reader(tar, entry["files"], workdir / COLORS / entry["id"]), colored.get(entry["id"], ())
