@@ -1,14 +1,14 @@
 """Whether coloured pictures have their subject's usual colours, and keep their grey: by subject and by method.
 
-    python -m its_jax.sweep --config=configs/comparison.py:fused --workdir=work/colours
-    python -m its_jax.colorize --workdir=work/colours
-    python -m its_jax.colorize --workdir=work/colours --config.colorize.method=latent
+    python -m its_jax.sweep --config=configs/comparison.py --axis=method=fused --axis=seed=0 --workdir=work/colours
+    python -m its_jax.colorize --workdir=work/colours --config.colorize.trials=1
     python -m bench.colours --workdir=work/colours --out=bench/results/colours.json
 
-`usual` is the share of pictures whose hue is one that the subject's pictures were drawn in, `chance` the share of the
-pictures of all other subjects whose hue is, and `grey` the share of pictures with hardly any colour (see `hue` in
-`its_jax.tiny.colours`). `grey_off` is how far the mean of the three channels is from the spectrogram's picture at most,
-in levels of 1/255. --picture=docs/colours.png shows some subjects' first samples, grey and coloured.
+`bench.latent_colours` tells how to add pictures by the other method. `usual` is the share of pictures whose hue is one
+that the subject's pictures were drawn in, `chance` the share of the pictures of all other subjects whose hue is, and
+`grey` the share of pictures with hardly any colour (see `hue` in `its_jax.tiny.colours`). `grey_off` is how far the
+mean of the three channels is from the spectrogram at most, in levels of 1/255. --picture=docs/colours.png shows some
+subjects' first samples, grey and coloured.
 """
 
 import argparse
@@ -116,11 +116,13 @@ def picture(made, methods):
     """A row for each of some subjects: its first sample, and its first picture by each method."""
     shown, captions, left = [], [], list(data.SUBJECTS)
     for sample in made.values():
-        first = {_method(sample, name): sample.picture(name) for name in reversed(sample.colors)}
-        if len(left) > len(data.SUBJECTS) - SHOWN and _subject(sample) in left and first.keys() >= set(methods):
+        if len(left) == len(data.SUBJECTS) - SHOWN:
+            break
+        first = {_method(sample, name): name for name in reversed(sample.colors)}
+        if _subject(sample) in left and first.keys() >= set(methods):
             left.remove(_subject(sample))
             grey = np.repeat(sample.picture()[..., None], 3, axis=-1)
-            shown += [grey, *(first[method] for method in methods)]
+            shown += [grey, *(sample.picture(first[method]) for method in methods)]
             captions += [f"{sample.record['image']['prompt']}\n{name}" for name in ("spectrogram", *methods)]
     return media.contact_sheet(shown, captions, 1 + len(methods))
 

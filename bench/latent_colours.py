@@ -14,7 +14,6 @@ import argparse
 import logging
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -26,7 +25,7 @@ from its_jax.tiny import coloring, colours, data, judges, pictures, recipe, trai
 from its_jax.tiny.export import export_latent
 from its_jax.tiny.fit import fit
 
-ITEMS, BLOCK = 1200, 12
+ITEMS = 1200
 VAE = recipe.Stage([(500, 6e-4)], batch=8, ema=0.99)
 UNET = recipe.Stage([(1200, 4e-4)], batch=8, ema=0.995)
 
@@ -45,7 +44,7 @@ def train(workdir):
     made_of = _pictures(ITEMS)
     model = load.load("tiny/image", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     vae = _vae(model.vae, made_of, workdir)
-    z = _encode(vae, made_of)
+    z = training.encode(vae, made_of, _signed)
     latent_std = float(np.std(z))
     models = _text_and_unet(model, z / latent_std, workdir)
     export_latent(workdir / "export", "image", models, vae, latent_std)
@@ -81,11 +80,6 @@ def _vae(vae, made_of, workdir):
 
 def _signed(pictures):
     return jnp.asarray(pictures, jnp.float32) / 127.5 - 1
-
-
-def _encode(vae, made_of):
-    encode = jax.jit(lambda vae, x: vae.encode(_signed(x)).mean)
-    return np.concatenate([encode(vae, made_of[i : i + BLOCK]) for i in range(0, len(made_of), BLOCK)])
 
 
 def _text_and_unet(model, z, workdir):

@@ -22,11 +22,16 @@ class Gaussian:
     def of(cls, features: np.ndarray) -> "Gaussian":
         """Of features `[n, d]`. UserError: fewer than two of them, or one that is not finite."""
         features = np.asarray(features, np.float64)
-        if len(features) < 2:
-            raise UserError(f"a Frechet distance of {len(features)} samples: there must be 2 or more on either side")
+        check_enough(len(features))
         if not np.isfinite(features).all():
             raise UserError("a Frechet distance of features that are not finite")
         return cls(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
+
+
+def check_enough(samples: int) -> None:
+    """UserError: so many are too few for a Frechet distance."""
+    if samples < 2:
+        raise UserError(f"a Frechet distance of {samples} samples: there must be 2 or more on either side")
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:

@@ -148,9 +148,13 @@ def open(workdir: str | Path) -> Samples:  # noqa: A001
         raise UserError(f"{workdir}: there is no such folder; give one that its_jax.sample or its_jax.sweep wrote to")
     faults: list[str] = []
     found = {sample.id: sample for sample in (*_in_shards(workdir, faults), *_in_folders(workdir, faults))}
+    _tell(faults)
+    return Samples(found, faults)
+
+
+def _tell(faults):
     for fault in faults:
         logging.warning("%s; it is left out", fault)
-    return Samples(found, faults)
 
 
 def one(place: str | Path) -> Sample:
@@ -164,8 +168,7 @@ def one(place: str | Path) -> Sample:
     in_folder = _in_folders(place.parent, faults, glob.escape(place.name))
     in_shards = (sample for sample in _in_shards(place.parent, faults) if sample.id == place.name)
     found = next(itertools.chain(in_folder, in_shards), None)
-    for fault in faults:
-        logging.warning("%s; it is left out", fault)
+    _tell(faults)
     if found is None:
         raise UserError(f"{place}: there is no finished sample; give WORKDIR/ID, with an id that is in WORKDIR")
     return found

@@ -185,8 +185,7 @@ def _means(group, measures, found, faults):
 
 
 def _distance(name, features, reference):
-    if len(features) < 2:
-        raise UserError(f"a Frechet distance of {len(features)} samples: there must be 2 or more on either side")
+    metrics.check_enough(len(features))
     features = np.concatenate(features)
     if len(features) <= features.shape[1]:
         logging.warning(

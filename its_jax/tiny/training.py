@@ -80,17 +80,18 @@ def _vae_figures(vae):
     decode = jax.jit(lambda vae, z: jnp.clip(vae.decode(z).mean(-1) / 2 + 0.5, 0, 1))
     figures, latents = {}, []
     for name, items in zip(("pictures", "spectrograms"), _both("held_out", HELD_OUT_ITEMS), strict=True):
-        z = _encode(vae, items)
+        z = encode(vae, items)
         decoded = np.concatenate([decode(vae, block) for block in np.split(z, len(z) // 12)])
         figures[f"psnr_{name}_db"] = round(data.psnr(decoded, items / 255), 2)
         latents.append(z)
     return figures | {"latent_std": float(np.std(np.concatenate(latents)))}
 
 
-def _encode(vae, items):
-    """Means of the posterior, unscaled: uint8 `[n, h, w]` (n a multiple of 12) -> `[n, h/8, w/8, 4]`."""
-    encode = jax.jit(lambda vae, x: vae.encode(data.to_rgb(x)).mean)
-    return np.concatenate([encode(vae, block) for block in np.split(items, len(items) // 12)])
+def encode(vae, items, signed=data.to_rgb):
+    """Means of the posterior, unscaled: uint8 `[n, h, w]` (n a multiple of 12) -> `[n, h/8, w/8, 4]`; `signed` makes of
+    items what the VAE takes."""
+    means = jax.jit(lambda vae, x: vae.encode(signed(x)).mean)
+    return np.concatenate([means(vae, block) for block in np.split(items, len(items) // 12)])
 
 
 def train_unet(workdir, kind):
@@ -171,7 +172,7 @@ def _latents(workdir, kind, split, count):
         make = data.make_pictures if kind == "image" else data.make_spectrograms
         vae = modules.trained(modules.vae(), workdir / "vae")
         with open(path.with_suffix(".tmp"), "wb") as file:
-            np.save(file, _encode(vae, make(split, count)) / read_json(workdir / "vae.json")["latent_std"])
+            np.save(file, encode(vae, make(split, count)) / read_json(workdir / "vae.json")["latent_std"])
         path.with_suffix(".tmp").rename(path)
     return np.load(path)
 
