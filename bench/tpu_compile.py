@@ -1,10 +1,11 @@
 """The sampler's own programs at full size compiled for TPU chips, on a machine without any: memory, padding, work.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu --chips=v5e-1 --out=bench/results/tpu.json
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python -m bench.tpu_compile --chips=v5e-1 --batch=0
 
 It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights
 are shapes alone. Sizes are bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are
-filled up. `--batch=0` takes as many samples as `batch_size=0` chooses there. Nothing is timed this way.
+filled up. `--batch=0` takes as many samples as `batch_size=0` chooses there. Nothing is timed this way. The exit status is
+1 where a program needs more memory than there is, has a collective, or works more or less than `WORK_OFF` from the count.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import itertools
 import json
 import math
 import re
+import sys
 import time
 import types
 from collections.abc import Mapping
@@ -36,6 +38,7 @@ from its_jax.models import forms
 from its_jax.models.layers import attend
 
 TOKENS = 77
+WORK_OFF = 0.03
 # What the runtime leaves to programs of a chip's memory, as its messages have it.
 V5E, V6E = int(15.75 * 2**30), int(31.25 * 2**30)
 
@@ -67,7 +70,7 @@ def main():
     topology.add_effort(parser)
     args = parser.parse_args()
     with flags.told(parser):
-        run(args)
+        raise SystemExit(run(args))
 
 
 def run(args):
@@ -75,6 +78,7 @@ def run(args):
     topology.set_effort(args.effort)
     job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
     results = fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
+    missed = False
     for chips in args.chips:
         described(chips)  # where that cannot be, no size of batch is to blame
     for chips, b in itertools.product(args.chips, args.batch):
@@ -84,6 +88,26 @@ def run(args):
         if args.out:  # after each: a long run may be cut off
             record = {"what": __doc__.partition("\n")[0], "settings": job, "programs": results}
             media.write_json(args.out, record | {"machine": about()["machine"]})
+        for fault in faults(found):
+            print(f"missed: {name}: {fault}", file=sys.stderr)
+            missed = True
+    return int(missed)
+
+
+def faults(found):
+    """What of `measured` is not as it ought to be, in words."""
+    if "refused" in found:
+        return [found["refused"]]
+    ratio = found["programs"]["denoise"]["of_a_step"]["compiled_to_counted"]
+    collectives = {
+        name: program["collectives"] for name, program in found["programs"].items() if program["collectives"]
+    }
+    checks = {
+        f"{found['total'] / 1e9:.2f} GB do not fit, {found['of_hbm']:.0%} of the memory": not found["fits"],
+        f"exchanges data between chips: {collectives}": bool(collectives),
+        f"the compiler counts {ratio} of the arithmetic in products": abs(ratio - 1) > WORK_OFF,
+    }
+    return [fault for fault, there in checks.items() if there]
 
 
 def measured(job, chips, b):
