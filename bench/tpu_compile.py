@@ -5,8 +5,8 @@
 It takes `pip install -e ".[tpu]"`, and minutes for each size on 2 cores, most of an hour with `--effort=0`. The weights
 are shapes alone. Sizes are bytes of one chip, as the compiler lays arrays out: in tiles, to which the last two axes are
 filled up. `--batch=0` takes as many samples as `batch_size=0` chooses there. Nothing is timed this way. The exit status
-is 1 where a program needs more memory than there is, has a collective, or works more or less than `WORK_OFF` from the
-count.
+is 1 where a program needs more memory than there is, has a collective, or works, but for the overlaps of `pieces.py`,
+more or less than `WORK_OFF` from the count.
 """
 
 import argparse
