@@ -203,6 +203,11 @@ def _downloaded_before(repository, choose, reason):
     import huggingface_hub
 
     first_line = str(reason).strip().partition("\n")[0]
+    if isinstance(reason, huggingface_hub.errors.GatedRepoError):
+        first_line = (
+            "its authors ask who takes it: accept its licence on its page at the hub, and give a token as HF_TOKEN, in "
+            "Colab among the secrets, or by `hf auth login`"
+        )
     try:
         folder = pathlib.Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
         choose(file_names(folder))  # a download that broke off is no model

@@ -56,7 +56,7 @@ def _parse(argv, operands):
         # That a config file is missing is noticed only when something of it is asked for.
         getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
     except Exception as error:  # a config file is a program, which may fail in any way
-        _fail(_reason(error))
+        _fail(reason(error))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
         _fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
     if rest[1 + len(operands) :]:
@@ -87,9 +87,11 @@ def _run(main):
 
 def quieten() -> None:
     """Keeps libraries from telling what is as it should be."""
-    for noisy in ("absl", "orbax", "jax", "httpx"):
+    for noisy in ("absl", "orbax", "jax", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what it gives up on, we tell
+    # Its retries; what it gives up on, we tell. It sets its logger's level when it is imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
 
 
@@ -113,10 +115,14 @@ def news_on_stdout() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _reason(error):
-    """ml_collections tells in several lines, a traceback among them; the last one says what is wrong."""
-    if isinstance(error.__context__, KeyError):
-        name, *hint = str(error.__context__.args[0]).splitlines()
+def reason(error: Exception) -> str:
+    """What is wrong with a config or a setting of it, in a line.
+
+    ml_collections tells in several, a traceback among them; the last one says what is wrong.
+    """
+    unknown = error if isinstance(error, KeyError) else error.__context__
+    if isinstance(unknown, KeyError):
+        name, *hint = str(unknown.args[0]).splitlines()
         return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
     if not isinstance(error, _TOLD):
         frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -63,13 +63,13 @@ def absolute(path: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def reasons(path: str | os.PathLike) -> Iterator[None]:
+def reasons(path: str | os.PathLike, what: str = "write") -> Iterator[None]:
     """An OSError inside becomes a UserError with path and reason."""
     try:
         yield
     except OSError as error:
         kind = DiskFull if error.errno in _FULL else UserError
-        raise kind(f"{path}: cannot write: {reason(error)}") from error
+        raise kind(f"{path}: cannot {what}: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:

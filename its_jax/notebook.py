@@ -18,12 +18,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
+import its_jax
 from its_jax import cli, files, gallery, media, ranking, samples
 from its_jax import sample as sample_command
 from its_jax import sweep as sweep_command
 from its_jax.errors import UserError
+from its_jax.evaluation import kept
 
+_CLONE = Path(its_jax.__file__).parents[1]
 _DRIVE = Path("/content/drive")  # where Colab shows it
+# Settings that a grid has as an argument of its own.
+_OF_GRIDS = {"image.prompt": "image_prompts", "audio.prompt": "audio_prompts", "seed": "seeds", "num_samples": "seeds"}
 _ROW = """<figure style="margin: 0 0 1em"><figcaption style="font: 13px sans-serif">{caption}</figcaption>
 <img src="data:image/png;base64,{picture}" style="display: block; max-width: 100%">
 <audio controls preload="none" src="data:audio/wav;base64,{sound}" style="width: 100%"></audio></figure>"""
@@ -33,15 +40,20 @@ def workdir(name: str, on_drive: bool) -> Path:
     """The folder of that name, on Google Drive (which asks for leave) or here: on a Drive it outlives the machine.
 
     Raises:
-      UserError: no Drive, outside of Colab.
+      UserError: no Drive, outside of Colab, or none that was allowed; a name that is not of a folder in it.
     """
     if not on_drive:
-        return Path(name)
+        return Path(name).expanduser()
+    if name.startswith(("/", "~")):
+        raise UserError(f"{name}: on the Drive, give a folder in it, such as images_that_sound")
     try:
         from google.colab import drive
     except ImportError as error:
         raise UserError("on_drive: only Colab has a Drive to mount; switch it off") from error
-    drive.mount(str(_DRIVE))
+    try:
+        drive.mount(str(_DRIVE))
+    except Exception as error:  # declined, or timed out
+        raise UserError(f"on_drive: the Drive is not there ({error}); allow it, or switch it off") from error
     return _DRIVE / "MyDrive" / name
 
 
@@ -78,10 +90,13 @@ def sweep(
       seeds: '0..7'. scorers: see `its_jax.scoring`. plan_only: makes nothing.
 
     Raises:
-      UserError: as `sample`.
+      UserError: as `sample`; a setting that the grid has an argument for.
     """
+    settings = settings or {}
+    for name in _OF_GRIDS.keys() & settings.keys():
+        raise UserError(f"settings: {name} is what {_OF_GRIDS[name]} is for")
     prompts = {"image.prompt": _parts(image_prompts), "audio.prompt": _parts(audio_prompts)}
-    asked = _read(config, settings or {}).to_dict() | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
+    asked = _read(config, settings).to_dict() | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
     with _told():
         sweep_command.run(asked, Path(workdir), plan_only=plan_only)
 
@@ -126,17 +141,27 @@ def chosen(workdir: str | Path, by: str, share: float = 0.2) -> list[samples.Sam
     columns = [column.strip() for column in by.split(",") if column.strip()]
     if not columns:
         return list(made.values())
-    scores = {name: found.record.get("scores", {}) for name, found in made.items()}
-    return [made[name] for name in ranking.top(scores, columns, share)]
+    return [made[name] for name in ranking.top(kept.scores(Path(workdir), made), columns, share)]
 
 
 def _read(config, settings):
-    path, _, argument = config.partition(":")
+    name, _, argument = config.partition(":")
+    path = next((path for path in (Path(name), _CLONE / name) if path.is_file()), None)
+    if path is None:
+        raise UserError(f"{config}: no such file; give one such as configs/default.py, of a clone of its_jax")
     try:
-        made = runpy.run_path(path)["get_config"](*[argument] * bool(argument)).lock()
-        made.update_from_flattened_dict(settings)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{config}: {files.reason(error)}") from error
+        made = runpy.run_path(str(path)).get("get_config", dict)(*[argument] * bool(argument))
+    except Exception as error:  # a config file is a program, which may fail in any way
+        raise UserError(f"{config}: {cli.reason(error)}") from error
+    if not isinstance(made, ConfigDict):
+        raise UserError(f"{config}: must have a function get_config that returns a ConfigDict")
+    made.lock()
+    for setting, value in settings.items():
+        try:
+            made[setting]  # of an unknown one it says which was meant
+            made.update_from_flattened_dict({setting: value})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{setting}={value!r}: {cli.reason(error)}") from error
     return made
 
 

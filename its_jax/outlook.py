@@ -37,6 +37,17 @@ def tell(
     logging.info("%s", _time(len(left), [record for record, _ in looked_at]))
 
 
+def tell_unscored(workdir: Path, done: Collection[str], columns: Collection[str], store: Folders | Shards) -> None:
+    """Warns if finished samples, as far as they are looked at, lack some of these scores."""
+    records = [record for record, _ in store.look(done, LOOKED_AT)]
+    missing = [column for column in columns if any(column not in (record.get("scores") or {}) for record in records)]
+    if missing:
+        logging.warning(
+            "samples that are there have no %s: python -m its_jax.evaluate --workdir=%s measures them",
+            " and ".join(missing), workdir,
+        )  # fmt: skip
+
+
 def duration(seconds: float) -> str:
     """In words, roughly: '40 s', '12 min', '3.5 h', '2.1 days'."""
     for size, unit, digits in ((86400, "days", 1), (3600, "h", 1), (60, "min", 0)):

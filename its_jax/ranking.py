@@ -1,5 +1,6 @@
 """The best of many samples, by rank on their scores."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,23 +15,30 @@ def top(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], best:
       best: the share of them that each column lets through, above 0 to 1.
 
     Raises:
-      UserError: no sample has these columns, or `best` is no share.
+      UserError: no sample has these columns, none is among the best of all of them, or `best` is no share.
     """
-    if not 0 < best <= 1:
-        raise UserError(f"best={best}: must be a share, above 0 and at most 1")
+    if not (isinstance(best, float | int) and 0 < best <= 1):
+        raise UserError(f"the share of the best is {best!r}: must be a number above 0 and at most 1")
     scored = {name: row for name, row in scores.items() if all(column in row for column in columns)}
     if not columns or not scored:
         known = sorted({column for row in scores.values() for column in row})
         hint = (
             f"known are {', '.join(known)}"
             if known
-            else "no sample has any: they are made with the samples, by --scorers of its_jax.sweep"
+            else "no sample has any: --scorers of its_jax.sweep scores what it makes, its_jax.evaluate what is there"
         )
         missing = [column for column in columns if column not in known] or columns
         raise UserError(f"no sample has the scores {' and '.join(missing) or '(none given)'}; {hint}")
+    if len(scored) < len(scores):
+        left_out = len(scores) - len(scored)
+        logging.warning("%d of %d samples have no %s, and are left out", left_out, len(scores), " and ".join(columns))
     ranks = [_ranks(scored, column) for column in columns]
     let_through = math.ceil(best * len(scored) - 1e-9)
     chosen = [name for name in scored if all(rank[name] < let_through for rank in ranks)]
+    if not chosen:
+        raise UserError(
+            f"no sample is among the best {best:.0%} on {' and '.join(columns)} at once: take a larger share"
+        )
     return sorted(chosen, key=lambda name: (sum(rank[name] for rank in ranks), name))
 
 

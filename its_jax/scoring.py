@@ -58,6 +58,16 @@ def of_jobs(names: str, jobs: Iterable[Mapping[str, Any]]) -> str:
     return ",".join(f"{name}@{EMBEDDED}{name}" if name in OWN else name for name in parts)
 
 
+def own(names: str) -> list[str]:
+    """Of the scorers, those of `its_jax.similarity`, whose columns have their names."""
+    return [own for own in OWN if any(own == name.strip().partition("@")[0] for name in names.split(","))]
+
+
+def check(names: str) -> None:
+    """What `load` does, but for the models of `its_jax.similarity`. UserError: as `load`."""
+    load(",".join(name for name in names.split(",") if not own(name)))
+
+
 def load(names: str) -> list[Scorer]:
     """'clip, clap@MODEL, package.module:scorer, ...' -> the scorers.
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax import cli, signing
+from its_jax import cli, files, signing
 from its_jax.errors import UserError
 
-_CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, and those that vouch for it.")
-_KEY = flags.DEFINE_string("key", None, "PEM: its private key.")
+_CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, then those that vouch for it; not self-signed.")
+_KEY = flags.DEFINE_string("key", None, "PEM: its private key, PKCS #8 (openssl pkcs8 -topk8 -nocrypt makes that).")
 _ALGORITHM = flags.DEFINE_enum("algorithm", "es256", signing.ALGORITHMS, "Of the key.")
 _TIMESTAMPS = flags.DEFINE_string("timestamps", "", "Address of a time stamp authority; none is asked without.")
 
@@ -21,11 +21,15 @@ def main(file):
     if not (_CERTIFICATE.value and _KEY.value):
         raise UserError("give --certificate=CHAIN.pem and --key=KEY.pem")
     path = Path(file)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     found = sorted(p for p in path.iterdir() if p.suffix in signing.KINDS) if path.is_dir() else [path]
     if not found:
         raise UserError(f"{path}: there is nothing in it that can be signed ({', '.join(signing.KINDS)})")
-    for each in found:
-        signing.sign(each, Path(_CERTIFICATE.value), Path(_KEY.value), _ALGORITHM.value, _TIMESTAMPS.value)
+    how = Path(_CERTIFICATE.value), Path(_KEY.value), _ALGORITHM.value, _TIMESTAMPS.value
+    signed = {each: signing.signed(each, *how) for each in found}  # all, before any is changed
+    for each, content in signed.items():
+        files.write(each, content)
         logging.info("%s is signed", each)
 
 

@@ -15,7 +15,12 @@ ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
 
 
 def sign(path: Path, certificate: Path, key: Path, algorithm: str = "es256", timestamps: str = "") -> None:
-    """Puts a signed manifest into a file that says that it was made by models, and with what.
+    """Puts a signed manifest into a file that says that it was made by models, and with what: `signed`, written."""
+    files.write(path, signed(path, certificate, key, algorithm, timestamps))
+
+
+def signed(path: Path, certificate: Path, key: Path, algorithm: str = "es256", timestamps: str = "") -> bytes:
+    """The content of a file with a signed manifest in it.
 
     Args:
       certificate: PEM, the signer's first, then those that vouch for it. key: PEM, PKCS #8. algorithm: of the key.
@@ -32,14 +37,17 @@ def sign(path: Path, certificate: Path, key: Path, algorithm: str = "es256", tim
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(f"{getattr(error, 'filename', None) or certificate}: {files.reason(error)}") from error
-    signed = io.BytesIO()
+    made = io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo(algorithm.encode(), *pem, timestamps.encode() or None)
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(_manifest(path)) as builder:
-            builder.sign(signer, KINDS[path.suffix], io.BytesIO(content), signed)
+            builder.sign(signer, KINDS[path.suffix], io.BytesIO(content), made)
     except c2pa.C2paError as error:
-        raise UserError(f"{path}: cannot be signed with {certificate} and {key} ({files.reason(error)})") from error
-    files.write(path, signed.getvalue())
+        raise UserError(
+            f"{path}: cannot be signed with {certificate} and {key} ({files.reason(error)}); a certificate that others "
+            "vouch for must come first, then theirs, and the key must be its own, in PKCS #8"
+        ) from error
+    return made.getvalue()
 
 
 def _c2pa():

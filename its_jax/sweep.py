@@ -82,13 +82,16 @@ def run(
 
     todo = grid.read(settings, asked["grid"], asked["prompts"], axes)
     named = scoring.of_jobs(asked["scorers"], todo.values())
-    scorers = scoring.load(named)
+    scoring.check(named)
     groups = plan.groups(todo)
     kept = store.open_store(asked["layout"], workdir)
-    done = kept.finished() & todo.keys()
+    with files.reasons(workdir, "read"):
+        done = kept.finished() & todo.keys()
     outlook.tell(workdir, groups, done, how, kept)
+    outlook.tell_unscored(workdir, done, scoring.own(named), kept)
     if plan_only:
         return
+    scorers = scoring.load(named)
     if ray is not None and share:
         raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
     share = share or ((0, 1) if ray is not None else _share_of_jax())

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import re
+import sys
+import types
 import zipfile
 
 import finished
@@ -18,8 +20,9 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from PIL import Image
 
-from its_jax import notebook
+from its_jax import notebook, samples
 from its_jax.errors import UserError
+from its_jax.evaluation import kept
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -165,20 +168,64 @@ def test_prompts_come_in_one_text():
     assert notebook._parts(["a; b"]) == ("a; b",)
 
 
-def test_what_is_wrong_is_one_line(tmp_path):
-    for config, settings, told in (
-        ("configs/nowhere.py", {}, "configs/nowhere.py: No such file"),
-        ("configs/default.py", {"num_step": 3}, "num_step"),
-        ("configs/default.py", {"num_steps": "many"}, "num_steps"),
+@pytest.mark.parametrize(
+    ("config", "settings", "told"),
+    [
+        ("configs/nowhere.py", {}, "configs/nowhere.py: no such file; give one such as configs/default.py"),
+        ("", {}, "no such file"),
+        ("configs", {}, "configs: no such file"),
+        ("README.md", {}, "README.md: "),
+        ("its_jax/errors.py", {}, "its_jax/errors.py: must have a function get_config that returns a ConfigDict"),
+        ("configs/default.py", {"num_step": 3}, "num_step=3: there is no setting 'num_step'; Did you mean "),
+        ("configs/default.py", {"num_steps": "many"}, "num_steps='many': "),
         ("configs/sd15_auffusion.py:lion", {}, "has no example 'lion'"),
-    ):
-        with pytest.raises(UserError, match=re.escape(told)) as caught:
-            notebook.sample(str(ROOT / config), tmp_path, settings)
-        assert len(str(caught.value).splitlines()) == 1
-        (line,) = caught.value._render_traceback_()
-        assert line == f"error: {caught.value}"
+    ],
+)
+def test_what_is_wrong_is_one_line(config, settings, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names are found in the clone, too
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        notebook.sample(config, tmp_path, settings)
+    (line,) = caught.value._render_traceback_()
+    assert line == f"error: {caught.value}" and len(line.splitlines()) == 1 and len(line) < 300
+
+
+@pytest.mark.parametrize("setting", ["seed", "num_samples", "image.prompt"])
+def test_what_the_grid_has_is_no_setting(setting, tmp_path):
+    with pytest.raises(UserError, match=f"settings: {setting} is what (seeds|image_prompts) is for"):
+        notebook.sweep(
+            str(ROOT / "configs/default.py"),
+            tmp_path / "made",
+            image_prompts="a",
+            audio_prompts="b",
+            seeds="0",
+            settings={setting: 3},
+        )
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_is_on_the_drive_or_nowhere(monkeypatch):
     with pytest.raises(UserError, match="only Colab has a Drive"):
         notebook.workdir("made", on_drive=True)
+    drive = types.SimpleNamespace(mount=lambda place: None)
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(drive=drive))
+    assert notebook.workdir("made", on_drive=True) == pathlib.Path("/content/drive/MyDrive/made")
+    with pytest.raises(UserError, match="/images: on the Drive, give a folder in it"):
+        notebook.workdir("/images", on_drive=True)
+    drive.mount = lambda place: (_ for _ in ()).throw(ValueError("mount failed"))
+    with pytest.raises(UserError, match=re.escape("the Drive is not there (mount failed)")):
+        notebook.workdir("made", on_drive=True)
+
+
+def test_scores_that_were_measured_later_count(tmp_path, caplog):
+    finished.write(tmp_path, [finished.record({"seed": 0}, {"clip": 1.0}), finished.record({"seed": 1})])
+    assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [0]
+    assert "1 of 2 samples have no clip, and are left out" in caplog.text
+    writer = kept.Writer(tmp_path, "0-of-1")
+    for found in samples.open(tmp_path).values():
+        writer.add(kept.key(found, "clip", "a model"), kept.Entry({"clip": 2.0}, {}))
+    writer.add(kept.Key("gone", "", "clip", "a model"), kept.Entry({"clip": 9.0}, {}))
+    writer.close()
+    assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [1, 0]
 
 
 def test_a_video_that_cannot_be_made_is_left_out(tmp_path, monkeypatch, caplog):

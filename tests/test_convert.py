@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import huggingface_hub
 import jax.numpy as jnp
@@ -194,6 +195,34 @@ def test_without_network_a_hub_model_of_before_is_used_and_that_is_said_once(vae
     assert sources.find("someone/model") == sources.find("someone/model") == vae_only
     (record,) = caplog.records
     assert record.getMessage().startswith("someone/model: taken as downloaded before, for the hub does not answer (")
+
+
+def test_a_gated_hub_model_asks_for_a_token(monkeypatch):
+    def list_repo_files(repository):
+        response = types.SimpleNamespace(headers={}, request=None, status_code=403, text="")
+        raise huggingface_hub.errors.GatedRepoError("403 Client Error.\nAccess is restricted", response=response)
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_repo_files)
+    with pytest.raises(UserError, match="someone/gated: .*accept its licence.* give a token as HF_TOKEN"):
+        sources.find("someone/gated")
+
+
+def test_the_hub_s_own_news_are_kept_back():
+    """In a process of its own: the library sets its logger when it is imported."""
+    asks = """
+import logging, sys
+from its_jax import cli
+logging.getLogger().setLevel(logging.INFO)
+cli.quieten()
+import huggingface_hub.utils
+huggingface_hub.utils.get_session()
+clients = [name for name in ("httpx", "httpx2") if name in sys.modules]
+news = [logging.getLogger(name).isEnabledFor(logging.INFO) for name in clients]
+print(bool(clients), any(news), logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING))
+"""
+    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "False"]
 
 
 def test_an_unknown_hub_model_is_one_line(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 
+import credentials
 import finished
 import pytest
 from flags_of import flags_of
@@ -39,10 +40,8 @@ COLORED = [*(f"--config.colorize.{setting}" for setting in FEW), FIRST]
 TAKEN_APART = (
     "its_jax.tiny.train",
     "its_jax.tiny.evaluate",
-    "convert",
     "pytest",
     "venv",
-    "its_jax.sign",
     "bench.comparison",
 )
 
@@ -140,7 +139,7 @@ def config_of(arguments):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, quick_programs, models):
+def place(tmp_path_factory, quick_programs, sources, models):
     """A folder like a clone, in which commands leave their work to those after them."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("configs", "its_jax", "convert", "bench"):
@@ -149,6 +148,13 @@ def place(tmp_path_factory, quick_programs, models):
     finished.write(folder / "other", [finished.record({"seed": seed}) for seed in range(2)], height=12, width=48)
     compared = [finished.record({"method": method}) for method in ("fused", "imprint")]
     finished.write(folder / "comparison", compared, height=12, width=48)
+    (folder / "MODEL").symlink_to(sources / "audio")
+    finished.write(folder / "FILE", [finished.record()])
+    (signed,) = (folder / "FILE").glob("*")
+    shutil.copytree(signed, folder / "FILE", dirs_exist_ok=True)
+    chain, key = credentials.make(tmp_path_factory.mktemp("credentials"))
+    shutil.copy(chain, folder / "CHAIN.pem")
+    shutil.copy(key, folder / "KEY.pem")
     return folder
 
 

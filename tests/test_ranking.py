@@ -21,7 +21,6 @@ SCORES = {
         (["clip"], 0.5, ["f", "a", "b"]),
         (["clap"], 0.2, ["b", "d"]),  # they are equal
         (["clip", "clap"], 0.6, ["b", "c"]),  # f has no clap, so that it is the best 3 of 5
-        (["clip", "clap"], 0.2, []),
         (["clip", "clap"], 1, ["b", "a", "d", "c", "e"]),
         (["clip"], 0.01, ["f"]),
     ],
@@ -35,12 +34,24 @@ def test_samples_are_among_the_best_of_every_column(columns, best, expected):
     [
         (SCORES, ["fid"], 0.2, "no sample has the scores fid; known are clap, clip"),
         (SCORES, ["clip", "fid"], 0.2, "no sample has the scores fid; known are clap, clip"),
-        ({"a": {}}, ["clip"], 0.2, "no sample has any: they are made with the samples"),
+        ({"a": {}}, ["clip"], 0.2, "no sample has any: --scorers of its_jax.sweep scores"),
         (SCORES, [], 0.2, "known are clap, clip"),
-        (SCORES, ["clip"], 0, "best=0: must be a share"),
-        (SCORES, ["clip"], 20, "best=20: must be a share"),
+        (
+            SCORES,
+            ["clip", "clap"],
+            0.2,
+            "no sample is among the best 20% on clip and clap at once: take",
+        ),
+        (SCORES, ["clip"], "0.5", "the share of the best is '0.5'"),
+        (SCORES, ["clip"], 0, "the share of the best is 0: must be a number above 0"),
+        (SCORES, ["clip"], 20, "the share of the best is 20: must be"),
     ],
 )
 def test_what_cannot_be_ranked_is_named(scores, columns, best, words):
     with pytest.raises(UserError, match=words):
         ranking.top(scores, columns, best)
+
+
+def test_what_is_left_out_is_told(caplog):
+    ranking.top(SCORES, ["clap"], 1)
+    assert "1 of 6 samples have no clap, and are left out" in caplog.text

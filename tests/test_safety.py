@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from credentials import make as make_credentials
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 
@@ -45,28 +46,9 @@ def test_a_video_holds_its_settings_and_the_mark(sample):
 # Signatures
 
 
-def openssl(folder, *arguments):
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory):
-    """A certificate and its key, made as a user's would be."""
-    folder = tmp_path_factory.mktemp("credentials")
-    for name in ("authority", "own"):
-        openssl(folder, "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
-    uses = ("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")
-    subject = ("-subj", "/CN=An authority/O=Tests", "-days", "30")
-    openssl(folder, "req", "-x509", "-new", "-key", "authority.key", *subject, *uses, "-out", "authority.pem")
-    openssl(folder, "req", "-new", "-key", "own.key", "-subj", "/CN=Somebody/O=Tests", "-out", "own.csr")
-    (folder / "uses").write_text(
-        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=emailProtection\n"
-        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-    )
-    by = ("-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial", "-days", "30", "-extfile", "uses")
-    openssl(folder, "x509", "-req", "-in", "own.csr", *by, "-out", "own.pem")
-    (folder / "chain.pem").write_text((folder / "own.pem").read_text() + (folder / "authority.pem").read_text())
-    return folder / "chain.pem", folder / "own.key"
+    return make_credentials(tmp_path_factory.mktemp("credentials"))
 
 
 @pytest.mark.parametrize("name", ["image.png", "audio.wav", "audio.flac", "video.mp4"])
@@ -87,17 +69,33 @@ def test_a_signed_file_says_that_it_was_made_by_models(sample, credentials, name
         pass  # what was changed is the manifest
 
 
-def test_the_command_signs_all_of_a_sample(sample, credentials, monkeypatch):
-    signed = []
-    monkeypatch.setattr(signing, "sign", lambda path, *how: signed.append(path.name))
+def command(monkeypatch, credentials):
+    """`its_jax.sign` with its flags given."""
     given = {"_CERTIFICATE": credentials[0], "_KEY": credentials[1], "_ALGORITHM": "es256", "_TIMESTAMPS": ""}
     for name, value in given.items():
         monkeypatch.setattr(sign, name, types.SimpleNamespace(value=value))
-    sign.main(str(sample))
-    assert signed == ["audio.flac", "audio.wav", "image.png", "spectrogram.png", "video.mp4"]
+    return sign.main
+
+
+def test_the_command_signs_all_of_a_sample(sample, credentials, monkeypatch):
+    monkeypatch.setattr(signing, "signed", lambda path, *how: b"signed " + path.name.encode())
+    command(monkeypatch, credentials)(str(sample))
+    kinds = [path for path in sample.iterdir() if path.name != "sample.json"]
+    assert len(kinds) == 5 and all(path.read_bytes() == b"signed " + path.name.encode() for path in kinds)
     with pytest.raises(UserError, match="there is nothing in it that can be signed"):
         (sample / "empty").mkdir()
         sign.main(str(sample / "empty"))
+    with pytest.raises(UserError, match="nowhere.png: no such file or folder"):
+        sign.main(str(sample / "nowhere.png"))
+
+
+def test_or_none_of_it(sample, credentials, monkeypatch):
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed: pip install -e '.[c2pa]'")
+    (sample / "video.mp4").write_bytes(b"no video")
+    before = {path: path.read_bytes() for path in sample.iterdir()}
+    with pytest.raises(UserError, match="video.mp4: cannot be signed"):
+        command(monkeypatch, credentials)(str(sample))
+    assert {path: path.read_bytes() for path in sample.iterdir()} == before
 
 
 def test_what_cannot_be_signed_is_named(sample, credentials, tmp_path):

@@ -11,12 +11,13 @@ import sys
 import tarfile
 import time
 
+import finished
 import numpy as np
 import pytest
 import sweep_driver
 from small import CONFIG
 
-from its_jax import errors, files, groups, jobs, locks, samples, store, sweep
+from its_jax import errors, files, groups, jobs, locks, outlook, samples, scoring, store, sweep
 
 DRIVER = pathlib.Path(__file__).with_name("sweep_driver.py")
 TINY = ["--config.height=16", "--config.width=32", "--config.num_samples=1", "--config.video=False"]
@@ -296,6 +297,25 @@ def test_an_unreadable_record_is_set_aside_and_made_again(tiny, tmp_path, caplog
     assert f"{broken}: cannot be read; its sample will be made again" in caplog.text
     assert broken.with_name("sample.json.unreadable").read_text() == '{"seed": '
     assert latents(tmp_path) == before
+
+
+def test_a_folder_that_is_none_is_named(tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "made"):
+        with pytest.raises(errors.UserError, match=f"{place}: cannot (read|write): Not a directory"):
+            tiny(place)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_samples_without_the_scores_that_are_asked_for_are_told(tiny, tmp_path, caplog):
+    finished.write(tmp_path, [finished.record({"seed": seed}) for seed in range(2)])
+    made = {path.parent.name for path in tmp_path.glob("*/sample.json")}
+    kept = store.open_store("folders", tmp_path)
+    outlook.tell_unscored(tmp_path, made, scoring.own("clap@x, my:scorer,clip"), kept)
+    assert f"have no clip and clap: python -m its_jax.evaluate --workdir={tmp_path}" in caplog.text
+    caplog.clear()
+    outlook.tell_unscored(tmp_path, made, scoring.own("my:scorer"), kept)
+    assert not caplog.text
 
 
 def test_an_unreadable_line_of_an_index_is_named_and_made_again(tiny, tmp_path, caplog):

@@ -55,6 +55,15 @@ def read(workdir: Path) -> dict[Key, Entry]:
     return found
 
 
+def scores(workdir: Path, made: Mapping[str, Sample]) -> dict[str, dict[str, float]]:
+    """Sample -> column -> score, of these finished samples: what their records tell, and what was measured later."""
+    found = {name: dict(sample.record.get("scores") or {}) for name, sample in made.items()}
+    for of, entry in read(workdir).items():
+        if of.id in made and of == key(made[of.id], of.measure, of.identity):
+            found[of.id] = dict(entry.scores) | found[of.id]
+    return found
+
+
 class Writer:
     """Adds to a work folder under a name of its own, such as 0-of-2; to be closed."""
 

@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from its_jax import machine
+from its_jax import files, machine
 from its_jax.jobs import TERMS, expand
 from its_jax.media import contact_sheet, write_json, write_png
 from its_jax.sampler import Sampler
@@ -17,7 +17,8 @@ _SUBJECTS, _SOUNDS = data.SUBJECTS, data.SOUNDS
 
 def run(settings, workdir, *, seeds, singles, batch):
     """Writes WORKDIR/evaluation.json, and WORKDIR/contact_sheet.png: each subject once, each sound once."""
-    workdir.mkdir(parents=True, exist_ok=True)
+    with files.reasons(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(expand(settings, 1)[0], pending=batch, batch_size=batch)
     wanted = list(itertools.product(range(len(_SUBJECTS)), range(len(_SOUNDS)), range(seeds)))
     alone_pairs = [(i, i, s) for i in range(len(_SUBJECTS)) for s in range(singles)]
