@@ -92,6 +92,7 @@ def quieten() -> None:
     # Its retries; what it gives up on, we tell. It sets its logger's level when it is imported.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what we tell in a line
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
 
 
@@ -120,15 +121,19 @@ def reason(error: Exception) -> str:
 
     ml_collections tells in several, a traceback among them; the last one says what is wrong.
     """
-    unknown = error if isinstance(error, KeyError) else error.__context__
-    if isinstance(unknown, KeyError):
-        name, *hint = str(unknown.args[0]).splitlines()
-        return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
+    if isinstance(error.__context__, KeyError):
+        return no_setting(error.__context__)
     if not isinstance(error, _TOLD):
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
     last = (str(error).strip() or type(error).__name__).splitlines()[-1]
     return re.sub(r"^\s*\w+Error: ", "", last)
+
+
+def no_setting(error: KeyError) -> str:
+    """ml_collections' error for the name of a setting that a config does not have, in a line."""
+    name, *hint = str(error.args[0]).splitlines()
+    return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
 
 
 def _fail(message, status=2):

@@ -160,7 +160,9 @@ def _read(config, settings):
         try:
             made[setting]  # of an unknown one it says which was meant
             made.update_from_flattened_dict({setting: value})
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise UserError(f"{setting}={value!r}: {cli.no_setting(error)}") from error
+        except (TypeError, ValueError) as error:
             raise UserError(f"{setting}={value!r}: {cli.reason(error)}") from error
     return made
 
