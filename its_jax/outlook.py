@@ -21,25 +21,28 @@ def tell(
     done: Collection[str],
     how: Mapping[str, Any],
     store: Folders | Shards,
+    columns: Collection[str] = (),
 ) -> None:
-    """Logs how many samples, programs and batches there are, and what time and space they will take."""
+    """Logs how many samples, programs and batches there are, and what time and space they will take; and which of the
+    scores that are asked for, `columns`, the finished samples lack."""
     left = {name: job for group in groups for name, job in group.jobs.items() if name not in done}
     total = len(left) + len(done)
     logging.info("%d samples, %d of which are there", total, len(done))
+    looked_at = store.look(done, LOOKED_AT)
+    records = [record for record, _ in looked_at]
+    tell_unscored(workdir, records, columns)
     if not left:
         return
     waiting = [group for group in groups if not group.jobs.keys() <= set(done)]
     logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
     logging.info("%s", _batches(workdir, waiting, done, how["batch_size"]))
-    looked_at = store.look(done, LOOKED_AT)
     twice = store.sound != Folders.sound  # beside tar files, the page has pictures and sounds of its own
     logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], how["video"], 1 + twice))
-    logging.info("%s", _time(len(left), [record for record, _ in looked_at]))
+    logging.info("%s", _time(len(left), records))
 
 
-def tell_unscored(workdir: Path, done: Collection[str], columns: Collection[str], store: Folders | Shards) -> None:
-    """Warns if finished samples, as far as they are looked at, lack some of these scores."""
-    records = [record for record, _ in store.look(done, LOOKED_AT)]
+def tell_unscored(workdir: Path, records: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
+    """Warns if some of these records lack some of these scores."""
     missing = [column for column in columns if any(column not in (record.get("scores") or {}) for record in records)]
     if missing:
         logging.warning(

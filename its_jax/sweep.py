@@ -87,8 +87,7 @@ def run(
     kept = store.open_store(asked["layout"], workdir)
     with files.reasons(workdir, "read"):
         done = kept.finished() & todo.keys()
-    outlook.tell(workdir, groups, done, how, kept)
-    outlook.tell_unscored(workdir, done, scoring.own(named), kept)
+    outlook.tell(workdir, groups, done, how, kept, scoring.own(named))
     if plan_only:
         return
     scorers = scoring.load(named)

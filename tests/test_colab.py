@@ -221,11 +221,15 @@ def test_scores_that_were_measured_later_count(tmp_path, caplog):
     assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [0]
     assert "1 of 2 samples have no clip, and are left out" in caplog.text
     writer = kept.Writer(tmp_path, "0-of-1")
-    for found in samples.open(tmp_path).values():
-        writer.add(kept.key(found, "clip", "a model"), kept.Entry({"clip": 2.0}, {}))
+    made = samples.open(tmp_path)
+    for found in made.values():
+        writer.add(kept.key(found, "clip", "a model"), kept.Entry({"clip": 2.0 + found.record["seed"]}, {}))
     writer.add(kept.Key("gone", "", "clip", "a model"), kept.Entry({"clip": 9.0}, {}))
     writer.close()
     assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [1, 0]
+    # As in the tables of `its_jax.evaluate`, what was measured goes before the record: else models would mix.
+    scores = kept.scores(tmp_path, made)
+    assert {made[name].record["seed"]: row["clip"] for name, row in scores.items()} == {0: 2.0, 1: 3.0}
 
 
 def test_a_video_that_cannot_be_made_is_left_out(tmp_path, monkeypatch, caplog):

@@ -311,11 +311,11 @@ def test_samples_without_the_scores_that_are_asked_for_are_told(tiny, tmp_path, 
     finished.write(tmp_path, [finished.record({"seed": seed}) for seed in range(2)])
     made = {path.parent.name for path in tmp_path.glob("*/sample.json")}
     kept = store.open_store("folders", tmp_path)
-    outlook.tell_unscored(tmp_path, made, scoring.own("clap@x, my:scorer,clip"), kept)
+    outlook.tell(tmp_path, [], made, {}, kept, scoring.own("clap@x, my:scorer,clip"))
     assert f"have no clip and clap: python -m its_jax.evaluate --workdir={tmp_path}" in caplog.text
     caplog.clear()
-    outlook.tell_unscored(tmp_path, made, scoring.own("my:scorer"), kept)
-    assert not caplog.text
+    outlook.tell(tmp_path, [], made, {}, kept, scoring.own("my:scorer"))
+    assert "scores" not in caplog.text and "have no" not in caplog.text
 
 
 def test_an_unreadable_line_of_an_index_is_named_and_made_again(tiny, tmp_path, caplog):

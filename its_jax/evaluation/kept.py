@@ -56,12 +56,13 @@ def read(workdir: Path) -> dict[Key, Entry]:
 
 
 def scores(workdir: Path, made: Mapping[str, Sample]) -> dict[str, dict[str, float]]:
-    """Sample -> column -> score, of these finished samples: what their records tell, and what was measured later."""
+    """Sample -> column -> score, of these finished samples: what their records tell, and what was measured later, which
+    goes before."""
     told = {name: sample.record.get("scores") for name, sample in made.items()}
     found = {name: dict(scores) if isinstance(scores, Mapping) else {} for name, scores in told.items()}
     for of, entry in read(workdir).items():
         if of.id in made and of == key(made[of.id], of.measure, of.identity):
-            found[of.id] = dict(entry.scores) | found[of.id]
+            found[of.id] |= entry.scores
     return found
 
 
