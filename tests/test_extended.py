@@ -100,9 +100,7 @@ def test_what_is_kept_of_a_sound_stays(sound):
     assert kept[:, :16].all() and kept[-1].all() and not kept[:12, 16:].any()
     encoded = origin.from_sound(str(sound), sampler.audio.vae, sampler.mel, 512)
     np.testing.assert_allclose(sample.latents[kept], encoded[kept], atol=1e-6)
-    np.testing.assert_allclose(
-        encoded, latent[0], atol=1e-5
-    )  # of the same sound, analysed here
+    np.testing.assert_allclose(encoded, latent[0], atol=1e-5)  # of the same sound, analysed here
     # But for the last cells, which the decoder sees beside what is new, columns are as true as the VAE makes them.
     assert error[:112].mean() < 1.1 * vae_error[:112].mean() + 1 / 255
     assert error[:128].mean() < 2 * vae_error[:128].mean() and error[136:].mean() > 5 * vae_error[136:].mean()
