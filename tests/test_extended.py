@@ -117,7 +117,7 @@ def test_little_strength_stays_near_a_picture_and_what_is_kept_nearer(tmp_path):
 def test_half_precision_is_close_to_float32():
     """Schedule, guidance, solver, statistics of norms and scores of attention are always in float32, and all of the
     text encoder's attention; no other part needs to be."""
-    change = dict(num_steps=4, solver="ddim", width=128)
+    change = dict(num_steps=8, solver="ddim", width=128)
     _, exact = make(**change)
     for dtype in ("bfloat16", "float16"):
         _, rounded = make(**change, dtype=dtype)
