@@ -62,7 +62,7 @@ setup(
             "nbclient",
             "playwright",
             "pytest",
-            "pytest-xdist>=3.7",
+            "pytest-xdist",
             "ruff",
             "setuptools>=77",  # with `build`, for the wheel that a test looks into
             "torchmetrics",

@@ -11,14 +11,6 @@ import pytest
 from in_browser import browser, opened  # noqa: F401
 from small import models, quick_programs, small, sources  # noqa: F401
 
-# Files of minutes. They are begun first, lest one of them runs alone at the end.
-LONG = "extended embedded docs sample colab fleet spread tiny unet reference crops sweep".split()
-
-
-def pytest_collection_modifyitems(items):
-    rank = {f"test_{name}": place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
-
 
 @pytest.fixture
 def highest_precision():
