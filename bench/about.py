@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from its_jax import machine
+from its_jax.runtime import hardware
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy", "orbax-checkpoint", "safetensors")
 PACKAGES += ("torch", "diffusers", "transformers")
@@ -16,7 +16,7 @@ def about() -> dict[str, Any]:
     """Machine, versions of Python and of the packages that are installed, and date."""
     versions = {package: _version(package) for package in PACKAGES}
     return {
-        "machine": {"cpu": machine.processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"cpu": hardware.processor(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {name: of for name, of in versions.items() if of},
         "date": datetime.date.today().isoformat(),
     }

@@ -16,10 +16,10 @@ import numpy as np
 
 from bench import flags
 from bench.about import about
-from its_jax import media
 from its_jax.errors import UserError
-from its_jax.models import forms
+from its_jax.models import backends
 from its_jax.models.layers import attend
+from its_jax.storage.files import write_json
 
 SIZES = (40, 4096), (80, 1024), (160, 256)  # features of a head, queries
 HEADS, TOKENS = 8, 77
@@ -35,7 +35,7 @@ def main():
         flags.check_out(args.out)
         found = {f"{dtype}, {of}": figures for dtype in BOUNDS for of, figures in compared(dtype)}
         device = jax.local_devices()[0].device_kind
-        media.write_json(args.out, {**about(), "device": device, "bounds": BOUNDS, "attentions": found})
+        write_json(args.out, {**about(), "device": device, "bounds": BOUNDS, "attentions": found})
         for name, of in found.items():
             print(f"{name:40} {of['form']:8} {of['relative_difference']}")
         if wrong := [name for name, of in found.items() if not of["agrees"]]:
@@ -45,7 +45,7 @@ def main():
 def compared(dtype: str):
     """Each size with the form that it takes here, and how far its result is from the plain one's."""
     for d, n in SIZES:
-        form = forms.attention(jax.local_devices()[0], dtype, d)
+        form = backends.attention(jax.local_devices()[0], dtype, d)
         for m in (n, TOKENS):
             q, k, v = (normal(seed, length, d, dtype) for seed, length in enumerate((n, m, m)))
             found = np.asarray(jax.jit(form)(q, k, v), np.float32)

@@ -21,11 +21,15 @@ import numpy as np
 
 from bench import flags
 from bench.about import about
-from its_jax import files, media, metrics, samples
-from its_jax.colour import paintings
-from its_jax.colour.settings import METHODS
+from its_jax.colorize import outputs
+from its_jax.colorize.settings import METHODS
 from its_jax.errors import UserError
-from its_jax.tiny import colours, data, scorer
+from its_jax.media import images
+from its_jax.scoring import metrics
+from its_jax.storage import files, samples
+from its_jax.storage.files import write_json
+from its_jax.tiny import scorer
+from its_jax.tiny.data import colors, items
 
 SHOWN = 6  # subjects in the picture
 
@@ -46,14 +50,14 @@ def main():
     args = parser.parse_args()
     with flags.told(parser):
         flags.check_out(args.out)
-        made = samples.open(args.workdir)
+        made = samples.open_samples(args.workdir)
         seen = of_methods(made)
         if not any(seen.values()):
             raise UserError(f"{args.workdir}: has no coloured pictures; make them with python -m its_jax.colorize")
         table = {method: rows(of) for method, of in seen.items() if of}
-        media.write_json(args.out, {**about(), "methods": table})
+        write_json(args.out, {**about(), "methods": table})
         if args.picture:
-            files.write(args.picture, media.png(picture(made, list(table)), {}))
+            files.write(args.picture, images.png(picture(made, list(table)), {}))
     print(markdown(table))
 
 
@@ -64,25 +68,25 @@ def of_methods(made: Mapping[str, samples.Sample]) -> dict[str, list[Seen]]:
         for name in sample.colors:
             coloured = sample.picture(name)
             off = 255 * np.abs(coloured.mean(axis=-1) - sample.picture()).max()
-            seen[_method(sample, name)].append(Seen(_subject(sample), colours.hue(coloured), float(off)))
+            seen[_method(sample, name)].append(Seen(_subject(sample), colors.hue(coloured), float(off)))
     return seen
 
 
 def _method(sample, name):
-    return sample.color_record(name)[paintings.GROUP]["method"]
+    return sample.color_record(name)[outputs.GROUP]["method"]
 
 
 def _subject(sample):
     prompt = sample.record["image"]["prompt"]
     found = scorer.named("picture", prompt)
     if found is None:
-        raise UserError(f"{sample.id}: {prompt!r} names none of {', '.join(data.SUBJECTS)}")
-    return data.SUBJECTS[found]
+        raise UserError(f"{sample.id}: {prompt!r} names none of {', '.join(items.SUBJECTS)}")
+    return items.SUBJECTS[found]
 
 
 def rows(seen: Sequence[Seen]) -> dict[str, Any]:
     """Figures of one method: of each subject, and of all."""
-    of_subject = {name: [one for one in seen if one.subject == name] for name in data.SUBJECTS}
+    of_subject = {name: [one for one in seen if one.subject == name] for name in items.SUBJECTS}
     table = {name: row(name, of, seen) for name, of in of_subject.items() if of}
     right = sum(_is_usual(one.subject, one) for one in seen)
     return {
@@ -99,7 +103,7 @@ def rows(seen: Sequence[Seen]) -> dict[str, Any]:
 def row(subject, of, seen):
     others = [one for one in seen if one.subject != subject]
     return {
-        "hues": sorted(colours.usual(subject)),
+        "hues": sorted(colors.usual(subject)),
         "found": dict(collections.Counter(one.hue for one in of).most_common()),
         "n": len(of),
         "usual": round(float(np.mean([_is_usual(subject, one) for one in of])), 3),
@@ -109,14 +113,14 @@ def row(subject, of, seen):
 
 
 def _is_usual(subject, one):
-    return one.hue in colours.usual(subject)
+    return one.hue in colors.usual(subject)
 
 
 def picture(made, methods):
     """A row for each of some subjects: its first sample, and its first picture by each method."""
-    shown, captions, left = [], [], list(data.SUBJECTS)
+    shown, captions, left = [], [], list(items.SUBJECTS)
     for sample in made.values():
-        if len(left) == len(data.SUBJECTS) - SHOWN:
+        if len(left) == len(items.SUBJECTS) - SHOWN:
             break
         first = {_method(sample, name): name for name in reversed(sample.colors)}
         if _subject(sample) in left and first.keys() >= set(methods):
@@ -124,7 +128,7 @@ def picture(made, methods):
             grey = np.repeat(sample.picture()[..., None], 3, axis=-1)
             shown += [grey, *(sample.picture(first[method]) for method in methods)]
             captions += [f"{sample.record['image']['prompt']}\n{name}" for name in ("spectrogram", *methods)]
-    return media.contact_sheet(shown, captions, 1 + len(methods))
+    return images.contact_sheet(shown, captions, 1 + len(methods))
 
 
 def markdown(table):

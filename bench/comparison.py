@@ -15,10 +15,14 @@ import numpy as np
 
 from bench import flags, steps
 from bench.about import about
-from its_jax import files, media, metrics, samples
 from its_jax.errors import UserError
-from its_jax.evaluation import report
-from its_jax.tiny import data, judges, scorer
+from its_jax.evaluate import report
+from its_jax.media import images
+from its_jax.scoring import metrics
+from its_jax.storage import files, samples
+from its_jax.storage.files import write_json
+from its_jax.tiny import judges, scorer
+from its_jax.tiny.data import items
 
 METHODS = {
     "fused": "ours",
@@ -44,9 +48,9 @@ def main():
         flags.check_out(args.out)
         made = of_methods(args.workdir)
         table = {method: row(made[method], made[REFERENCE]) for method in made}
-        media.write_json(args.out, {**about(), "methods": table})
+        write_json(args.out, {**about(), "methods": table})
         if args.picture:
-            files.write(args.picture, media.png(picture(made), {}))
+            files.write(args.picture, images.png(picture(made), {}))
         if args.plot:
             files.write(args.plot, report.plot([plotted(method, table[method]) for method in table]))
     print(markdown(table))
@@ -59,7 +63,7 @@ def of_methods(workdir):
       UserError: there are none by `REFERENCE`, or one was not scored.
     """
     made: dict[str, dict] = {method: {} for method in METHODS}
-    for sample in samples.open(workdir).values():
+    for sample in samples.open_samples(workdir).values():
         record = sample.record
         if not {"clip", "clap"} <= (record.get("scores") or {}).keys():
             raise UserError(f"{sample.id} has no scores clip and clap: make samples with configs/comparison.py")
@@ -77,11 +81,11 @@ def row(made, reference):
     more = [sum_of(reference[key]) - sum_of(made[key]) for key in shared]
     right, _ = judged(list(made.values()), steps.judge())
     both = right["picture"] & right["sound"]
-    means = {name: metrics.mean_and_reach(of) for name, of in {**scores, "together": together}.items()}
+    means = {name: metrics.mean_and_half_width(of) for name, of in {**scores, "together": together}.items()}
     return {
         "n": len(made),
         **{name: [round(value, 2) for value in of] for name, of in means.items()},
-        "fused_more": [round(value, 2) for value in metrics.mean_and_reach(more)],
+        "fused_more": [round(value, 2) for value in metrics.mean_and_half_width(more)],
         "in_pairs": len(shared),
         **{name: round(float(of.mean()), 3) for name, of in right.items()},
         "both": round(float(both.mean()), 3),
@@ -101,7 +105,7 @@ def judged(made, by):
     for start in range(0, len(made), BATCH):
         some = made[start : start + BATCH]
         seen = np.stack([sample.picture() for sample in some])
-        heard = data.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
+        heard = items.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
         likely = np.zeros(len(some))
         for (kind, judge), pictures, term in zip(by.items(), (seen, heard), steps.TERMS, strict=True):
             wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
@@ -118,7 +122,7 @@ def picture(made):
     keys = [key for key in scarce if all(key in of for of in made.values())][:SHOWN]
     shown = [(METHODS[method], of[key], key) for method, of in made.items() for key in keys]
     captions = [f"{method}: {image}\n{audio}" for method, _, (image, audio, _) in shown]
-    return media.contact_sheet([sample.picture() for _, sample, _ in shown], captions, len(keys))
+    return images.contact_sheet([sample.picture() for _, sample, _ in shown], captions, len(keys))
 
 
 def plotted(method, of):

@@ -24,7 +24,8 @@ from safetensors.numpy import save_file
 from bench import flags
 from bench.about import about
 from bench.published import config
-from its_jax import media, parts, weights
+from its_jax.models import registry, state_dict
+from its_jax.storage.files import write_json
 
 BOUND = 1.3
 SIZES = dict(d_model=2048, d_ff=5120, num_heads=32, num_layers=20)  # T5 v1.1 XL's, but for the number of layers
@@ -51,7 +52,7 @@ def main():
     if arguments.out is not None:
         record = {"what": __doc__.partition("\n")[0], "sizes": SIZES, "bound": BOUND, "shards_bytes": shards}
         record |= {"peak_bytes": peak, "peak_to_largest_shard": round(ratio, 3), "seconds": round(seconds)}
-        media.write_json(arguments.out, record | about())
+        write_json(arguments.out, record | about())
     raise SystemExit(0 if ratio <= BOUND else f"above {BOUND}")
 
 
@@ -60,9 +61,9 @@ def write_model(folder):
     raw = config("if.text_encoder") | SIZES
     (folder / "text_encoder").mkdir(parents=True)
     (folder / "text_encoder" / "config.json").write_text(json.dumps(raw))
-    outline = parts.abstract_module("text_encoder", raw, jnp.float32, name="T5")
+    outline = registry.abstract_module("text_encoder", raw, jnp.float32, name="T5")
     shards = [[]]
-    for key, shape in weights.torch_shapes(outline).items():
+    for key, shape in state_dict.torch_shapes(outline).items():
         if 4 * sum(int(np.prod(of)) for _, of in [*shards[-1], (key, shape)]) > SHARD:
             shards.append([])
         shards[-1].append((key, shape))

@@ -11,8 +11,9 @@ import matplotlib
 import numpy as np
 
 from configs import default
-from its_jax import jobs, production
-from its_jax.sampler import Sampler
+from its_jax.generate import production
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
 
 ROWS = {
     "image_only": "image model alone\n“{image}”",
@@ -58,7 +59,7 @@ def _job(method, prompts, seed):
     config.method, config.seed, config.num_samples = method, seed, 1
     for term, prompt in prompts.items():
         config[term].prompt = prompt
-    (job,), _ = jobs.read(config.to_dict())
+    (job,), _ = read_settings(config.to_dict())
     return job
 
 

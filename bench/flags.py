@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from its_jax import cli
 from its_jax.errors import UserError
+from its_jax.runtime import cli
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:

@@ -25,7 +25,7 @@ from bench import flags
 from bench.published import PARTS, SCHEDULER, config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import fields, media
+from its_jax.storage.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "its_jax" / "tiny" / "weights" / "image" / "tokenizer"
@@ -78,7 +78,7 @@ def _write_tokenizer(folder, length):
     """Its config comes last and whole: where the audio model's is there, all is (see bench/gpu.py)."""
     name = "tokenizer_config.json"
     shutil.copytree(TOKENIZER, folder, ignore=shutil.ignore_patterns(name), dirs_exist_ok=True)
-    media.write_json(folder / name, fields.read_json(TOKENIZER / name) | {"model_max_length": length})
+    write_json(folder / name, read_json(TOKENIZER / name) | {"model_max_length": length})
 
 
 if __name__ == "__main__":

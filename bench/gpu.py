@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import flags
-from its_jax import fields, media
 from its_jax.errors import UserError
+from its_jax.storage.files import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench" / "results" / "gpu.json"
@@ -110,7 +110,7 @@ def device(dry: bool) -> str:
 
 def kept(out: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """The pieces in `out`, if there are any. `UserError`: they are of another device or setting."""
-    record = fields.read_json(out) if out.exists() else {**about, "pieces": {}}
+    record = read_json(out) if out.exists() else {**about, "pieces": {}}
     for name, value in about.items():
         if record.get(name) != value:
             raise UserError(f"{out}: holds figures of {name} {record.get(name)}, not {value}; give another --out")
@@ -143,9 +143,9 @@ def measure(setting: Setting, scratch: Path, out: Path, device: str) -> dict[str
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "out.json"
             fault = _run([*command, f"--out={made}"], environment)
-            found = fields.read_json(made) if made.exists() else {}
+            found = read_json(made) if made.exists() else {}
         figures[name] = found | ({"fault": fault} if fault else {})
-        media.write_json(out, {**about, "pieces": figures})
+        write_json(out, {**about, "pieces": figures})
     return figures
 
 

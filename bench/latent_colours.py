@@ -19,11 +19,15 @@ import numpy as np
 from flax import nnx
 
 from bench import flags
-from its_jax import load
+from its_jax import pretrained
 from its_jax.models.layers import Group
-from its_jax.tiny import coloring, colours, data, judges, pictures, recipe, training
-from its_jax.tiny.export import export_latent
-from its_jax.tiny.fit import fit
+from its_jax.tiny import judges, recipe
+from its_jax.tiny.data import colors
+from its_jax.tiny.data import items as data_items
+from its_jax.tiny.data import pictures as data_pictures
+from its_jax.tiny.training import color, stages
+from its_jax.tiny.training.export import export_latent
+from its_jax.tiny.training.loop import fit
 
 ITEMS = 1200
 VAE = recipe.Stage([(500, 6e-4)], batch=8, ema=0.99)
@@ -42,9 +46,9 @@ def main():
 
 def train(workdir):
     made_of = _pictures(ITEMS)
-    model = load.load("tiny/image", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model("tiny/image", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     vae = _vae(model.vae, made_of, workdir)
-    z = training.encode(vae, made_of, _signed)
+    z = stages.encode(vae, made_of, _signed)
     latent_std = float(np.std(z))
     models = _text_and_unet(model, z / latent_std, workdir)
     export_latent(workdir / "export", "image", models, vae, latent_std)
@@ -52,13 +56,15 @@ def train(workdir):
 
 def _pictures(count):
     """Uint8 `[count, 128, 512, 3]`; item i is of subject i mod 12."""
-    others, made = data.make_spectrograms("train", count // 2), []
+    others, made = data_items.make_spectrograms("train", count // 2), []
     for i in range(count):
-        rng = data.generator("color", "train", i)
-        grey, tints = colours.draw(data.SUBJECTS[i % len(data.SUBJECTS)], data.generator("picture", "train", i))
-        if rng.random() < coloring.DISTURBED:
-            grey = judges.disturbed(rng, data.to_bytes(grey), others[rng.integers(len(others))])
-        made.append(data.to_bytes(colours.coloured(grey, tints)))
+        rng = data_items.generator("color", "train", i)
+        grey, tints = colors.draw(
+            data_items.SUBJECTS[i % len(data_items.SUBJECTS)], data_items.generator("picture", "train", i)
+        )
+        if rng.random() < color.DISTURBED:
+            grey = judges.disturbed(rng, data_items.to_bytes(grey), others[rng.integers(len(others))])
+        made.append(data_items.to_bytes(colors.color_share(grey, tints)))
     return np.stack(made)
 
 
@@ -66,13 +72,13 @@ def _vae(vae, made_of, workdir):
     graph, params = nnx.split(vae)
 
     def batches(step):
-        rng = data.generator("color", "contrast_train", step)
-        starts = rng.integers(made_of.shape[2] - training.VAE_CROP + 1, size=VAE.batch)
+        rng = data_items.generator("color", "contrast_train", step)
+        starts = rng.integers(made_of.shape[2] - stages.VAE_CROP + 1, size=VAE.batch)
         items = zip(rng.integers(len(made_of), size=VAE.batch), starts, strict=True)
-        return np.stack([made_of[i, :, start : start + training.VAE_CROP] for i, start in items])
+        return np.stack([made_of[i, :, start : start + stages.VAE_CROP] for i, start in items])
 
     def loss(params, crops, key):
-        return training.vae_loss(nnx.merge(graph, params), _signed(crops), key)
+        return stages.vae_loss(nnx.merge(graph, params), _signed(crops), key)
 
     params, _ = fit(loss, params, batches, VAE, workdir / "vae")
     return nnx.merge(graph, params)
@@ -87,18 +93,18 @@ def _text_and_unet(model, z, workdir):
     tokenize, whole = recipe.tokenizer("image"), z.shape[2]
 
     def batches(step):
-        rng = data.generator("color", "contrast_held_out", step)
-        crop = UNET.progress(step) < training.UNET_CROP_SHARE
-        size, width = (UNET.batch, training.UNET_CROP) if crop else (UNET.batch // 2, whole)
+        rng = data_items.generator("color", "contrast_held_out", step)
+        crop = UNET.progress(step) < stages.UNET_CROP_SHARE
+        size, width = (UNET.batch, stages.UNET_CROP) if crop else (UNET.batch // 2, whole)
         chosen, starts = rng.integers(len(z), size=size), rng.integers(whole - width + 1, size=size)
         # Of words that the model knows: it reads 16 tokens, and others are letters to it.
-        words = [pictures.caption(data.SUBJECTS[i % len(data.SUBJECTS)], rng) for i in chosen]
-        captions = ["" if rng.random() < training.CAPTION_DROPOUT else caption for caption in words]
+        words = [data_pictures.caption(data_items.SUBJECTS[i % len(data_items.SUBJECTS)], rng) for i in chosen]
+        captions = ["" if rng.random() < stages.CAPTION_DROPOUT else caption for caption in words]
         crops = [z[i, :, start : start + width] for i, start in zip(chosen, starts, strict=True)]
         return {"z": np.stack(crops), "tokens": tokenize(captions)}
 
     def loss(params, batch, key):
-        return training.unet_loss(nnx.merge(graph, params), batch, key)
+        return stages.unet_loss(nnx.merge(graph, params), batch, key)
 
     params, _ = fit(loss, params, batches, UNET, workdir / "unet")
     return nnx.merge(graph, params)

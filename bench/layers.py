@@ -20,10 +20,10 @@ from flax import nnx
 from bench import flags
 from bench.about import about
 from bench.peer import timed
-from its_jax import media
-from its_jax.flops import flops
-from its_jax.models import forms
+from its_jax.benchmark.flops import count_flops
+from its_jax.models import backends
 from its_jax.models.layers import Group, conv3x3
+from its_jax.storage.files import write_json
 
 # Rows, columns and channels of a UNet's levels; frames and channels of the vocoder's stages.
 PICTURES = (32, 128, 320), (16, 64, 640), (8, 32, 1280)
@@ -43,7 +43,7 @@ def main():
         for name, work, runners in cases(args.dtype):
             layers[name] = figures(work, timed(runners, args.rounds + 1))
             print(f"{name:40} {layers[name]}", flush=True)
-        media.write_json(args.out, {**about(), "dtype": args.dtype, "rounds": args.rounds, "layers": layers})
+        write_json(args.out, {**about(), "dtype": args.dtype, "rounds": args.rounds, "layers": layers})
 
 
 def figures(work: int, seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -68,7 +68,7 @@ def cases(dtype: str) -> Iterator[tuple[str, int, dict[str, Callable]]]:
 def runners(plain, ours, twin, shape, dtype):
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     plain, ours = Group(layer=plain), Group(layer=ours)
-    forms.fit(ours, prepare=True)
+    backends.specialize(ours, prepare=True)
     run = jax.jit(lambda module, x: module.layer(x))
     on_ours, twin = jnp.asarray(x, dtype), twin.to(getattr(torch, dtype))
     theirs = torch.from_numpy(np.moveaxis(x, -1, 1)).to(getattr(torch, dtype))
@@ -79,7 +79,7 @@ def runners(plain, ours, twin, shape, dtype):
     def on_pytorch():
         return twin(theirs)
 
-    return flops(run, plain, on_ours), {
+    return count_flops(run, plain, on_ours), {
         "xla": lambda: run(plain, on_ours).block_until_ready(),
         "ours": lambda: run(ours, on_ours).block_until_ready(),
         "pytorch": on_pytorch,

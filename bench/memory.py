@@ -22,7 +22,7 @@ import numpy as np
 
 from bench import flags
 from bench.about import about
-from its_jax import media
+from its_jax.storage.files import write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 OUT = ROOT / "bench" / "results" / "memory.json"
@@ -65,7 +65,7 @@ def measure(scratch):
     results = {}
     for name, figures in measure_all(scratch):
         results[name] = figures  # written after each: a long run may be cut off
-        media.write_json(OUT, {**about(), "megabytes": results})
+        write_json(OUT, {**about(), "megabytes": results})
 
 
 def measure_all(scratch):

@@ -15,8 +15,9 @@ from bench import flags
 from bench.about import about
 from convert.names import canonical
 from convert.tensors import Tensor
-from its_jax import media, parts
-from its_jax.weights import load_state_dict
+from its_jax.models import registry
+from its_jax.models.state_dict import load_state_dict
+from its_jax.storage.files import write_json
 
 BOUND = 1e-4
 
@@ -41,7 +42,7 @@ def run(what: str, measure: Callable[[], Iterator[tuple[str, dict[str, float]]]]
         print(f"{name:22} relative error {result['relative_error']:.1e}, std {result['std']:.3f}", flush=True)
     if out is not None:
         record = {"what": what, "bound": BOUND} | {**facts, key: results}
-        media.write_json(out, record | {"seconds": round(time.perf_counter() - start)} | about())
+        write_json(out, record | {"seconds": round(time.perf_counter() - start)} | about())
     missed = [name for name, result in results.items() if not result["relative_error"] <= BOUND]
     raise SystemExit(f"above {BOUND}: {', '.join(missed)}" if missed else 0)
 
@@ -50,7 +51,7 @@ def ours_of(part: str, raw: Mapping[str, Any], twin: torch.nn.Module, dtype=jnp.
     """Our module with the twin's weights, each of which is freed as it is taken if the caller keeps no twin."""
     tensors = Draining(twin.state_dict())
     del twin
-    return load_state_dict(parts.abstract_module(part, raw, dtype, name=part), tensors)
+    return load_state_dict(registry.abstract_module(part, raw, dtype, name=part), tensors)
 
 
 class Draining(dict):
@@ -63,7 +64,7 @@ class Draining(dict):
 def ours_by_file(part: str, raw: Mapping[str, Any], twin: torch.nn.Module):
     """The same for a twin whose tensors `convert` renames, or leaves out, on their way from a file."""
     tensors = canonical({key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()})
-    outline = parts.abstract_module(part, raw, jnp.float32, name=part)
+    outline = registry.abstract_module(part, raw, jnp.float32, name=part)
     return load_state_dict(outline, {key: tensor.read() for key, tensor in tensors.items()})
 
 

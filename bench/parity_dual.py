@@ -18,7 +18,7 @@ import transformers
 from bench.parity import channels_first, compared, ours_by_file, run
 from bench.published import config
 from bench.random_weights import randomised
-from its_jax.features import SoundFeatures
+from its_jax.checkpoints.processors import ClapFeatureExtractor
 
 ITEMS = 3
 
@@ -42,7 +42,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
     ids = texts(rng, 32, ours.config.text_config.vocab_size, end=2, fill=pad)
     mask = torch.from_numpy(ids != pad).long()
     yield "clap_text", compared(unit(twin.get_text_features(torch.from_numpy(ids), mask)), embed_text(ours, ids))
-    log_mel = np.stack([SoundFeatures()(sound(rng)) for _ in range(ITEMS)])
+    log_mel = np.stack([ClapFeatureExtractor()(sound(rng)) for _ in range(ITEMS)])
     found = jax.jit(lambda model, x: model.embed_sound(x))(ours, log_mel)
     yield "clap_sound", compared(unit(twin.get_audio_features(torch.from_numpy(log_mel)[:, None])), found)
 

@@ -23,7 +23,11 @@ from bench.parity import channels_first, channels_last, compared, ours_of, run
 from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import denoise, stages
+from its_jax.diffusion import denoise
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import solver_table
+from its_jax.diffusion.term_schedule import term_weights
+from its_jax.pipeline import prompts
 
 HEIGHT, WIDTH = 256, 1024
 STEPS, GUIDANCE, AUDIO_WEIGHT, SEED = 3, 10.0, 0.5, 1234
@@ -91,7 +95,7 @@ def text_features(term, seed):
     ids = np.array([prompt + prompt[-1:] * (77 - len(prompt)) for prompt in PROMPTS[term]])
     twin = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw)), seed)
     theirs = twin(torch.from_numpy(ids)).last_hidden_state
-    return theirs, stages.encode_texts(ours_of("text_encoder", raw, twin), ids)
+    return theirs, prompts.encode_tokens(ours_of("text_encoder", raw, twin), ids)
 
 
 def unets_and_loop(texts):
@@ -117,13 +121,13 @@ def unets_and_loop(texts):
 
 
 def loop(models, texts, x):
-    schedule = denoise.Schedule.from_dict(config("sd15.scheduler"))
-    weights, active = denoise.term_weights([[1 - AUDIO_WEIGHT], [AUDIO_WEIGHT]], [[0], [0]], STEPS, schedule)
+    schedule = NoiseSchedule.from_dict(config("sd15.scheduler"))
+    weights, active = term_weights([[1 - AUDIO_WEIGHT], [AUDIO_WEIGHT]], [[0], [0]], STEPS, schedule)
     terms = [
         denoise.Term(ours[None], np.full(1, GUIDANCE, np.float32), w)
         for (_, ours), w in zip(texts.values(), weights, strict=True)
     ]
-    rows = denoise.solver_rows(schedule, STEPS, "ddim")
+    rows = solver_table(schedule, STEPS, "ddim")
     state = denoise.initial_state(jnp.asarray(x))
     return denoise.denoise(models, terms, rows, active, state, np.int32(0), np.int32(STEPS)).x
 

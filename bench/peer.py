@@ -37,8 +37,9 @@ import torch
 from bench import flags
 from bench.about import about
 from bench.peer_parts import DEVICE, FULL_SIZE, WORK, Work
-from its_jax import machine, media
 from its_jax.errors import UserError
+from its_jax.runtime import hardware
+from its_jax.storage.files import write_json
 
 # How modules are called in PyTorch.
 FORMS = {"eager": lambda f: f, "compiled": functools.partial(torch.compile, dynamic=False)}
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         results[f"{part}, batch {b}"] = result
         print(f"{part}, batch {b}: {json.dumps(result)}", flush=True)
         if args.out:  # after each: a long run may be cut off
-            media.write_json(args.out, record(args, rates, results))
+            write_json(args.out, record(args, rates, results))
         check_agreement(part, args.dtype, result["relative_difference"])
 
 
@@ -131,7 +132,7 @@ def record(args, rates, results):
 
 def matrix_rates(dtype: str) -> dict[str, float]:
     """Side -> floating-point operations per second in a plain product of square matrices: what there is to be had."""
-    n = machine.PRODUCT[DEVICE == "cpu"]
+    n = hardware.PRODUCT[DEVICE == "cpu"]
     a = torch.full((n, n), 1 / n, dtype=getattr(torch, dtype), device=DEVICE)
 
     def product():
@@ -141,7 +142,7 @@ def matrix_rates(dtype: str) -> dict[str, float]:
 
     product()
     seconds = timed({"pytorch": product}, 5)["pytorch"]
-    return {"ours": machine.matrix_rate(dtype), "pytorch": 2 * n**3 / min(seconds)}
+    return {"ours": hardware.matrix_rate(dtype), "pytorch": 2 * n**3 / min(seconds)}
 
 
 def limit(flops: int, rate: float) -> dict[str, float]:
@@ -233,11 +234,11 @@ def peak_memory(part, b, args):
     work = WORK[part][0](b, args)
     run = work.ours() if args.only == "ours" else work.theirs()(FORMS[args.only])
     run()
-    machine.forget_peak()  # that of loading and compiling
+    hardware.forget_peak()  # that of loading and compiling
     run()
     run()
     if args.only == "ours" or DEVICE == "cpu":
-        return machine.peak_memory()
+        return hardware.peak_memory()
     return torch.cuda.max_memory_allocated()
 
 

@@ -28,9 +28,11 @@ from bench.parity import ours_of
 from bench.published import config
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import denoise, measure, parts, stages
-from its_jax.flops import flops
-from its_jax.models import forms
+from its_jax.benchmark import measure
+from its_jax.benchmark.flops import count_flops
+from its_jax.diffusion.feature_cache import Mode
+from its_jax.models import backends, registry
+from its_jax.pipeline import prompts
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
 DEFAULT = peer_sample.ROOT / "configs" / "default.py"
@@ -53,7 +55,7 @@ class Work:
     ours: Callable[[], Run]
     theirs: Callable[[], Callable[[Callable], Run]]
     samples: tuple[int, int]
-    flops: Callable[[], int]
+    count_flops: Callable[[], int]
     forms: tuple[str, ...] | None = None
 
 
@@ -68,7 +70,7 @@ def module(part, name, dtype):
 
 def ours(part, name, dtype):
     model = ours_of(part, config(name), module(part, name, dtype), jnp.dtype(dtype))
-    forms.fit(model, prepare=part == "unet")  # as its_jax.sampler does
+    backends.specialize(model, prepare=part == "unet")  # as its_jax.sampler does
     return model
 
 
@@ -106,14 +108,14 @@ def normal(*shape, seed=0):
 
 
 def plain(part, name):
-    return parts.abstract_module(part, config(name), jnp.dtype("float32"), name=part)
+    return registry.abstract_module(part, config(name), jnp.dtype("float32"), name=part)
 
 
 def unet(b, args):
     x, text, t = normal(2 * b, HEIGHT // 8, WIDTH // 8, 4), normal(2 * b, TOKENS, 768, seed=1), np.full(2 * b, 501)
 
     def make_ours():
-        model = stages.prepare_unet(ours("unet", "sd15.unet", args.dtype), 1000)
+        model = prompts.prepare_unet(ours("unet", "sd15.unet", args.dtype), 1000)
         texts = jax.jit(lambda model, text: model.unet.project_text(text))(model, text)
         return on_ours(lambda model, *inputs: model(*inputs), model, x, t, texts)
 
@@ -126,7 +128,7 @@ def unet(b, args):
     def count():
         model = plain("unet", "sd15.unet")
         texts = jax.eval_shape(lambda model, text: model.project_text(text), model, text[:2])
-        return measure.of_evaluation(model, denoise.Way(guided=True, reused=False), x[:2], texts)
+        return measure.evaluation_flops(model, Mode(guided=True, cached=False), x[:2], texts)
 
     return Work(make_ours, make_theirs, (b, b), count)
 
@@ -143,7 +145,7 @@ def vae(b, args):
         return on_theirs(lambda z: twin.decode(z, return_dict=False), z_)
 
     def count():
-        return flops(lambda model, z: model.decode(z), plain("vae", "sd15.vae"), z[:1])
+        return count_flops(lambda model, z: model.decode(z), plain("vae", "sd15.vae"), z[:1])
 
     return Work(make_ours, make_theirs, (b, b), count)
 
@@ -159,7 +161,7 @@ def vocoder(b, args):
         return on_theirs(twin, torch.from_numpy(mel).mT.to(next(twin.parameters()).dtype).contiguous())
 
     def count():
-        return flops(lambda model, mel: model(mel), plain("vocoder", "auffusion.vocoder"), mel[:1])
+        return count_flops(lambda model, mel: model(mel), plain("vocoder", "auffusion.vocoder"), mel[:1])
 
     return Work(make_ours, make_theirs, (b, b), count)
 
@@ -179,7 +181,7 @@ def sample(b, args, *, authors=False):
         return lambda wrap: _in_turn(functools.partial(peer.wrapped(wrap), noise=noise), settings, many)
 
     def count():
-        return sum(measure.arithmetic(ours_once().sampler, peer_sample.batch(settings, 1, 0)[0]).values())
+        return sum(measure.stage_flops(ours_once().sampler, peer_sample.batch(settings, 1, 0)[0]).values())
 
     return Work(make_ours, make_theirs, (b, 1 if authors else b), count, ("eager",) if authors else None)
 

@@ -18,10 +18,13 @@ import torch
 import transformers
 
 from bench import torch_reference
-from its_jax import denoise, jobs
+from its_jax.diffusion import denoise
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.torch_noise import torch_noise
 from its_jax.errors import UserError
-from its_jax.noise import torch_noise
-from its_jax.sampler import Sampler
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import expand
+from its_jax.settings.schema import TERMS, term_names
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "its_jax" / "tiny" / "weights"
@@ -42,7 +45,7 @@ def settings(config: Path, models: Path, dtype: str, num_steps: int | None = Non
             raise UserError(f"{path}: there is no such file or folder; python -m bench.full_size makes models")
     made = runpy.run_path(str(config))["get_config"]().to_dict() | {"dtype": dtype}
     steps = num_steps or made["num_steps"]
-    for term in jobs.terms(made):
+    for term in term_names(made):
         start = round(made[term]["start_step"] * steps / made["num_steps"])
         made[term] |= {"start_step": start, "model": str((models / term).absolute())}
     _check(made)
@@ -57,15 +60,15 @@ def _check(made):
     for name, values in plain.items():
         if made[name] not in values:
             raise UserError(f"{name}={made[name]!r}: PyTorch's procedure has {' or '.join(map(repr, values))} only")
-    for term in jobs.terms(made):
-        if term not in jobs.TERMS or made[term]["view"] != "identity" or made[term]["guidance_scale"] == 1:
+    for term in term_names(made):
+        if term not in TERMS or made[term]["view"] != "identity" or made[term]["guidance_scale"] == 1:
             raise UserError(f"{term}: PyTorch's procedure has the terms image and audio only, as they are, guided")
 
 
 def batch(settings: Mapping[str, Any], b: int, number: int) -> list[dict[str, Any]]:
     """The jobs of a batch; other numbers give other prompts, so that these have to be encoded."""
-    terms = {term: settings[term] | {"prompt": f"{settings[term]['prompt']} {number}"} for term in jobs.TERMS}
-    return jobs.expand({**settings, **terms}, b)
+    terms = {term: settings[term] | {"prompt": f"{settings[term]['prompt']} {number}"} for term in TERMS}
+    return expand({**settings, **terms}, b)
 
 
 class Ours:
@@ -93,7 +96,7 @@ class Theirs:
         self.device, self.dtype = torch.device(device), dtype
         to = dict(device=device, dtype=dtype)
         pictures = to | {"memory_format": torch.channels_last if channels_last else torch.preserve_format}
-        folders = {term: Path(settings[term]["model"]) for term in jobs.TERMS}
+        folders = {term: Path(settings[term]["model"]) for term in TERMS}
         open_part = torch_reference.open_part
         self.tokenizers = {
             term: transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer") for term, folder in folders.items()
@@ -130,18 +133,18 @@ class Theirs:
         x = torch_reference.denoise(
             scheduler(job),
             list(self.unets.values()),
-            [self._encode(term, job).repeat_interleave(b, dim=0) for term in jobs.TERMS],
+            [self._encode(term, job).repeat_interleave(b, dim=0) for term in TERMS],
             noise.to(self.device),
-            guidance_scales=[job[term]["guidance_scale"] for term in jobs.TERMS],
-            start_steps=[job[term]["start_step"] for term in jobs.TERMS],
-            audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in jobs.TERMS),
+            guidance_scales=[job[term]["guidance_scale"] for term in TERMS],
+            start_steps=[job[term]["start_step"] for term in TERMS],
+            audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in TERMS),
         )
         pictures = {}
         for term, decode in self.decoders.items():
             if decode not in pictures:
                 z = x.to(self.dtype) / self.vaes[term].config.scaling_factor
                 pictures[decode] = (decode(z, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
-        picture, sounding = (pictures[self.decoders[term]] for term in jobs.TERMS)
+        picture, sounding = (pictures[self.decoders[term]] for term in TERMS)
         spectrogram = sounding.mean(dim=1)
         log_mel = torch_reference.log_mel(spectrogram, *self.log_range)
         waveform = self.vocoder(log_mel.to(self.dtype))[:, 0].float()
@@ -177,5 +180,5 @@ def scheduler(job: Mapping[str, Any]):
     if job["solver"] == "ddim":
         made.set_timesteps(job["num_steps"])
     else:  # its own leading timesteps begin lower, as if one step more were taken
-        made.set_timesteps(timesteps=denoise.Schedule.from_dict(raw).timesteps(job["num_steps"]).tolist())
+        made.set_timesteps(timesteps=NoiseSchedule.from_dict(raw).timesteps(job["num_steps"]).tolist())
     return made

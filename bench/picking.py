@@ -18,8 +18,8 @@ import numpy as np
 
 from bench import comparison, flags, steps, success
 from bench.about import about
-from its_jax import media
 from its_jax.errors import UserError
+from its_jax.storage.files import write_json
 
 COUNTS = 1, 2, 4, 8
 
@@ -36,7 +36,7 @@ def main():
         found = figures(made, steps.judge(), success.second_judges(args.second))
         print(json.dumps(found, indent=1))
         if args.out:
-            media.write_json(args.out, {**about(), **found})
+            write_json(args.out, {**about(), **found})
 
 
 def grouped(made):

@@ -19,8 +19,9 @@ import numpy as np
 from bench import flags, topology
 from bench.about import about
 from bench.published import config
-from its_jax import media, parts, stages
-from its_jax.models import forms
+from its_jax.models import backends, registry
+from its_jax.pipeline import prompts
+from its_jax.storage.files import write_json
 
 HBM = int(15.75 * 2**30)  # of a v5e chip, what the runtime leaves to programs
 CHIP = ("v5e:1x1", {"chips_per_host_bounds": (1, 1, 1)})
@@ -54,7 +55,7 @@ def main():
         print(f"{name}: {total / 1e9:.2f} GB, {total / HBM:.2f} of a chip's {HBM / 1e9:.1f} GB", flush=True)
     if args.out is not None:
         record = {"what": __doc__.partition("\n")[0], "hbm": HBM, "dtype": jnp.dtype(DTYPE).name, "programs": results}
-        media.write_json(args.out, record | about())
+        write_json(args.out, record | about())
     too_large = [name for name, of in results.items() if of["total"] > HBM]
     raise SystemExit(f"more than the chip has: {', '.join(too_large)}" if too_large else 0)
 
@@ -67,15 +68,15 @@ def programs(device):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
     def outline(part, name):
-        module = parts.abstract_module(part, config(name), DTYPE, name=name)
-        forms.fit(module, device)
+        module = registry.abstract_module(part, config(name), DTYPE, name=name)
+        backends.specialize(module, device)
         return placed(module)
 
     def shape(*sizes, dtype=np.float32):
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
 
     encoder = outline("text_encoder", "if.text_encoder")
-    yield "t5_xxl", stages.encode_texts_for_pixels, (encoder, shape(2, TOKENS, dtype=np.int32))
+    yield "t5_xxl", prompts.encode_tokens_for_pixels, (encoder, shape(2, TOKENS, dtype=np.int32))
     for name, (batch, height, width) in UNETS.items():
         unet, times = outline("unet", name), shape(2 * batch, dtype=np.int32)
         text = placed(

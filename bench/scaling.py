@@ -29,8 +29,8 @@ import numpy as np
 
 from bench import flags
 from bench.about import about
-from its_jax import media
 from its_jax.errors import UserError
+from its_jax.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]
 AXES = {
@@ -75,7 +75,7 @@ def run(args):
             along.append(points[settings])
             results[axis] = grown(AXES[axis][: len(along)], along)
             if args.out is not None:  # after each: a long run may be cut off
-                media.write_json(args.out, about() | {"steps": STEPS, "axes": results})
+                write_json(args.out, about() | {"steps": STEPS, "axes": results})
         for line in lines(axis, results[axis]):
             print(line, flush=True)
 

@@ -25,11 +25,14 @@ from jax.sharding import PartitionSpec as P
 from bench import flags, topology
 from bench.about import about
 from bench.published import PARTS, config
-from its_jax import denoise, media, spread
-from its_jax.layout import Alone
-from its_jax.models import forms
-from its_jax.models.unet import Prepared, UNet2DConditionModel, UNetConfig
-from its_jax.weights import abstract
+from its_jax.diffusion import denoise
+from its_jax.diffusion.solvers import SolverTable
+from its_jax.models import backends
+from its_jax.models.state_dict import abstract_arrays
+from its_jax.models.unet import PrecomputedUNet, UNet2DConditionModel, UNetConfig
+from its_jax.pipeline import model_parallel
+from its_jax.pipeline.placement import DataParallel
+from its_jax.storage.files import write_json
 
 DTYPE, LATENT, TOKENS, TRAINING_STEPS = jnp.bfloat16, (32, 128, 4), 77, 1000
 
@@ -48,7 +51,7 @@ def run(args):
     flags.check_out(args.out)
     topology.set_effort(args.effort)
     devices = topology.described(args.topology).devices
-    meshes = {n: spread.mesh(2, n, devices) for n in (4, 2)} | {1: jax.sharding.Mesh(devices, ("data",))}
+    meshes = {n: model_parallel.mesh(2, n, devices) for n in (4, 2)} | {1: jax.sharding.Mesh(devices, ("data",))}
     outlines = {n: outline(mesh) for n, mesh in meshes.items()}
     results = {n: {"unet_weights_mb": weights_on_a_chip(models)} for n, (models, *_) in outlines.items()}
     for n, mesh in meshes.items():
@@ -56,7 +59,7 @@ def run(args):
         results[n] |= figures(program(mesh, *outlines[n]))
         if args.out:  # after each: a long run may be cut off
             record = {"topology": args.topology, "effort": args.effort, "of each chip, by devices_per_sample": results}
-            media.write_json(args.out, about() | record)
+            write_json(args.out, about() | record)
     print(json.dumps(results))
 
 
@@ -84,31 +87,31 @@ def outline(mesh):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     configs = [UNetConfig.from_dict(config(parts["unet"])) for parts in PARTS.values()]
-    unets = [abstract(UNet2DConditionModel, config, dtype=DTYPE, param_dtype=DTYPE) for config in configs]
+    unets = [abstract_arrays(UNet2DConditionModel, config, dtype=DTYPE, param_dtype=DTYPE) for config in configs]
     for unet in unets:
-        forms.fit(unet, mesh.devices.flat[0], prepare=True)
+        backends.specialize(unet, mesh.devices.flat[0], prepare=True)
     times = jnp.arange(TRAINING_STEPS)
-    models = [jax.eval_shape(lambda unet: Prepared(unet, unet.project_time(times)), unet) for unet in unets]
+    models = [jax.eval_shape(lambda unet: PrecomputedUNet(unet, unet.project_time(times)), unet) for unet in unets]
     text = jax.ShapeDtypeStruct((2 * b, TOKENS, unets[0].config.cross_attention_dim), DTYPE)
     texts = jax.eval_shape(UNet2DConditionModel.project_text, unets[0], text)
     texts = jax.tree.map(lambda a: shape(b, 2, *a.shape[1:], dtype=a.dtype), texts)
     terms = [denoise.Term(texts, shape(b, TRAINING_STEPS), shape(b, TRAINING_STEPS))] * 2
     rows = [shape(TRAINING_STEPS, sharding=whole)] * 5
-    rows = denoise.SolverRows(shape(TRAINING_STEPS, dtype=jnp.int32, sharding=whole), *rows)
+    rows = SolverTable(shape(TRAINING_STEPS, dtype=jnp.int32, sharding=whole), *rows)
     state = denoise.State(shape(b, *LATENT), shape(b, *LATENT), shape(b, dtype=jnp.int32))
     step = shape(dtype=jnp.int32, sharding=whole)
     rest = rows, shape(2, TRAINING_STEPS, dtype=jnp.int32, sharding=whole), state, step, step, None
     if "term" in mesh.axis_names:
-        terms = spread.Terms.of(terms, mesh)
-        rest = *rest[:2], state._replace(inner=((),) * len(terms.distinct)), *rest[3:]
-        return spread.joined(models, mesh, spread.MODELS), terms, *rest
+        terms = model_parallel.Terms.of(terms, mesh)
+        rest = *rest[:2], state._replace(caches=((),) * len(terms.distinct)), *rest[3:]
+        return model_parallel.stack_shards(models, mesh, model_parallel.MODELS), terms, *rest
     return jax.tree.map(lambda a: shape(*a.shape, dtype=a.dtype, sharding=whole), models), terms, *rest
 
 
 def program(mesh, *args):
     if "term" in mesh.axis_names:
-        return spread.lower(mesh, *args).compile()
-    return Alone(mesh).lower(*args).compile()
+        return model_parallel.lower(mesh, *args).compile()
+    return DataParallel(mesh).lower(*args).compile()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from bench import flags, memory
 from bench.about import about
-from its_jax import media
+from its_jax.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]
 BOUND = 0.7  # of the disk's rate
@@ -78,7 +78,7 @@ def measure(args):
     for part in args.parts:
         results[part] = MEASURES[part](args.scratch, args.rounds)
         if args.out is not None:  # after each: a long run may be cut off
-            media.write_json(args.out, about() | {"rounds": args.rounds} | results)
+            write_json(args.out, about() | {"rounds": args.rounds} | results)
 
 
 def runs(scratch, rounds):

@@ -23,12 +23,14 @@ from scipy import stats
 
 from bench import flags
 from bench.about import about
-from its_jax.jobs import expand
-from its_jax.measure import arithmetic
-from its_jax.media import write_json
-from its_jax.production import keep_programs
-from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, pairs, scores
+from its_jax.benchmark.measure import stage_flops
+from its_jax.generate.production import keep_programs
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import expand
+from its_jax.storage.files import write_json
+from its_jax.tiny import judges
+from its_jax.tiny.data import items
+from its_jax.tiny.evaluation import pairs, scores
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
 BATCH = 12
@@ -106,14 +108,14 @@ def result(settings, workdir):
     samples = pairs.Store(workdir, sampler, settings).samples("fused", PAIRS)
     return judged(samples) | {
         "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
-        "gflop": arithmetic(sampler, job)["denoise"] / 1e9,
+        "gflop": stage_flops(sampler, job)["denoise"] / 1e9,
     }
 
 
 def judged(samples):
     """Whether the judges find picture and sound right, each `[n]`; n is a multiple of `BATCH`."""
     spectrogram, blocks = samples["spectrogram"] / np.float32(255), len(samples["waveform"]) // BATCH
-    heard = np.concatenate([data.to_spectrogram(block) for block in np.split(samples["waveform"], blocks)])
+    heard = np.concatenate([items.to_spectrogram(block) for block in np.split(samples["waveform"], blocks)])
     return {
         "picture": judges.classify(judge()["picture"], spectrogram) == samples["subject"],
         "sound": judges.classify(judge()["sound"], heard) == samples["sound"],

@@ -24,12 +24,15 @@ import numpy as np
 
 from bench import flags, steps
 from bench import success_forms as forms
-from its_jax import denoise, similarity
-from its_jax.jobs import expand
-from its_jax.layout import Alone
-from its_jax.measure import arithmetic
-from its_jax.sampler import Sampler
-from its_jax.tiny import data, judges, pairs, scorer, scores
+from its_jax.benchmark.measure import stage_flops
+from its_jax.diffusion import denoise
+from its_jax.pipeline.placement import DataParallel
+from its_jax.pipeline.sampler import Sampler
+from its_jax.scoring import clip_clap
+from its_jax.settings.parse import expand
+from its_jax.tiny import judges, scorer
+from its_jax.tiny.data import items
+from its_jax.tiny.evaluation import pairs, scores
 
 SCORERS = "tiny/clip", "tiny/clap"
 REFERENCE = "plain"
@@ -136,7 +139,7 @@ VARIANTS |= {
 def sampler_of(variant: Variant, job: Mapping[str, Any], workdir: Path) -> Sampler:
     """A sampler that makes its steps in the variant's way; what it needs for that is kept in `workdir`."""
 
-    class Layout(Alone):
+    class Layout(DataParallel):
         program = staticmethod(variant.program)
 
     class Varied(Sampler):
@@ -171,7 +174,7 @@ def _best(sampler, candidates, jobs, terms, workdir):
     states, found = [], []
     for i in range(candidates.count):
         noise = sampler._noise([job | {"seed": job["seed"] + 500_000 * i} for job in jobs])
-        state = sampler._start(noise)._replace(inner=sampler._no_inner(sampler._unets, terms, noise))
+        state = sampler._start(noise)._replace(caches=sampler._empty_caches(sampler._unets, terms, noise))
         state = denoised(state, np.int32(0), half)
         states.append(state)
         latents = state.x0 if half < end else state.x
@@ -194,12 +197,12 @@ def _by_scores(jobs, spectrograms, waveforms, mel):
 
 @functools.cache
 def _scorers():
-    return similarity.Clip(SCORERS[0]), similarity.Clap(SCORERS[1])
+    return clip_clap.ClipScorer(SCORERS[0]), clip_clap.ClapScorer(SCORERS[1])
 
 
 def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
     """How likely judges other than those that count find picture and sound: the logarithm, of each candidate `[b]`."""
-    heard = data.to_spectrogram(waveforms, mel)
+    heard = items.to_spectrogram(waveforms, mel)
     found = 0.0
     for (kind, judge), seen, term in zip(
         second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
@@ -239,7 +242,7 @@ def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
     found["error"] = np.mean(errors, axis=0)
     for term, e, e0 in zip(steps.TERMS, errors, without, strict=True):
         found[f"advantage_{term}"] = 100 * (e0 - e) / e0
-    found["gflop"] = cost(variant, arithmetic(sampler, job)["denoise"]) / 1e9
+    found["gflop"] = cost(variant, stage_flops(sampler, job)["denoise"]) / 1e9
     return found
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from its_jax import denoise
+from its_jax.diffusion import denoise
 
 
 def parts(model, x, t, term):

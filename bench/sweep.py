@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bench import flags
 from bench.about import about
-from its_jax import media
+from its_jax.storage.files import json_bytes, write_json
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("rate", "many", "kills")
@@ -60,7 +60,7 @@ def run(args):
             results[part] = {"rate": rate, "many": many, "kills": kills}[part](args)
             print(f"{part}: {json.dumps(results[part])}", flush=True)
             if args.out:
-                media.write_json(args.out, about() | {"results": results})
+                write_json(args.out, about() | {"results": results})
     finally:
         shutil.rmtree(args.scratch)
 
@@ -70,15 +70,19 @@ def run(args):
 
 def rate(args):
     from configs import sweep
-    from its_jax import grid, groups, plan, production, store
+    from its_jax.generate import batches as generate_batches
+    from its_jax.generate import groups as generate_groups
+    from its_jax.generate import production
+    from its_jax.storage import writers
+    from its_jax.sweep import grid as sweep_grid
 
     settings = sweep.get_config().to_dict()
-    todo = grid.read(settings, settings.pop("grid"))
-    (group,) = plan.groups(todo)
+    todo = sweep_grid.read_grid(settings, settings.pop("grid"))
+    (group,) = generate_batches.program_groups(todo)
     how = {"batch_size": 0, "devices_per_sample": 1, "video": False}
     production.keep_programs()
-    sampler = groups.sampler_for(plan.of_each_batch(group), len(todo), 0, how)
-    batches = plan.batches(args.scratch / "plan", group, sampler.batch_size)[:BATCHES]
+    sampler = generate_groups.sampler_for(generate_batches.batch_representatives(group), len(todo), 0, how)
+    batches = generate_batches.plan_batches(args.scratch / "plan", group, sampler.batch_size)[:BATCHES]
     batches = [[group.jobs[name] for name in batch] for batch in batches]
     for batch in batches:
         sampler(batch)
@@ -91,7 +95,7 @@ def rate(args):
                     sampler(batch)  # whose prompts have been encoded
             else:
                 sampler._texts.clear()
-                folder = store.Folders(args.scratch / f"rate-{i}")
+                folder = writers.FolderWriter(args.scratch / f"rate-{i}")
                 with production.pipeline(folder, sum(batches, []), video=False) as line:
                     for batch in batches:
                         line.make(sampler, batch)
@@ -131,34 +135,35 @@ def apart(what, folder):
 
 def jobs_of_many():
     from configs import default
-    from its_jax import grid
+    from its_jax.sweep import grid as sweep_grid
 
     settings = default.get_config().to_dict() | {"num_samples": 1}
     pictures = [f"a painting of thing {i}, grayscale" for i in range(500)]
     sounds = [f"sound {i}" for i in range(50)]
-    return grid.read(settings, {"image": {"prompt": pictures}, "audio": {"prompt": sounds}, "seed": "0..3"})
+    return sweep_grid.read_grid(settings, {"image": {"prompt": pictures}, "audio": {"prompt": sounds}, "seed": "0..3"})
 
 
 def planned(folder):
-    from its_jax import plan
+    from its_jax.generate import batches as generate_batches
 
     start = time.perf_counter()
     todo = jobs_of_many()
-    groups = plan.groups(todo)
+    groups = generate_batches.program_groups(todo)
     read = time.perf_counter() - start
-    (batches,) = [plan.batches(folder, group, 8) for group in groups]
+    (batches,) = [generate_batches.plan_batches(folder, group, 8) for group in groups]
     assert len(todo) == JOBS and sum(map(len, batches)) == JOBS
     return {"seconds": round(time.perf_counter() - start, 2), "of_them_the_grid": round(read, 2), "peak_mb": peak_mb()}
 
 
 def scanned(folder):
-    from its_jax import plan, store
+    from its_jax.generate import batches as generate_batches
+    from its_jax.storage import writers
 
     todo = jobs_of_many()
-    layout = "shards" if (folder / store.SHARDS).exists() else "folders"
+    layout = "shards" if (folder / writers.SHARDS).exists() else "folders"
     start = time.perf_counter()
-    done = store.open_store(layout, folder).finished() & todo.keys()
-    (group,) = plan.groups(todo)
+    done = writers.open_writer(layout, folder).finished() & todo.keys()
+    (group,) = generate_batches.program_groups(todo)
     assert len(done) == JOBS and group.jobs.keys() <= done
     return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": peak_mb()}
 
@@ -169,16 +174,16 @@ def peak_mb():
 
 def fill(folder, layout):
     """Finished samples with records of the usual length and nothing else, without waiting for the disk."""
-    from its_jax import files, store
+    from its_jax.storage import files, writers
 
     os.fsync = lambda file: None
     files.write = lambda path, data: path.write_bytes(data)
-    kept = store.open_store(layout, folder, "shard-0-of-1")
+    kept = writers.open_writer(layout, folder, "shard-0-of-1")
     for name, job in jobs_of_many().items():
         record = job | {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
         record["seconds"] = dict.fromkeys(("load", "compile", "encode", "denoise", "decode", "vocode", "write"), 0.1)
         record["models"] = {term: {"source": "x" * 40, "sha256": "0" * 64} for term in ("image", "audio")}
-        kept.add(name, [("sample.json", media.text(record))])
+        kept.add(name, [("sample.json", json_bytes(record))])
     kept.close()
 
 
@@ -222,10 +227,10 @@ def swept(folder, layout, seconds):
 
 
 def latents(status, folder):
-    from its_jax import samples
+    from its_jax.storage import samples
 
     assert status == 0
-    return {name: sample.record["run"]["latents_sha256"] for name, sample in samples.open(folder).items()}
+    return {name: sample.record["run"]["latents_sha256"] for name, sample in samples.open_samples(folder).items()}
 
 
 if __name__ == "__main__":

@@ -32,12 +32,16 @@ from bench.about import about
 from bench.pieces import overlaps
 from bench.published import CONFIGS, PARTS, SCHEDULER, config
 from configs import sd15_auffusion
-from its_jax import denoise, fields, jobs, load, media, parts, sampler, stages
+from its_jax.benchmark.flops import count_flops
+from its_jax.checkpoints import load
+from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.errors import UserError
-from its_jax.flops import flops
-from its_jax.layout import Alone
-from its_jax.models import forms
+from its_jax.models import backends, registry
 from its_jax.models.layers import attend
+from its_jax.pipeline import decoding, prompts, sampler
+from its_jax.pipeline.placement import DataParallel
+from its_jax.settings.parse import read_settings
+from its_jax.storage.files import read_json, write_json
 
 TOKENS = 77
 WORK_OFF = 0.03
@@ -78,8 +82,8 @@ def main():
 def run(args):
     flags.check_out(args.out)
     topology.set_effort(args.effort)
-    job = jobs.read(sd15_auffusion.get_config().to_dict())[0][0]
-    results = fields.read_json(args.out)["programs"] if args.out and args.out.exists() else {}
+    job = read_settings(sd15_auffusion.get_config().to_dict())[0][0]
+    results = read_json(args.out)["programs"] if args.out and args.out.exists() else {}
     missed = False
     for chips in args.chips:
         described(chips)  # where that cannot be, no size of batch is to blame
@@ -89,7 +93,7 @@ def run(args):
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if args.out:  # after each: a long run may be cut off
             record = {"what": __doc__.partition("\n")[0], "settings": job, "programs": results}
-            media.write_json(args.out, record | {"machine": about()["machine"]})
+            write_json(args.out, record | {"machine": about()["machine"]})
         for fault in faults(found):
             print(f"missed: {name}: {fault}", file=sys.stderr)
             missed = True
@@ -131,25 +135,25 @@ class Outlined(sampler.Sampler):
 
     def _lay_out(self, job, devices_per_sample):
         axis_types = (jax.sharding.AxisType.Auto,)
-        return Alone(jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types))
+        return DataParallel(jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types))
 
     def _load(self, job):
         models = {term: self._outlined(term) for term in PARTS}
-        return models, stages.mel_config(models["audio"].vocoder.config, job["height"])
+        return models, decoding.mel_config(models["audio"].vocoder.config, job["height"])
 
     def _outlined(self, term):
         modules = {}
         for part, file in PARTS[term].items():
-            modules[part] = self._put(parts.abstract_module(part, config(file), self._dtype, name=file))
-            forms.fit(modules[part], self._device)
+            modules[part] = self._put(registry.abstract_module(part, config(file), self._dtype, name=file))
+            backends.specialize(modules[part], self._device)
         tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
-        schedule = denoise.Schedule.from_dict(config(SCHEDULER))
+        schedule = NoiseSchedule.from_dict(config(SCHEDULER))
         about = dict(folder=CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule)
         return load.Model(source=term, **about, **modules)
 
     def _prepared(self):
         def prepared(model):
-            prepare = functools.partial(stages.prepare_unet, timesteps=model.schedule.num_train_timesteps)
+            prepare = functools.partial(prompts.prepare_unet, timesteps=model.schedule.num_train_timesteps)
             return self._put(jax.eval_shape(prepare, model.unet))
 
         return tuple(map(prepared, self.models.values()))
@@ -244,16 +248,16 @@ def work(of, b, program):
     counted = {"all": 0, "outside_kernels": 0}
     h, w, c = of.latent_shape(of._job)
     for term in of.models:
-        plain = parts.abstract_module("unet", config(PARTS[term]["unet"]), of._dtype, name=term)
+        plain = registry.abstract_module("unet", config(PARTS[term]["unet"]), of._dtype, name=term)
         time = jax.eval_shape(lambda unet, t: unet.project_time(t), plain, jax.ShapeDtypeStruct((1,), jnp.int32))
         text = jax.ShapeDtypeStruct((2 * b, TOKENS, plain.config.cross_attention_dim), of._dtype)
         text = jax.eval_shape(lambda unet, text: unet.project_text(text), plain, text)
         x = jax.ShapeDtypeStruct((2 * b, h, w, c), jnp.float32)
         for what, form in (("all", attend), ("outside_kernels", without_kernels)):
-            for _, layer in forms.nnx.iter_graph(plain):
-                if isinstance(layer, forms.Attention):
+            for _, layer in backends.nnx.iter_graph(plain):
+                if isinstance(layer, backends.Attention):
                     layer.attend = form
-            counted[what] += flops(lambda unet, *inputs: unet.predict(*inputs), plain, x, time, text, edges=False)
+            counted[what] += count_flops(lambda unet, *inputs: unet.predict(*inputs), plain, x, time, text, edges=False)
     compiled = program.cost_analysis()["flops"]
     twice = overlaps(program.as_text(), 2 * b, w // h)
     return {
@@ -267,7 +271,7 @@ def work(of, b, program):
 
 
 def without_kernels(q, k, v):
-    return q if min(q.shape[1], k.shape[1]) >= forms.SPLASH_TOKENS else attend(q, k, v)
+    return q if min(q.shape[1], k.shape[1]) >= backends.SPLASH_TOKENS else attend(q, k, v)
 
 
 if __name__ == "__main__":

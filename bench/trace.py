@@ -21,8 +21,8 @@ import jax
 from bench import flags, peer_sample
 from bench.about import about
 from bench.peer_parts import FULL_SIZE
-from its_jax import media
 from its_jax.errors import UserError
+from its_jax.storage.files import write_json
 
 # What the names of kernels and operations say of their kind; the first that fits counts.
 KINDS = {
@@ -57,7 +57,7 @@ def main():
         flags.check_out(args.out)
         figures = profile(args)
     device = jax.local_devices()[0].device_kind
-    media.write_json(args.out, {**about(), "device": device, "dtype": args.dtype, "batch": args.batch, **figures})
+    write_json(args.out, {**about(), "device": device, "dtype": args.dtype, "batch": args.batch, **figures})
     for name, share in figures["shares"].items():
         print(f"{name:24} {share:6.1%}")
     print(f"busy {figures['busy']:.1%}, transfers {figures['transfers']}, {figures['program']}")

@@ -4,7 +4,7 @@ import logging
 
 from absl import flags
 
-from its_jax import cli
+from its_jax.runtime import cli
 
 _SOURCE = flags.DEFINE_string(
     "source",
@@ -35,4 +35,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run(main)

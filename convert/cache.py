@@ -8,8 +8,8 @@ import pathlib
 
 from convert import originals, sources
 from convert.conversion import FORMAT, METADATA, write
-from its_jax import fields
 from its_jax.errors import UserError
+from its_jax.storage.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def parts_of(source: str) -> list[str]:
     """The names of the parts that a source has, converted or not; nothing is converted yet."""
     path, loras = _located(source)
     if (path / METADATA).exists():
-        return list(fields.read_json(path / METADATA).get("parts", {}))
+        return list(read_json(path / METADATA).get("parts", {}))
     return list(originals.gather(source, path, loras).weights)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from convert import names, originals
 from convert.lora import Lora
-from its_jax import load, parts
+from its_jax import pretrained
 from its_jax.errors import UserError
+from its_jax.models import registry
 from its_jax.models.clip import CLIPModel
-from its_jax.models.pixel_unet import PixelUNet
+from its_jax.models.if_unet import PixelUNet
 from its_jax.models.t5 import T5EncoderModel
 
 try:
@@ -64,7 +65,7 @@ def check(source: str, out, *, loras=(), config_from=None) -> None:
 
 
 def _inputs(part, raw):
-    random, (kind, config) = np.random.default_rng(0), parts.classes(part, raw)
+    random, (kind, config) = np.random.default_rng(0), registry.component_classes(part, raw)
     sizes = config.from_dict(raw)
 
     def normal(*shape):
@@ -128,7 +129,7 @@ def _embedded(module, text, seen):
 
 def _torch_module(part, raw):
     if part in ("text_encoder", "dual_encoder"):
-        kind = parts.classes(part, raw)[0]
+        kind = registry.component_classes(part, raw)[0]
         theirs = getattr(transformers, kind.__name__)
         with torch.device("meta" if kind is T5EncoderModel else "cpu"):  # the others have constants, in no file
             return theirs(theirs.config_class.from_dict(raw))
@@ -139,7 +140,7 @@ def _torch_module(part, raw):
 
 
 def _of_jax(part, out, inputs):
-    module = getattr(load.load(str(out), parts=(part,), dtype=jnp.float32), part)
+    module = getattr(pretrained.load_model(str(out), parts=(part,), dtype=jnp.float32), part)
     with jax.default_matmul_precision("highest"):
         if part == "vae":
             moments, decoded = _once(lambda m, x, z: (_moments(m.encode(x)), m.decode(z)), module, *inputs)

@@ -17,8 +17,8 @@ from orbax.checkpoint import v1 as ocp
 from convert import originals, sources
 from convert.lora import Lora
 from convert.tensors import Reading
-from its_jax import parts, weights
 from its_jax.errors import UserError
+from its_jax.models import registry, state_dict
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +121,10 @@ def _write_part(original, part, new):
     name = f"{original.name}: {part}"
     found = original.tensors(part)
     dtype = _dtype(part, original.config(part), found, name)
-    module = parts.abstract_module(part, original.config(part), dtype, name=name)
+    module = registry.abstract_module(part, original.config(part), dtype, name=name)
     log.info("converting %s", name)
     digest = hashlib.sha256()
-    for number, piece in enumerate(_pieces(weights.read_parameters(module, Reading(found), name=name))):
+    for number, piece in enumerate(_pieces(state_dict.read_parameters(module, Reading(found), name=name))):
         _update(digest, piece)
         try:
             with _uncompressed():
@@ -200,9 +200,9 @@ def _dtype(part, raw, found, name):
 
 def _wide(part, raw, name):
     """The tensors that a module of 16 bits holds in float32."""
-    module = parts.abstract_module(part, raw, jnp.bfloat16, name=name)
-    leaves = parts.parameters(module).values()
-    return {weights.torch_name(path) for path, leaf in leaves if weights.array_of(leaf).dtype == jnp.float32}
+    module = registry.abstract_module(part, raw, jnp.bfloat16, name=name)
+    leaves = registry.parameters(module).values()
+    return {state_dict.torch_name(path) for path, leaf in leaves if state_dict.array_of(leaf).dtype == jnp.float32}
 
 
 def _update(digest, arrays):

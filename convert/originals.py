@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from convert import names, single_file, sources
 from convert.lora import Lora, check_parts, merged
 from convert.tensors import Tensor, open_tensors
-from its_jax import fields, parts, weights
 from its_jax.errors import UserError
+from its_jax.models import registry, state_dict
+from its_jax.storage.files import read_json
 
 # Single files hold neither configs nor a tokenizer: their model's are taken.
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -47,14 +48,14 @@ class Original:
         return {**weights, **self.plain, **loras}
 
     def config(self, part: str) -> dict:
-        return fields.read_json(self.plain[f"{part}/config.json"])
+        return read_json(self.plain[f"{part}/config.json"])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """Lazily: today's name of each tensor of a part -> Tensor, LoRAs included."""
         found = open_tensors(self.weights[part][0])
         if self.single:
-            module = parts.abstract_module(part, self.config(part), jnp.float32, name=f"{self.name}: {part}")
-            found = single_file.of_part(found, part, weights.torch_shapes(module))
+            module = registry.abstract_module(part, self.config(part), jnp.float32, name=f"{self.name}: {part}")
+            found = single_file.of_part(found, part, state_dict.torch_shapes(module))
         return merged(names.canonical(found, name=f"{self.name}: {part}"), part, self.loras)
 
 

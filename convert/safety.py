@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from its_jax.errors import UserError
-from its_jax.scoring import Item
+from its_jax.scoring.item import Item
 
 CHECKER = "CompVis/stable-diffusion-safety-checker"
 CARE = 0.01  # by which concepts' cosines count more where one that asks for special care is near

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from its_jax.errors import UserError
-from its_jax.parts import DIFFUSION
+from its_jax.models.registry import DIFFUSION_COMPONENTS
 
 _warn_once = functools.cache(logging.getLogger(__name__).warning)
 
@@ -62,12 +62,12 @@ def layout(names: Collection[str], *, source) -> Layout:
     Raises:
       UserError: there is no part of a model, or one without config or weights.
     """
-    parts = [part for part in DIFFUSION if any(name.startswith(f"{part}/") for name in names)]
+    parts = [part for part in DIFFUSION_COMPONENTS if any(name.startswith(f"{part}/") for name in names)]
     if not parts and "config.json" in names:
         return _alone(names, source)
     if not parts:
         raise UserError(
-            f"{source}: {'not a model folder' if names else 'an empty folder'}; expected {', '.join(DIFFUSION)} "
+            f"{source}: {'not a model folder' if names else 'an empty folder'}; expected {', '.join(DIFFUSION_COMPONENTS)} "
             "(each a folder with config.json and weights), tokenizer and scheduler; or, of a CLIP or CLAP, "
             "config.json, weights, tokenizer and preprocessor_config.json"
         )

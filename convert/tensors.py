@@ -13,8 +13,8 @@ import numpy as np
 import safetensors
 
 from convert import sources
-from its_jax import fields
 from its_jax.errors import UserError
+from its_jax.storage.files import read_json
 
 # What PyTorch says of a pickle that asks for more than tensors.
 _FOREIGN = re.compile(r"GLOBAL (\S+)")
@@ -57,7 +57,7 @@ def open_tensors(path) -> dict[str, Tensor]:
 
 
 def _open_shards(path):
-    places = fields.read_json(path).get("weight_map")
+    places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
         raise UserError(f"{path}: expected an index, that is, a weight_map from tensors to files")
     found = {}

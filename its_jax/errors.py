@@ -1,5 +1,8 @@
 """The one exception that stands for a user's mistake rather than a bug of ours."""
 
+from collections.abc import Collection
+from typing import Any
+
 
 class UserError(Exception):
     """Bad input: its message is one line that names what is wrong and what would be right.
@@ -18,3 +21,9 @@ class DiskFull(UserError):
     """A file could not be written for want of space; what is complete is kept, and the same command goes on."""
 
     status = 3
+
+
+def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
+    """Raises `UserError` unless a setting has one of the values that are known."""
+    if value not in known:
+        raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")

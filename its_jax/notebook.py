@@ -21,11 +21,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import its_jax
-from its_jax import cli, files, gallery, media, ranking, samples
+from its_jax import gallery
 from its_jax import sample as sample_command
-from its_jax import sweep as sweep_command
 from its_jax.errors import UserError
-from its_jax.evaluation import kept
+from its_jax.evaluate import score_cache
+from its_jax.media import sounds
+from its_jax.media import video as media_video
+from its_jax.runtime import cli
+from its_jax.scoring import ranking
+from its_jax.storage import files, samples
+from its_jax.sweep.run import run_sweep
 
 _CLONE = Path(its_jax.__file__).parents[1]
 _DRIVE = Path("/content/drive")  # where Colab shows it
@@ -98,7 +103,7 @@ def sweep(
     prompts = {"image.prompt": _parts(image_prompts), "audio.prompt": _parts(audio_prompts)}
     asked = _read(config, settings).to_dict() | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
     with _told():
-        sweep_command.run(asked, Path(workdir), plan_only=plan_only)
+        run_sweep(asked, Path(workdir), plan_only=plan_only)
 
 
 def best(workdir: str | Path, by: str, share: float = 0.2, count: int = 12) -> Any:
@@ -137,11 +142,11 @@ def chosen(workdir: str | Path, by: str, share: float = 0.2) -> list[samples.Sam
     Raises:
       UserError: no sample has these scores.
     """
-    made = samples.open(workdir)
+    made = samples.open_samples(workdir)
     columns = [column.strip() for column in by.split(",") if column.strip()]
     if not columns:
         return list(made.values())
-    return [made[name] for name in ranking.top(kept.scores(Path(workdir), made), columns, share)]
+    return [made[name] for name in ranking.best_on_all(score_cache.scores(Path(workdir), made), columns, share)]
 
 
 def _read(config, settings):
@@ -152,7 +157,7 @@ def _read(config, settings):
     try:
         made = runpy.run_path(str(path)).get("get_config", dict)(*[argument] * bool(argument))
     except Exception as error:  # a config file is a program, which may fail in any way
-        raise UserError(f"{config}: {cli.reason(error)}") from error
+        raise UserError(f"{config}: {cli.describe(error)}") from error
     if not isinstance(made, ConfigDict):
         raise UserError(f"{config}: must have a function get_config that returns a ConfigDict")
     made.lock()
@@ -161,9 +166,9 @@ def _read(config, settings):
             made[setting]  # of an unknown one it says which was meant
             made.update_from_flattened_dict({setting: value})
         except KeyError as error:
-            raise UserError(f"{setting}={value!r}: {cli.no_setting(error)}") from error
+            raise UserError(f"{setting}={value!r}: {cli.unknown_setting(error)}") from error
         except (TypeError, ValueError) as error:
-            raise UserError(f"{setting}={value!r}: {cli.reason(error)}") from error
+            raise UserError(f"{setting}={value!r}: {cli.describe(error)}") from error
     return made
 
 
@@ -173,14 +178,14 @@ def _parts(prompts):
 
 
 def _told():
-    cli.quieten()
-    return cli.news_on_stdout()
+    cli.silence_libraries()
+    return cli.log_to_stdout()
 
 
 def _player(found):
     scores = " · ".join(f"{name} {value:.1f}" for name, value in found.record.get("scores", {}).items())
     prompts = " | ".join(found.record[term]["prompt"] for term in ("image", "audio"))
-    picture, sound = found.read("spectrogram.png"), media.wav(*found.waveform(), dict(found.record))
+    picture, sound = found.read("spectrogram.png"), sounds.wav(*found.waveform(), dict(found.record))
     return _ROW.format(
         caption=html.escape(f"{prompts} · seed {found.record['seed']} · {scores}"),
         picture=base64.b64encode(picture).decode(),
@@ -194,7 +199,7 @@ def _content(found):
     if "video.mp4" not in found.files:
         prompts = (found.record[term]["prompt"] for term in ("image", "audio"))
         try:
-            video = media.video(found.picture(), *found.waveform(), *prompts, settings=dict(found.record))
+            video = media_video.video(found.picture(), *found.waveform(), *prompts, settings=dict(found.record))
             yield "video.mp4", video
         except OSError as error:
-            logging.warning("%s: no video of it (%s)", found.id, files.reason(error))
+            logging.warning("%s: no video of it (%s)", found.id, files.describe(error))

@@ -11,8 +11,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from its_jax import cli, gallery, jobs
+from its_jax import gallery
 from its_jax.errors import UserError
+from its_jax.runtime import cli
+from its_jax.settings.parse import read_settings
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: a file of configs/, or your own.", lock_config=True, allow_override=True
@@ -34,8 +36,10 @@ def main():
 
 def run(config, workdir):
     """Makes the samples of a config (see configs/default.py) that are not in `workdir` yet."""
-    todo, how = jobs.read(config.to_dict())
-    from its_jax import production  # slow, as JAX is: what is wrong with flags and settings is said before
+    todo, how = read_settings(config.to_dict())
+    from its_jax.generate import (
+        production,  # slow, as JAX is: what is wrong with flags and settings is said before
+    )
 
     how = {name: how[name] for name in ("batch_size", "devices_per_sample", "video")}
     if production.make(todo, workdir, **how):
@@ -44,10 +48,10 @@ def run(config, workdir):
 
 def run_again(file, workdir):
     """Makes the sample again whose settings `file` holds."""
-    from its_jax import production
+    from its_jax.generate import reproduce
 
-    production.make_again(file, workdir)
+    reproduce.reproduce(file, workdir)
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run(main)

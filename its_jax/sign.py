@@ -8,8 +8,10 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax import cli, files, signing
 from its_jax.errors import UserError
+from its_jax.media import signing
+from its_jax.runtime import cli
+from its_jax.storage import files
 
 _CERTIFICATE = flags.DEFINE_string("certificate", None, "PEM: yours, then those that vouch for it; not self-signed.")
 _KEY = flags.DEFINE_string("key", None, "PEM: its private key, PKCS #8 (openssl pkcs8 -topk8 -nocrypt makes that).")
@@ -34,4 +36,4 @@ def main(file):
 
 
 if __name__ == "__main__":
-    cli.start(main, "FILE")
+    cli.run(main, "FILE")

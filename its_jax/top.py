@@ -5,20 +5,22 @@ Prints those that are among the best 20 % (--best=0.2) on every one of the score
 
 from absl import flags
 
-from its_jax import cli, files, ranking
+from its_jax.runtime import cli
+from its_jax.scoring import ranking
+from its_jax.storage import files
 
 _BY = flags.DEFINE_list("by", [], "Names of scores, several with commas between.")
 _BEST = flags.DEFINE_float("best", 0.2, "The share of the samples that each score lets through.")
 
 
 def main(workdir):
-    from its_jax import samples  # slow, as numpy is
-    from its_jax.evaluation import kept
+    from its_jax.evaluate import score_cache
+    from its_jax.storage import samples  # slow, as numpy is
 
-    scores = kept.scores(files.folder(workdir), samples.open(workdir))
-    for name in ranking.top(scores, _BY.value, _BEST.value):
+    scores = score_cache.scores(files.to_path(workdir), samples.open_samples(workdir))
+    for name in ranking.best_on_all(scores, _BY.value, _BEST.value):
         print(name, *(f"{column}={scores[name][column]:.2f}" for column in _BY.value))
 
 
 if __name__ == "__main__":
-    cli.start(main, "WORKDIR")
+    cli.run(main, "WORKDIR")

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from twins import read
 
-from its_jax import ddpm
-from its_jax.colour import factorized
+from its_jax.colorize import factorized
+from its_jax.diffusion import ddpm
 
 
 def torch_side(a):
@@ -32,7 +32,7 @@ def stage(number, grey, ask, scale, seeds, steps, monkeypatch, *, small=None, st
       start: the step at which x is reset to the noised grey picture.
     """
     scheduler = diffusers.DDPMScheduler.from_config(read("configs", f"if_{'i' * number}.scheduler"))
-    scheduler.alphas_cumprod = torch.from_numpy(ddpm.PixelSchedule.from_dict(scheduler.config).alphas_cumprod())
+    scheduler.alphas_cumprod = torch.from_numpy(ddpm.DDPMSchedule.from_dict(scheduler.config).alphas_cumprod())
     scheduler.set_timesteps(steps)
     shape = (*grey.shape[1:3], 3)
     drawn = lambda use, k: torch_side(factorized.draw(seeds, number, use, k, shape))  # noqa: E731
@@ -42,7 +42,7 @@ def stage(number, grey, ask, scale, seeds, steps, monkeypatch, *, small=None, st
     for k, t in enumerate(scheduler.timesteps):
         if k == start:
             x = scheduler.add_noise(grey, drawn(factorized.START, 0), t).float()
-        reference = scheduler.add_noise(grey, drawn(factorized.GREY, k), t).float()
+        reference = scheduler.add_noise(grey, drawn(factorized.GRAY, k), t).float()
         x = parts[0](reference) + parts[1](x)
         eps, v = [], []
         for part in parts:

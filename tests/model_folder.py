@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
-from its_jax import load
+from its_jax.pipeline import placement
 
 TEXT_WIDTH = 24
 VOCODER = dict(
@@ -29,7 +29,7 @@ def one_quick_device(cache):
     before = jax.config.values["jax_disable_most_optimizations"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITS_JAX_CACHE", str(cache))
-        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
+        patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
         jax.config.update("jax_disable_most_optimizations", True)
         yield patch
     jax.config.update("jax_disable_most_optimizations", before)

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from convert import conversion
-from its_jax import jobs
+from its_jax.settings.schema import TERMS
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
 SMALL = {"num_samples": 3, "batch_size": 2, "num_steps": 4, "solver": "ddim", "height": 12, "width": 48}
@@ -48,7 +48,7 @@ def sources(tmp_path_factory):
 def models(sources, tmp_path_factory):
     """The same, converted."""
     folder = tmp_path_factory.mktemp("models")
-    return {f"{term}.model": str(conversion.convert(str(sources / term), folder / term)) for term in jobs.TERMS}
+    return {f"{term}.model": str(conversion.convert(str(sources / term), folder / term)) for term in TERMS}
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ import types
 
 import numpy as np
 
-from its_jax import cli, groups, jobs, sweep
-from its_jax.sampler import Sample
+from its_jax.generate import groups
+from its_jax.pipeline.sampler import Sample
+from its_jax.runtime import cli
+from its_jax.settings.steps import image_terms
 
 SECONDS_OF_BATCH = float(os.environ.get("SECONDS_OF_BATCH", "0.05"))
 
@@ -37,7 +39,7 @@ class Noise:
         """Its latents depend on the place, as those of a real batch may."""
         rng = np.random.default_rng([job["seed"], len(job["image"]["prompt"]), place])
         h, w = job["height"], job["width"]
-        pictures = {term: rng.random((h, w, 3), np.float32) for term in jobs.pictures(job)}
+        pictures = {term: rng.random((h, w, 3), np.float32) for term in image_terms(job)}
         seconds = {stage: 0.1 for stage in ("load", "compile", "encode", "denoise", "decode", "vocode")}
         return Sample(
             pictures,
@@ -54,4 +56,6 @@ class Noise:
 if __name__ == "__main__":
     groups.Sampler = Noise
     sys.argv[0] = "sweep"
-    cli.start(sweep.main)
+    from its_jax.sweep.__main__ import main
+
+    cli.run(main)

@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from its_jax import baselines, jobs, methods, plan, sample, stages
-from its_jax.noise import torch_noise
-from its_jax.sampler import Sampler
-from its_jax.views import VIEWS
+from its_jax import sample
+from its_jax.diffusion.term_schedule import alternate
+from its_jax.diffusion.torch_noise import torch_noise
+from its_jax.diffusion.views import VIEWS
+from its_jax.generate import batches
+from its_jax.pipeline import decoding
+from its_jax.pipeline.methods import imprint, subclasses
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.ids import sample_id
+from its_jax.settings.parse import read_settings
+from its_jax.settings.steps import single_term, total_steps
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture(scope="module")
 def expand(small):
-    return lambda *change, **more: jobs.read(small(*change, **more).to_dict())[0]
+    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def owners(starts, turns, steps, first=0):
     weights = np.zeros((len(starts), 1, steps), np.float32)
     for of_term, start in zip(weights, starts, strict=True):
         of_term[:, start:] = 0.3
-    table = baselines.in_turn(weights, np.array(turns)[:, None], first)[:, 0, first:]
+    table = alternate(weights, np.array(turns)[:, None], first)[:, 0, first:]
     assert table.dtype == np.float32 and set(table.sum(axis=0)) == {1}
     return "".join("iau"[i] for i in table.argmax(axis=0))
 
@@ -43,16 +50,16 @@ def test_terms_take_turns():
     assert owners([0, 0], [1, 1], 6, first=1) == "iaiai"
     assert owners([0, 3, 0], [1, 1, 1], 7) == "iuuiaui"  # the next takes what one leaves
     weights = np.array([[[0.3, 0.3, 0.0]] * 2, [[0.7, 0.7, 0.0]] * 2], np.float32)
-    table = baselines.in_turn(weights, [[1, 2], [1, 1]])
+    table = alternate(weights, [[1, 2], [1, 1]])
     np.testing.assert_array_equal(table[0], [[1, 0, 0], [1, 1, 0]])  # nobody's beyond the end
 
 
 def test_methods_that_differ_in_weights_alone_share_programs_but_no_batch(expand):
     todo = {method: expand(method=method, num_samples=1)[0] for method in ("fused", "image_only", "alternating")}
     todo |= {"in twos": expand({"method": "alternating", "image.turn": 2}, num_samples=1)[0]}
-    (group,) = plan.groups(todo)
-    assert len(plan.of_each_batch(group)) == 4
-    assert len({jobs.job_id(job) for job in todo.values()}) == 4
+    (group,) = batches.program_groups(todo)
+    assert len(batches.batch_representatives(group)) == 4
+    assert len({sample_id(job) for job in todo.values()}) == 4
 
 
 def evaluated(sampler, job):
@@ -104,7 +111,7 @@ def test_an_imprint_is_the_arithmetic_of_the_authors():
     rng = np.random.default_rng(0)
     picture, spectrogram = rng.random((2, 3, 8, 16), np.float32)
     ratio, inverse = np.float32([0.5, 0.25, 1.0]), np.array([True, False, True])
-    found = baselines.imprint(picture, spectrogram, ratio, inverse)
+    found = imprint.imprint(picture, spectrogram, ratio, inverse)
     for i in range(3):
         image = torch.from_numpy(picture[i])
         image = 1 - image if inverse[i] else image
@@ -114,7 +121,7 @@ def test_an_imprint_is_the_arithmetic_of_the_authors():
 
 @pytest.fixture(scope="module")
 def imprinter(expand):
-    return methods.SAMPLERS["imprint"](expand(IMPRINT)[0], pending=8)
+    return subclasses.SAMPLERS["imprint"](expand(IMPRINT)[0], pending=8)
 
 
 IMPRINT = {"method": "imprint", "num_samples": 2}
@@ -127,17 +134,17 @@ def test_an_imprint_is_made_of_what_each_model_makes_alone(expand, sampler, impr
     job |= {"mag_ratio": 0.3, "inverse_image": False}
     done = []
     (made,) = imprinter([job], done.append)
-    assert sum(done) == jobs.work(job) == 7 and made.fault is None
+    assert sum(done) == total_steps(job) == 7 and made.fault is None
     (picture,) = sampler(expand(own, method="image_only", num_steps=3))
     np.testing.assert_array_equal(made.latents[0], picture.latents)
     noise = torch_noise(5, sampler.latent_shape(job), 1)
     terms = sampler._terms([job] * 8)
-    alone = [jobs.alone(job, "audio")] * 8
+    alone = [single_term(job, "audio")] * 8
     noise = sampler._put(np.stack([noise] * 8), sharded=True)
     audio, _ = sampler._denoise_batch(alone, terms, noise, lambda steps: None)
     np.testing.assert_array_equal(made.latents[1], audio[0])
     vaes = sampler.image.vae, sampler.audio.vae
-    shown = [stages.decode_latents(vae, z[None]).mean(-1) for vae, z in zip(vaes, made.latents, strict=True)]
+    shown = [decoding.decode_latents(vae, z[None]).mean(-1) for vae, z in zip(vaes, made.latents, strict=True)]
     expected = np.asarray(shown[1] * (1 - 0.3 * shown[0]))[0]
     np.testing.assert_allclose(made.spectrogram, expected, rtol=0, atol=0.51 / 255)
     np.testing.assert_array_equal(made.pictures["image"], np.repeat(made.spectrogram[..., None], 3, -1))
@@ -149,12 +156,12 @@ def test_noise_of_an_imprint_is_of_its_seed_alone(expand, imprinter):
     one, two = imprinter(expand(IMPRINT))
     (again,) = imprinter(expand(IMPRINT, seed=1, num_samples=1), position=1)
     np.testing.assert_array_equal(again.latents, two.latents)
-    picture, spectrogram = baselines.noises(np.uint32([0, 1]), (2, 3, 4))
+    picture, spectrogram = imprint.two_noises(np.uint32([0, 1]), (2, 3, 4))
     assert np.abs(picture - spectrogram).min() > 0 and np.abs(one.latents[0] - two.latents[0]).max() > 0.1
 
 
 def test_an_imprint_is_written_and_made_again(small, imprinter, tmp_path, monkeypatch):
-    monkeypatch.setitem(methods.SAMPLERS, "imprint", lambda job, **how: imprinter)
+    monkeypatch.setitem(subclasses.SAMPLERS, "imprint", lambda job, **how: imprinter)
     sample.run(small(IMPRINT, batch_size=8, num_samples=1), tmp_path / "out")
     (made,) = (tmp_path / "out").glob("*/")
     assert sorted(path.name for path in made.iterdir()) == ["audio.wav", "image.png", "sample.json", "spectrogram.png"]
@@ -174,11 +181,11 @@ def test_imprints_of_every_canvas(sampler, view, cutoff, wrap, width):
     vaes, view = (sampler.image.vae, sampler.audio.vae), VIEWS[view]
     numbers = np.ones(2, np.float32), np.array([True, False])
     how = dict(decoders=(0, 1), view=view, cutoff=cutoff, wrap=wrap)
-    heard, (seen,) = jax.jit(functools.partial(methods._imprinted, **how))(vaes, picture, z, *numbers)
-    alone, (other,) = stages.decode(z, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
+    heard, (seen,) = jax.jit(functools.partial(subclasses._imprinted, **how))(vaes, picture, z, *numbers)
+    alone, (other,) = decoding.decode(z, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
     assert heard.shape == alone.shape == (2, 12, width) and seen.shape == other.shape
-    (_, (shown,)) = stages.decode(picture, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
-    grey = view.back(shown.mean(-1, keepdims=True))[..., 0]
+    (_, (shown,)) = decoding.decode(picture, vaes, ((1, VIEWS["identity"]), (0, view)), cutoff=cutoff, wrap=wrap)
+    grey = view.invert(shown.mean(-1, keepdims=True))[..., 0]
     np.testing.assert_allclose(heard[0], (alone * grey)[0], atol=1.1 / 255)
     np.testing.assert_allclose(heard[1], (alone * (1 - grey))[1], atol=1.1 / 255)
-    np.testing.assert_array_equal(view.back(seen)[..., 1], heard)
+    np.testing.assert_array_equal(view.invert(seen)[..., 1], heard)

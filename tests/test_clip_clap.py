@@ -15,7 +15,7 @@ from convert.tensors import Tensor
 from its_jax.errors import UserError
 from its_jax.models.clap import ClapConfig, ClapModel
 from its_jax.models.clip import CLIPConfig, CLIPModel
-from its_jax.weights import abstract, load_state_dict, torch_shapes
+from its_jax.models.state_dict import abstract_arrays, load_state_dict, torch_shapes
 
 TEXT = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=20)  # fmt: skip
@@ -59,7 +59,7 @@ def converted(model, config, twin):
     """Ours, by the names that `convert` makes of PyTorch's."""
     tensors = {key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()}
     tensors = {key: tensor.read() for key, tensor in canonical(tensors).items()}
-    return load_state_dict(abstract(model, config), tensors)
+    return load_state_dict(abstract_arrays(model, config), tensors)
 
 
 def assert_directions(found, expected):

@@ -20,9 +20,10 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from PIL import Image
 
-from its_jax import notebook, samples
+from its_jax import notebook
 from its_jax.errors import UserError
-from its_jax.evaluation import kept
+from its_jax.evaluate import score_cache
+from its_jax.storage import samples
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
@@ -220,15 +221,17 @@ def test_scores_that_were_measured_later_count(tmp_path, caplog):
     finished.write(tmp_path, [finished.record({"seed": 0}, {"clip": 1.0}), finished.record({"seed": 1})])
     assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [0]
     assert "1 of 2 samples have no clip, and are left out" in caplog.text
-    writer = kept.Writer(tmp_path, "0-of-1")
-    made = samples.open(tmp_path)
+    writer = score_cache.Writer(tmp_path, "0-of-1")
+    made = samples.open_samples(tmp_path)
     for found in made.values():
-        writer.add(kept.key(found, "clip", "a model"), kept.Entry({"clip": 2.0 + found.record["seed"]}, {}))
-    writer.add(kept.Key("gone", "", "clip", "a model"), kept.Entry({"clip": 9.0}, {}))
+        writer.add(
+            score_cache.key(found, "clip", "a model"), score_cache.CachedScore({"clip": 2.0 + found.record["seed"]}, {})
+        )
+    writer.add(score_cache.Key("gone", "", "clip", "a model"), score_cache.CachedScore({"clip": 9.0}, {}))
     writer.close()
     assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [1, 0]
     # As in the tables of `its_jax.evaluate`, what was measured goes before the record: else models would mix.
-    scores = kept.scores(tmp_path, made)
+    scores = score_cache.scores(tmp_path, made)
     assert {made[name].record["seed"]: row["clip"] for name, row in scores.items()} == {0: 2.0, 1: 3.0}
 
 

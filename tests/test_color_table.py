@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bench import colours as bench_colours
-from its_jax import media, samples
-from its_jax.colour import paintings
-from its_jax.tiny import colours
+from its_jax.colorize import outputs
+from its_jax.media import images
+from its_jax.storage import samples
+from its_jax.tiny.data import colors
 
 GREY = np.full((16, 48), 100, np.uint8)
 
@@ -19,13 +20,13 @@ def painted(workdir, subject, seed, hues):
     """A grey sample of a subject, coloured with a hue by each method; None: one whose grey is three levels off."""
     record = finished.record({"image.prompt": f"a painting of {subject}, grayscale", "seed": seed})
     (made,) = finished.write(workdir, [record])
-    sample = samples.open(workdir)[made]
-    media.write_png(sample.place / "spectrogram.png", GREY / 255, record)
+    sample = samples.open_samples(workdir)[made]
+    images.write_png(sample.place / "spectrogram.png", GREY / 255, record)
     for number, (method, hue) in enumerate(hues.items()):
-        tint = np.tile(np.float32(colours.COLOURS[hue or "orange"]), (*GREY.shape, 1))
-        picture = colours.coloured(GREY / 255, tint) + (0 if hue else 3 / 255)
+        tint = np.tile(np.float32(colors.COLORS[hue or "orange"]), (*GREY.shape, 1))
+        picture = colors.color_share(GREY / 255, tint) + (0 if hue else 3 / 255)
         settings = {"method": method, "prompt": f"a photo of {subject}"}
-        paintings.write(paintings.Painting(sample, settings, GREY, f"color_{number:02d}", False), picture, {})
+        outputs.write(outputs.ColorTask(sample, settings, GREY, f"color_{number:02d}", False), picture, {})
 
 
 def run(monkeypatch, workdir, *more):
@@ -50,7 +51,7 @@ def test_pictures_have_their_subjects_colours_or_not(tmp_path, monkeypatch, caps
     assert factorized["grey_off"] <= 1 and 2 <= latent["grey_off"] <= 4
     assert (latent["usual"], latent["grey"]) == (0.25, 0.75)
     assert "| tiger | orange | 50% | 0% | 0% | 50% |" in capsys.readouterr().out
-    shown = media.read_picture(tmp_path / "shown.png")
+    shown = images.read_image(tmp_path / "shown.png")
     assert shown.shape[0] > 3 * GREY.shape[0] and shown.shape[1] > 3 * GREY.shape[1]
 
 

@@ -23,12 +23,17 @@ from jax.sharding import AxisType
 
 from bench.topology import COLLECTIVES
 from convert import conversion
-from its_jax import cli, colorize, fields, files, gallery, load, locks, media, samples
-from its_jax.colour import factorized, painters, run, texts, views
-from its_jax.colour.settings import Settings
+from its_jax import gallery, pretrained, video
+from its_jax.checkpoints import load
+from its_jax.colorize import __main__, colorizers, factorized, luminance, run
+from its_jax.colorize.settings import Settings
+from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
-from its_jax.media import __main__ as later
-from its_jax.views import VIEWS
+from its_jax.media import images
+from its_jax.pipeline import placement, t5_embeddings
+from its_jax.runtime import cli
+from its_jax.storage import files, locks, samples
+from its_jax.storage.files import read_json
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -43,7 +48,7 @@ CANVAS = {"width": WIDTH, "height": HEIGHT}
 def few_devices(quick_programs):
     """A batch is a multiple of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, "mesh", lambda: mesh_of(1))
+        patch.setattr(placement, "data_mesh", lambda: mesh_of(1))
         yield
 
 
@@ -117,7 +122,9 @@ def state_of(workdir):
 def pictures_of(workdir):
     """Label -> picture, of all samples."""
     return {
-        (sample.id, name): sample.picture(name) for sample in samples.open(workdir).values() for name in sample.colors
+        (sample.id, name): sample.picture(name)
+        for sample in samples.open_samples(workdir).values()
+        for name in sample.colors
     }
 
 
@@ -125,28 +132,28 @@ def pictures_of(workdir):
 
 
 def test_files_and_the_grey(coloured):
-    for sample in samples.open(coloured).values():
+    for sample in samples.open_samples(coloured).values():
         assert sample.colors == ("color_00", "color_01")
         names = {path.name for path in sample.place.iterdir()}
         assert {"color_00.mp4", "color_00.png", "color_01.png", "color_00.json"} <= names
         assert "color_01.mp4" not in names
         for name in sample.colors:
-            picture, settings = media.read_png(sample.place / f"{name}.png")
+            picture, settings = images.read_png(sample.place / f"{name}.png")
             assert picture.shape == (HEIGHT, WIDTH, 3) and np.ptp(picture, axis=-1).max() > 0.1
             assert np.abs(picture.mean(axis=-1) - sample.picture()).max() <= 1 / 255
-            assert settings == fields.read_json(sample.place / f"{name}.json")
+            assert settings == read_json(sample.place / f"{name}.json")
     pictures = list(pictures_of(coloured).values())
     assert len({picture.tobytes() for picture in pictures}) == 4
 
 
 def test_the_record_tells_what_made_it(coloured, how, pixel_models):
-    (sample, _) = samples.open(coloured).values()
+    (sample, _) = samples.open_samples(coloured).values()
     record = json.loads(sample.read("color_01.json"))
     assert record["id"] == sample.id and record["run"]["platform"] == "cpu"
     told = record["colorize"]
     assert told["prompt"] == "a colorful photo of trees" and told["seed"] == 1 and told["noise_level"] == 50
     assert told["stage_1"] == pixel_models["stage_1"]
-    identities = {name: load.outline(source, parts=("unet",), dtype="float32").identity for name, source in
+    identities = {name: pretrained.abstract_model(source, parts=("unet",), dtype="float32").identity for name, source in
                   pixel_models.items()}  # fmt: skip
     assert record["models"] == identities
     assert record["versions"]["jax"] == jax.__version__
@@ -154,10 +161,10 @@ def test_the_record_tells_what_made_it(coloured, how, pixel_models):
 
 def test_a_picture_is_made_alone_as_among_others(coloured, how, workdir):
     """Of its own seed only: not of the others of its batch, nor its place among them."""
-    last = sorted(samples.open(workdir))[-1]
+    last = sorted(samples.open_samples(workdir))[-1]
     run.run(how(trials=1, seed=1), workdir, last)
     ((_, found),) = pictures_of(workdir).items()
-    expected = samples.open(coloured)[last].picture("color_01")
+    expected = samples.open_samples(coloured)[last].picture("color_01")
     assert np.abs(found - expected).max() <= 2 / 255
 
 
@@ -172,7 +179,7 @@ def test_what_is_there_is_not_made_again(coloured, how, tmp_path, monkeypatch):
 def test_only_what_is_missing_is_made(coloured, how, tmp_path):
     workdir = shutil.copytree(coloured, tmp_path / "out")
     expected, before = pictures_of(workdir), state_of(workdir)
-    first, second = samples.open(workdir).values()
+    first, second = samples.open_samples(workdir).values()
     (first.place / "color_00.json").unlink()  # killed just before it was written
     (second.place / "color_00.mp4").unlink()
     run.run(how(videos=1, trials=3), workdir, "all")
@@ -190,7 +197,7 @@ def test_other_settings_add_pictures(coloured, how, tmp_path):
     before = state_of(workdir)
     run.run(how(prompt="cat", trials=1), workdir, "all")
     assert before.items() <= state_of(workdir).items()
-    for sample in samples.open(workdir).values():
+    for sample in samples.open_samples(workdir).values():
         assert sample.colors == ("color_00", "color_01", "color_02")
         assert [sample.color_record(name)["colorize"]["prompt"] for name in sample.colors][1:] == [
             "a colorful photo of trees",
@@ -201,7 +208,7 @@ def test_other_settings_add_pictures(coloured, how, tmp_path):
 def test_stage_one_alone_and_a_batch_of_one(workdir, how):
     run.run(how(stage_2="", batch_size=1), workdir, "all")
     assert len(pictures_of(workdir)) == 4
-    for sample in samples.open(workdir).values():
+    for sample in samples.open_samples(workdir).values():
         assert json.loads(sample.read("color_00.json"))["run"]["batch_size"] == 1
         for name in sample.colors:
             assert np.abs(sample.picture(name).mean(axis=-1) - sample.picture()).max() <= 1 / 255
@@ -211,7 +218,7 @@ def test_a_loop_in_windows(how, tmp_path):
     made = [finished.record({"width": 64, "height": 16, "wrap": True})]
     finished.write(tmp_path, made, width=64, height=16, seconds=0.3)
     run.run(how(trials=1, window=32, stage_2=""), tmp_path, "all")
-    for sample in samples.open(tmp_path).values():
+    for sample in samples.open_samples(tmp_path).values():
         assert np.abs(sample.picture("color_00").mean(axis=-1) - sample.picture()).max() <= 1 / 255
 
 
@@ -219,7 +226,7 @@ def test_by_a_latent_model(workdir, how):
     run.run(how(method="latent"), workdir, "all")
     found = pictures_of(workdir)
     assert len(found) == 4
-    for sample in samples.open(workdir).values():
+    for sample in samples.open_samples(workdir).values():
         record = json.loads(sample.read("color_00.json"))
         assert record["models"].keys() == {"latent_model"} and "stage_1" not in record["colorize"]
         for name in sample.colors:
@@ -234,12 +241,12 @@ def test_a_latent_model_that_is_not_named_is_the_one_that_made_the_sample(how):
 def test_samples_in_tar_files(how, tmp_path):
     write_samples(tmp_path, layout="shards")
     run.run(how(videos=1), tmp_path, "all")
-    for sample in samples.open(tmp_path).values():
+    for sample in samples.open_samples(tmp_path).values():
         assert sample.colors == ("color_00", "color_01")
         assert np.abs(sample.picture("color_00").mean(axis=-1) - sample.picture()).max() <= 1 / 255
         assert (tmp_path / samples.COLORS / sample.id / "color_00.mp4").exists()
         assert (tmp_path / "gallery" / sample.id / "color_01.png").exists()
-        assert samples.one(tmp_path / sample.id).colors == sample.colors
+        assert samples.open_sample(tmp_path / sample.id).colors == sample.colors
 
 
 def test_the_gallery_shows_them(coloured, opened):
@@ -255,11 +262,11 @@ def test_the_gallery_shows_them(coloured, opened):
 
 def test_a_video_of_any_of_them_can_be_made_later(coloured, tmp_path):
     workdir = shutil.copytree(coloured, tmp_path / "out")
-    (sample, _) = samples.open(workdir)
-    assert later.run(workdir / sample, "color_01") == workdir / sample / "color_01.mp4"
+    (sample, _) = samples.open_samples(workdir)
+    assert video.run(workdir / sample, "color_01") == workdir / sample / "color_01.mp4"
     assert (workdir / sample / "color_01.mp4").stat().st_size > 1000
     with pytest.raises(UserError, match="--color=color_07: .* it has color_00, color_01"):
-        later.run(workdir / sample, "color_07")
+        video.run(workdir / sample, "color_07")
 
 
 # Programs
@@ -268,7 +275,7 @@ def test_a_video_of_any_of_them_can_be_made_later(coloured, tmp_path):
 def test_both_stages_are_the_authors_procedure(how, pixel_twins, monkeypatch, highest_precision):
     """Texts, guidance, sizes, noise of the small picture and steps, with PyTorch's modules."""
     settings = how()
-    painter = painters.PixelPainter(settings, ["cat", "bell"])
+    painter = colorizers.FactorizedColorizer(settings, ["cat", "bell"])
     greys, seeds = np.random.default_rng(0).uniform(size=(2, 16, 32)).astype(np.float32), np.array([3, 4], np.uint32)
     found = painter(greys, ["cat", "bell"], seeds)
 
@@ -295,7 +302,7 @@ def test_both_stages_are_the_authors_procedure(how, pixel_twins, monkeypatch, hi
     noise = torch_side(factorized.draw(seeds, 2, factorized.SMALL, 0, (16, 32, 3)))
     small = noising.add_noise(small, noise, torch.full((2,), settings.noise_level))
     x = jax_side(stage(2, signed, small=small))
-    expected = np.asarray(views.in_gamut(greys[..., None], x / 2 + 0.5))
+    expected = np.asarray(luminance.clip_to_gamut(greys[..., None], x / 2 + 0.5))
     assert np.ptp(expected, axis=-1).mean() > 0.05
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
@@ -304,7 +311,7 @@ def test_devices_do_not_communicate(how, monkeypatch):
     """And what is compiled for one batch serves the next."""
     lowered = []
 
-    def each(self, function, specs, original=painters.Alone.each):
+    def each(self, function, specs, original=colorizers.Alone.each):
         jitted = original(self, function, specs)
 
         def call(*args):
@@ -313,9 +320,9 @@ def test_devices_do_not_communicate(how, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(painters.Alone, "each", each)
-    monkeypatch.setattr(load, "mesh", lambda: mesh_of(2))
-    painter = painters.PixelPainter(how(stage_2=""), ["cat"])
+    monkeypatch.setattr(colorizers.Alone, "each", each)
+    monkeypatch.setattr(placement, "data_mesh", lambda: mesh_of(2))
+    painter = colorizers.FactorizedColorizer(how(stage_2=""), ["cat"])
     assert painter.at_once == 2
     greys = np.random.default_rng(0).uniform(size=(2, 16, 32)).astype(np.float32)
     painter(greys, ["cat"] * 2, range(2))
@@ -327,42 +334,44 @@ def test_devices_do_not_communicate(how, monkeypatch):
 
 @pytest.mark.parametrize("view", ["rotate_180", "block_rearrange"])
 def test_what_is_seen_through_a_view_is_coloured_as_it_is_seen(how, view):
-    painter = painters.PixelPainter(how(stage_2=""), ["cat"])
+    painter = colorizers.FactorizedColorizer(how(stage_2=""), ["cat"])
     greys = np.random.default_rng(0).uniform(size=(2, 16, 64)).astype(np.float32)
     found = painter(greys, ["cat"] * 2, [0, 1], view=view)
-    seen = painter(np.asarray(VIEWS[view].look(greys[..., None]))[..., 0], ["cat"] * 2, [0, 1])
-    np.testing.assert_array_equal(VIEWS[view].look(found), seen)
+    seen = painter(np.asarray(VIEWS[view].apply(greys[..., None]))[..., 0], ["cat"] * 2, [0, 1])
+    np.testing.assert_array_equal(VIEWS[view].apply(found), seen)
     np.testing.assert_allclose(found.mean(axis=-1), greys, rtol=0, atol=1e-5)
 
 
 def test_t5_reads_a_prompt_once(pixel_models, how, monkeypatch, tmp_path):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
-    outline = load.outline(pixel_models["stage_1"], parts=("text_encoder", "unet"), dtype="float32")
-    found = texts.embedded(outline, ["cat", "bell", "cat"])
-    assert len(list((tmp_path / texts.FOLDER).iterdir())) == 2
+    outline = pretrained.abstract_model(pixel_models["stage_1"], parts=("text_encoder", "unet"), dtype="float32")
+    found = t5_embeddings.embedded(outline, ["cat", "bell", "cat"])
+    assert len(list((tmp_path / t5_embeddings.FOLDER).iterdir())) == 2
     filled = []
-    monkeypatch.setattr(load, "fill", lambda model, fill=load.fill: filled.append(model) or fill(model))
-    again = texts.embedded(outline, ["cat", "bell"])
+    monkeypatch.setattr(
+        load, "restore_weights", lambda model, fill=load.restore_weights: filled.append(model) or fill(model)
+    )
+    again = t5_embeddings.embedded(outline, ["cat", "bell"])
     assert not filled
     np.testing.assert_array_equal(found["cat"], again["cat"])
     assert found["cat"].shape == (77, pixel_folder.WIDTH) and np.abs(found["cat"] - found["bell"]).max() > 0.1
-    damaged, *_ = (tmp_path / texts.FOLDER).iterdir()
+    damaged, *_ = (tmp_path / t5_embeddings.FOLDER).iterdir()
     damaged.write_bytes(b"no array")
-    again = texts.embedded(outline, ["cat", "bell"])
+    again = t5_embeddings.embedded(outline, ["cat", "bell"])
     assert len(filled) == 1
     np.testing.assert_array_equal(found["cat"], again["cat"])
     np.testing.assert_array_equal(found["bell"], again["bell"])
 
 
 def test_a_batch_beyond_the_memory_is_halved(workdir, how, monkeypatch):
-    original = painters.PixelPainter.__call__
+    original = colorizers.FactorizedColorizer.__call__
 
     def scarce(self, greys, *args, **kw):
         if len(greys) > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return original(self, greys, *args, **kw)
 
-    monkeypatch.setattr(painters.PixelPainter, "__call__", scarce)
+    monkeypatch.setattr(colorizers.FactorizedColorizer, "__call__", scarce)
     run.run(how(batch_size=0, stage_2=""), workdir, "all")
     assert len(pictures_of(workdir)) == 4
     with pytest.raises(UserError, match="colorize.batch_size=2 is beyond the memory"):
@@ -386,7 +395,7 @@ def command(monkeypatch, capsys, pixel_models, latent_model):
         status = 0
         with flagsaver.flagsaver():
             try:
-                cli.start(colorize.main, config=CONFIG)
+                cli.run(__main__.main, config=CONFIG)
             except SystemExit as stop:
                 status = stop.code
         return status, [line for line in capsys.readouterr().err.splitlines() if line and "colour:" not in line]
@@ -409,12 +418,12 @@ def refused(command, workdir):
 
 
 def test_the_command_colours_what_is_selected(command, workdir):
-    first, second = samples.open(workdir)
+    first, second = samples.open_samples(workdir)
     assert command(workdir, f"--select={first}", trials=1) == (0, [])
     (workdir / "starred.txt").write_text(f"{second}\n")
     assert command(workdir, "--select=starred", trials=1, prompt="a bell") == (0, [])
     assert pictures_of(workdir).keys() == {(first, "color_00"), (second, "color_00")}
-    assert samples.open(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
+    assert samples.open_samples(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
 
 
 @pytest.mark.parametrize(
@@ -466,11 +475,11 @@ def test_a_prompt_beyond_77_tokens_is_cut_with_a_warning(command, workdir):
 
 
 def spoil_shape(folder, sample):
-    media.write_png(folder / "spectrogram.png", np.zeros((HEIGHT, WIDTH + 1)), {})
+    images.write_png(folder / "spectrogram.png", np.zeros((HEIGHT, WIDTH + 1)), {})
 
 
 def spoil_colour(folder, sample):
-    media.write_png(folder / "spectrogram.png", np.zeros((HEIGHT, WIDTH, 3)), {})
+    images.write_png(folder / "spectrogram.png", np.zeros((HEIGHT, WIDTH, 3)), {})
 
 
 @pytest.mark.parametrize(
@@ -483,27 +492,27 @@ def spoil_colour(folder, sample):
     ],
 )
 def test_a_sample_that_is_none_of_ours_is_named_and_the_others_are_coloured(command, workdir, spoil, told):
-    bad, good = samples.open(workdir).values()
+    bad, good = samples.open_samples(workdir).values()
     spoil(bad.place, bad)
     status, lines = command(workdir, trials=1)
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith("error: not coloured: ") and told.format(bad.id) in lines[0]
-    assert samples.open(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
 
 
 def test_a_sample_without_its_sound_costs_itself(command, workdir):
-    silent, good = samples.open(workdir).values()
+    silent, good = samples.open_samples(workdir).values()
     (silent.place / "audio.wav").unlink()
     status, (line, *_) = command(workdir, trials=1, videos=1)
     assert status == 2 and line.startswith("error: not coloured: ") and f"audio.wav of {silent.id} cannot be" in line
-    made = samples.open(workdir)
+    made = samples.open_samples(workdir)
     assert made[good.id].colors == ("color_00",) and made[silent.id].colors == ()
 
 
 @pytest.mark.parametrize("harm", [lambda png: png.unlink(), lambda png: png.with_suffix(".json").write_text('{"id')])
 def test_a_coloured_picture_that_is_lost_is_made_again(coloured, how, tmp_path, harm):
     workdir = shutil.copytree(coloured, tmp_path / "out")
-    first, _ = samples.open(workdir).values()
+    first, _ = samples.open_samples(workdir).values()
     expected = pictures_of(workdir)
     harm(first.place / "color_00.png")
     gallery.write(workdir)
@@ -529,15 +538,15 @@ def test_models_beyond_the_memory_are_told(workdir, how, monkeypatch):
 
 
 def test_a_record_that_is_none_of_ours_is_left_out(command, workdir):
-    bad, good = samples.open(workdir).values()
+    bad, good = samples.open_samples(workdir).values()
     (bad.place / "sample.json").write_text(json.dumps({**bad.record, "image": "a castle"}))
     status, lines = command(workdir, trials=1)
     assert status == 0 and len(lines) >= 1 and all("is not the record of a sample of ours" in line for line in lines)
-    assert samples.open(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
 
 
 def test_what_is_not_there(refused, workdir, tmp_path):
-    first, _ = samples.open(workdir)
+    first, _ = samples.open_samples(workdir)
     assert (
         refused(f"--select={first}x") == f"--select: {workdir} has no finished sample {first}x; did you mean {first}?"
     )
@@ -549,13 +558,13 @@ def test_what_is_not_there(refused, workdir, tmp_path):
 
 
 def test_two_at_once(refused, workdir):
-    with locks.held(workdir, "colors"):
+    with locks.hold(workdir, "colors"):
         assert "colors is being made in" in (line := refused()) and line.endswith("; wait for it, or stop it")
 
 
 def test_a_model_that_gives_nothing_finite(workdir, how, monkeypatch):
     monkeypatch.setattr(
-        painters.PixelPainter, "_paint", lambda self, batch: batch.grey * np.full(3, np.nan, np.float32)
+        colorizers.FactorizedColorizer, "_paint", lambda self, batch: batch.grey * np.full(3, np.nan, np.float32)
     )
     with pytest.raises(UserError, match="not coloured: .*/color_00: what the model gave is not finite"):
         run.run(how(), workdir, "all")

@@ -12,13 +12,16 @@ import torch
 from authors_colour import jax_side, torch_side
 from twins import jit, normal, read
 
-from its_jax import ddpm, media
-from its_jax.colour import factorized, latent, views
-from its_jax.colour.settings import subject
-from its_jax.denoise import Schedule, Term, solver_rows
-from its_jax.models.pixel_unet import PixelUNet, PixelUNetConfig
-from its_jax.weights import abstract
-from its_jax.windows import Windows
+from its_jax.colorize import factorized, latent, luminance
+from its_jax.colorize.settings import subject
+from its_jax.diffusion import ddpm
+from its_jax.diffusion.denoise import Term
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import solver_table
+from its_jax.diffusion.windows import Windows
+from its_jax.media import images
+from its_jax.models.if_unet import PixelUNet, PixelUNetConfig
+from its_jax.models.state_dict import abstract_arrays
 
 STEPS, START, LEVEL, SCALE = 30, 7, 50, np.array([3.0, 1.5], np.float32)
 SHAPE, SEEDS = (2, 8, 12, 3), np.array([5, 6], np.uint32)
@@ -56,12 +59,12 @@ def in_torch(grey, stage, monkeypatch, small=None, start=None):
 
 
 def ours(grey, stage, x, first, small=None, windows=None):
-    schedule = ddpm.PixelSchedule.from_dict(read("configs", f"if_{'i' * stage}.scheduler"))
-    rows = ddpm.ddpm_rows(schedule, STEPS)
+    schedule = ddpm.DDPMSchedule.from_dict(read("configs", f"if_{'i' * stage}.scheduler"))
+    rows = ddpm.ddpm_table(schedule, STEPS)
     static = dict(schedule=schedule, stage=stage, level=None if small is None else LEVEL, windows=windows)
     run = jit(lambda rows, *args: factorized.denoise(FakeUNet(), rows, *args, **static))
     if x is None:
-        x = factorized.begin(jax.tree.map(lambda column: column[first], rows), grey, SEEDS, stage=stage)
+        x = factorized.initial_latent(jax.tree.map(lambda column: column[first], rows), grey, SEEDS, stage=stage)
     for k in (first, 19):  # in two calls
         x = run(rows, x, grey, TEXTS, SCALE, SEEDS, small, k, 19 if k == first else STEPS)
     return np.asarray(x)
@@ -76,7 +79,7 @@ def test_the_first_stage_is_the_authors_rule(grey, monkeypatch):
     """In which the steps before the reset have no part."""
     expected = in_torch(grey, 1, monkeypatch, start=START)
     found = ours(grey, 1, None, START)
-    assert expected.std() > 0.1 and np.abs(views.colours(expected)).max() > 0.1
+    assert expected.std() > 0.1 and np.abs(luminance.chroma(expected)).max() > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
@@ -84,9 +87,9 @@ def test_the_second_stage_is_the_authors_rule(grey, monkeypatch):
     small = normal(SHAPE, 2)
     noise = torch_side(factorized.draw(SEEDS, 2, factorized.SMALL, 0, SHAPE[1:]))
     scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    schedule = ddpm.PixelSchedule.from_dict({**scheduler.config})
+    schedule = ddpm.DDPMSchedule.from_dict({**scheduler.config})
     noisy = scheduler.add_noise(torch_side(small), noise, torch.full((2,), LEVEL))
-    found = factorized.noised(small, SEEDS, schedule=schedule, level=LEVEL, stage=2)
+    found = factorized.add_noise(small, SEEDS, schedule=schedule, level=LEVEL, stage=2)
     np.testing.assert_allclose(found, jax_side(noisy), rtol=0, atol=1e-5)
     expected = in_torch(grey, 2, monkeypatch, small=noisy)
     x = factorized.draw(SEEDS, 2, factorized.START, 0, SHAPE[1:])
@@ -111,10 +114,10 @@ def test_pictures_are_enlarged_as_if_was_trained():
     x = normal((2, 5, 7, 3))
     options = dict(scale_factor=4, mode="bilinear", align_corners=True)
     expected = jax_side(torch.nn.functional.interpolate(torch_side(x), **options))
-    np.testing.assert_allclose(factorized.enlarged(x, 4), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(factorized.upsample(x, 4), expected, rtol=0, atol=1e-5)
     expected = jax_side(torch.nn.functional.avg_pool2d(torch_side(x[:, :4, :6]), 2))
-    np.testing.assert_allclose(factorized.reduced(x[:, :4, :6], 2), expected, rtol=0, atol=1e-6)
-    assert factorized.enlarged(x[:, :1], 4).shape == (2, 4, 28, 3)
+    np.testing.assert_allclose(factorized.downsample(x[:, :4, :6], 2), expected, rtol=0, atol=1e-6)
+    assert factorized.upsample(x[:, :1], 4).shape == (2, 4, 28, 3)
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 5.0])
@@ -122,7 +125,7 @@ def test_the_grey_is_kept_exactly(spread):
     """To a level of 255 everywhere, in the file, whatever the colours are; black and white stay."""
     g = np.arange(256, dtype=np.float32).repeat(64).reshape(1, 64, 256, 1) / 255
     picture = 0.5 + spread * normal((1, 64, 256, 3))
-    found = np.asarray(views.in_gamut(g, picture))
+    found = np.asarray(luminance.clip_to_gamut(g, picture))
     assert found.min() >= 0 and found.max() <= 1
     np.testing.assert_allclose(found.mean(axis=-1, keepdims=True), g, rtol=0, atol=1e-6)
     levels = np.rint(found * 255)
@@ -132,31 +135,31 @@ def test_the_grey_is_kept_exactly(spread):
 
 def test_the_written_picture_has_the_grey(tmp_path):
     g = np.random.default_rng(0).integers(0, 256, (1, 40, 60, 1)).astype(np.float32) / 255
-    media.write_png(tmp_path / "a.png", np.asarray(views.in_gamut(g, normal((1, 40, 60, 3))))[0], {})
-    picture, _ = media.read_png(tmp_path / "a.png")
+    images.write_png(tmp_path / "a.png", np.asarray(luminance.clip_to_gamut(g, normal((1, 40, 60, 3))))[0], {})
+    picture, _ = images.read_png(tmp_path / "a.png")
     assert np.abs(picture.mean(axis=-1) - g[0, ..., 0]).max() <= 1 / 255
 
 
 def test_colours_are_as_strong_as_the_range_lets_them_be():
     g, picture = np.full((1, 1, 1, 1), 0.8, np.float32), np.array([0.9, 0.5, 0.1], np.float32).reshape(1, 1, 1, 3)
-    found = np.ravel(views.in_gamut(g, picture))
+    found = np.ravel(luminance.clip_to_gamut(g, picture))
     np.testing.assert_allclose(found, [1.0, 0.8, 0.6], rtol=0, atol=1e-6)
     weak = 0.8 + 0.1 * (picture - 0.5)
-    np.testing.assert_allclose(views.in_gamut(g, weak), weak, rtol=0, atol=1e-6)  # they stay
+    np.testing.assert_allclose(luminance.clip_to_gamut(g, weak), weak, rtol=0, atol=1e-6)  # they stay
 
 
 @pytest.mark.parametrize("stage, size", [(1, (64, 248)), (2, (256, 992))])
 def test_ifs_models_take_the_authors_canvas(stage, size):
     config = PixelUNetConfig.from_dict(read("configs", f"if_{'i' * stage}_m.unet"))
     assert not any(pixels % config.multiple for pixels in size)
-    schedule = ddpm.PixelSchedule.from_dict(read("configs", f"if_{'i' * stage}.scheduler"))
+    schedule = ddpm.DDPMSchedule.from_dict(read("configs", f"if_{'i' * stage}.scheduler"))
     shaped = functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
     x, small = shaped((1, *size, 3)), shaped((1, *size, 3)) if stage == 2 else None
     rest = shaped((1, *size, 1)), shaped((1, 2, 77, 4096)), shaped((1,)), jax.ShapeDtypeStruct((1,), np.uint32), small
     static = dict(schedule=schedule, stage=stage, level=LEVEL if stage == 2 else None)
     run = functools.partial(factorized.denoise, **static)
-    rows = jax.tree.map(jnp.asarray, ddpm.ddpm_rows(schedule, STEPS))
-    found = jax.eval_shape(run, abstract(PixelUNet, config), rows, x, *rest, jnp.int32(0), jnp.int32(STEPS))
+    rows = jax.tree.map(jnp.asarray, ddpm.ddpm_table(schedule, STEPS))
+    found = jax.eval_shape(run, abstract_arrays(PixelUNet, config), rows, x, *rest, jnp.int32(0), jnp.int32(STEPS))
     assert found.shape == x.shape
 
 
@@ -181,8 +184,8 @@ class FakeVAE(FakeUNet):
 
 
 def test_a_latent_model_ends_where_it_would():
-    schedule = Schedule(1000, 0.00085, 0.012, "scaled_linear", set_alpha_to_one=False, steps_offset=1)
-    rows = jax.tree.map(jnp.asarray, solver_rows(schedule, 10, latent.SOLVER))
+    schedule = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", set_alpha_to_one=False, steps_offset=1)
+    rows = jax.tree.map(jnp.asarray, solver_table(schedule, 10, latent.SOLVER))
     grey = np.random.default_rng(0).uniform(0.1, 0.9, (2, 4, 6, 1)).astype(np.float32)
     grey = np.repeat(np.repeat(grey, 2, axis=1), 2, axis=2)
     colour = np.array([0.3, 0.0, -0.3], np.float32)
@@ -192,13 +195,13 @@ def test_a_latent_model_ends_where_it_would():
         z = (2 * (0.5 + colour * text.mean()) - 1) * FakeVAE.config.scaling_factor
         return (x - row.alpha * z) / row.sigma
 
-    z = latent.begin(FakeVAE(), jax.tree.map(lambda column: column[2], rows), grey, SEEDS)
+    z = latent.initial_latent(FakeVAE(), jax.tree.map(lambda column: column[2], rows), grey, SEEDS)
     term = Term(np.ones((2, 2, 7, 4), np.float32), np.full(2, 3.0, np.float32), None)
-    run = jit(lambda *args: latent.colour(unet, rows, term, *args))
+    run = jit(lambda *args: latent.colorize(unet, rows, term, *args))
     for first, last in ((2, 5), (5, 10)):
         z = run(z, first, last)
     expected = 0.5 + np.broadcast_to(colour, (*grey.shape[:3], 3))
-    np.testing.assert_allclose(latent.decoded(FakeVAE(), z), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(latent.decode(FakeVAE(), z), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

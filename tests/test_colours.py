@@ -6,27 +6,29 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from its_jax import ddpm, stages
+from its_jax.diffusion import ddpm
 from its_jax.errors import UserError
-from its_jax.tiny import coloring, colours, data, pictures, pixels
+from its_jax.pipeline import prompts
+from its_jax.tiny.data import colors, items, pictures
+from its_jax.tiny.training import color, pixel_folder
 
 
-@pytest.mark.parametrize("subject", data.SUBJECTS)
+@pytest.mark.parametrize("subject", items.SUBJECTS)
 def test_a_picture_has_its_grey_and_the_usual_colours(subject):
     for seed in range(3):
-        grey, tints = colours.draw(subject, np.random.default_rng(seed))
+        grey, tints = colors.draw(subject, np.random.default_rng(seed))
         np.testing.assert_array_equal(grey, pictures.draw(subject, np.random.default_rng(seed)))
-        picture = colours.coloured(grey, tints)
+        picture = colors.color_share(grey, tints)
         assert picture.min() >= 0 and picture.max() <= 1
         np.testing.assert_allclose(picture.mean(axis=-1), grey, atol=1e-5)
-        assert colours.hue(picture) in colours.usual(subject)
+        assert colors.hue(picture) in colors.usual(subject)
 
 
 def test_hues_are_told_apart():
     grey = np.full((4, 4), 0.4)
     for name, hue in {"red": "red", "brown": "orange", "sand": "orange", "blue": "blue", "grey": "grey"}.items():
-        assert colours.hue(colours.coloured(grey, np.tile(np.float32(colours.COLOURS[name]) / 255, (4, 4, 1)))) == hue
-    assert colours.usual("train") == {"red", "green", "blue"} and colours.usual("elephant") == {"grey"}
+        assert colors.hue(colors.color_share(grey, np.tile(np.float32(colors.COLORS[name]) / 255, (4, 4, 1)))) == hue
+    assert colors.usual("train") == {"red", "green", "blue"} and colors.usual("elephant") == {"grey"}
 
 
 def test_an_unknown_subject_is_refused():
@@ -35,22 +37,22 @@ def test_an_unknown_subject_is_refused():
 
 
 def test_every_caption_is_made_of_whole_words():
-    tokenizer = pixels.tokenizer()
+    tokenizer = pixel_folder.tokenizer()
     rng = np.random.default_rng(0)
-    words = {f"▁{word}" for word in pixels.vocabulary()}
-    for caption in [colours.caption(name, rng) for name in data.SUBJECTS for _ in range(20)]:
+    words = {f"▁{word}" for word in pixel_folder.vocabulary()}
+    for caption in [colors.caption(name, rng) for name in items.SUBJECTS for _ in range(20)]:
         assert set(tokenizer.tokenize(caption)) <= words
-    (ids,) = stages.tokenize_for_pixels(tokenizer, ["A Zebra "])
+    (ids,) = prompts.tokenize_for_pixels(tokenizer, ["A Zebra "])
     assert len(ids) == 77 and tokenizer.unk_token_id not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a zebra"
 
 
 @pytest.fixture(scope="module")
 def batch():
-    made_of = coloring.drawn("train", 12)
-    others = data.make_spectrograms("train", 12)
+    made_of = color.drawn("train", 12)
+    others = items.make_spectrograms("train", 12)
     rng = np.random.default_rng(0)
-    return coloring.batch(rng, made_of, others, pixels.tokenizer(), 4, 32, disturbed=0.5, dropout=0.5)
+    return color.batch(rng, made_of, others, pixel_folder.tokenizer(), 4, 32, disturbed=0.5, dropout=0.5)
 
 
 def test_batches_are_pictures_in_colour_and_captions(batch):
@@ -60,7 +62,7 @@ def test_batches_are_pictures_in_colour_and_captions(batch):
 
 def test_the_bound_is_least_where_the_variance_is_right(batch):
     """A model whose noise is off by as much everywhere: the best variance lies above the least one."""
-    rows = ddpm.ddpm_rows(coloring.schedule(), 1000)
+    rows = ddpm.ddpm_table(color.schedule(), 1000)
     eps = {}
 
     class Model:
@@ -73,8 +75,8 @@ def test_the_bound_is_least_where_the_variance_is_right(batch):
         key = jax.random.key(0)
         eps.update(found=jax.random.normal(key, batch["x0"].shape), off=off, v=v)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stages, "encode_texts_for_pixels", lambda *_: None)
-            error, found, _ = coloring.errors(Model(), rows, jnp.array([300, 600, 900, 999]), batch, key)
+            patch.setattr(prompts, "encode_tokens_for_pixels", lambda *_: None)
+            error, found, _ = color.errors(Model(), rows, jnp.array([300, 600, 900, 999]), batch, key)
         np.testing.assert_allclose(error, off**2, rtol=1e-4)
         return np.asarray(found)
 
@@ -86,14 +88,14 @@ def test_the_bound_is_least_where_the_variance_is_right(batch):
 
 @pytest.mark.usefixtures("quick_programs")
 def test_all_of_it_is_trained(batch):
-    graph, params = nnx.split(pixels.text_and_unet())
+    graph, params = nnx.split(pixel_folder.text_and_unet())
     # The last layer begins at random here, as after a step.
-    rows = ddpm.ddpm_rows(coloring.schedule(), 1000)
+    rows = ddpm.ddpm_table(color.schedule(), 1000)
 
     @jax.jit
     def gradient(params, batch):
         def loss(params):
-            error, bound, _ = coloring.errors(nnx.merge(graph, params), rows, jnp.array([0, 300, 600, 900]), batch,
+            error, bound, _ = color.errors(nnx.merge(graph, params), rows, jnp.array([0, 300, 600, 900]), batch,
                                               jax.random.key(0))  # fmt: skip
             return error.mean() + bound.mean()
 

@@ -8,28 +8,31 @@ import numpy as np
 import pytest
 
 from bench import comparison
-from its_jax import media, store
 from its_jax.errors import UserError
-from its_jax.tiny import data, pictures, sounds
+from its_jax.media import images
+from its_jax.media import sounds as media_sounds
+from its_jax.storage import writers
+from its_jax.storage.files import json_bytes
+from its_jax.tiny.data import items, pictures, sounds
 
 PROMPTS = {"dog": "a painting of dogs, grayscale", "castle": "a painting of castle towers, grayscale"}
 
 
 def drawn(subject):
-    return np.clip(pictures.draw(subject, data.generator("picture", "held_out", 1)), 0, 1)
+    return np.clip(pictures.draw(subject, items.generator("picture", "held_out", 1)), 0, 1)
 
 
 def write(workdir, samples):
     """Finished samples of (method, what is wanted, what is drawn, seed, CLIP's score, CLAP's); all sound as a bell."""
-    kept = store.open_store("folders", workdir)
-    bell = sounds.synthesise("bell", data.generator("sound", "held_out", 1))
+    kept = writers.open_writer("folders", workdir)
+    bell = sounds.synthesize("bell", items.generator("sound", "held_out", 1))
     for method, wanted, subject, seed, clip, clap in samples:
         changes = {"method": method, "seed": seed, "image.prompt": PROMPTS[wanted], "audio.prompt": "bell ringing"}
         record = finished.record(changes, {"clip": clip, "clap": clap})
         content = {
-            "spectrogram.png": media.png(drawn(subject), record),
-            kept.sound: media.wav(bell, finished.RATE, record),
-            "sample.json": media.text(record),
+            "spectrogram.png": images.png(drawn(subject), record),
+            kept.sound: media_sounds.wav(bell, finished.RATE, record),
+            "sample.json": json_bytes(record),
         }
         kept.add(record["id"], content.items())
     kept.close()
@@ -55,7 +58,7 @@ def test_scores_and_judges_of_each_method(tmp_path, monkeypatch, capsys):
     assert (imprint["n"], imprint["both"], imprint["in_pairs"]) == (2, 0, 2) and imprint["interval"][0] == 0
     assert imprint["fused_more"] == [20, 0]  # 110 - 90 and 100 - 80, of pairs; the third has no partner
     assert "| imprint | 2 | 15.0 ± 63.5 | 70.0 ± 0.0 |" in capsys.readouterr().out
-    assert media.read_picture(tmp_path / "a.png").shape[0] > 2 * 128 and (tmp_path / "b.png").exists()
+    assert images.read_image(tmp_path / "a.png").shape[0] > 2 * 128 and (tmp_path / "b.png").exists()
 
 
 def test_without_ours_there_is_nothing_to_compare_with(tmp_path, monkeypatch, capsys):

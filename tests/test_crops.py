@@ -12,11 +12,14 @@ import torch
 from twins import jit
 
 from convert import conversion
-from its_jax import crops, denoise, jobs, load, methods, sds
-from its_jax.colour import texts
+from its_jax import pretrained
+from its_jax.diffusion import denoise
+from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
-from its_jax.sampler import Sampler
-from its_jax.views import VIEWS
+from its_jax.pipeline import t5_embeddings
+from its_jax.pipeline.methods import sds_latent, sds_pixel, subclasses
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -42,7 +45,7 @@ def pixel_models(folders, tmp_path_factory):
 @pytest.mark.usefixtures("highest_precision")
 def test_a_gradient_is_that_of_pytorch(folders, pixel_models):
     """Of the loss as it is stated, through PyTorch's own crops, resizing and UNet."""
-    model = load.load(pixel_models[0], parts=("unet",), dtype=jnp.float32)
+    model = pretrained.load_model(pixel_models[0], parts=("unet",), dtype=jnp.float32)
     unet = diffusers.UNet2DConditionModel.from_pretrained(folders / "1" / "unet")
     alphas = jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32)
     rng = np.random.default_rng(0)
@@ -68,7 +71,7 @@ def test_a_gradient_is_that_of_pytorch(folders, pixel_models):
     (0.5 * torch.nn.functional.mse_loss(x0, target, reduction="sum") / 8).backward()
 
     term = denoise.Term(jax.tree.map(lambda leaf: leaf[None], model.unet.project_text(text)), None, None)
-    critic = crops.PixelModel(model.unet, alphas)
+    critic = sds_pixel.PixelGuide(model.unet, alphas)
     found = jit(lambda critic, *of: critic.gradient(term, *of))(critic, jnp.float32([scale]), picture[None], key[None])
     expected = leaf.grad.numpy()
     np.testing.assert_allclose(found[0], expected, atol=1e-4 * np.abs(expected).max())
@@ -77,7 +80,7 @@ def test_a_gradient_is_that_of_pytorch(folders, pixel_models):
 def test_crops_are_of_the_picture_as_its_view_shows_it():
     """Of a picture that lies on its side, as high as it is wide there."""
     picture = jnp.broadcast_to(jnp.linspace(0, 1, WIDTH), (HEIGHT, WIDTH))
-    made = np.asarray(crops.crops(picture, VIEWS["rotate_90"], jax.random.key(0), HEIGHT))
+    made = np.asarray(sds_pixel.crops(picture, VIEWS["rotate_90"], jax.random.key(0), HEIGHT))
     assert made.shape == (8, HEIGHT, HEIGHT, 3) and np.ptp(made, axis=2).max() < 1e-6  # of each row one brightness
     steps = np.diff(made[:, :, 0, 0], axis=1)
     np.testing.assert_allclose(np.abs(steps), 2 / (WIDTH - 1), atol=1e-6)
@@ -86,7 +89,7 @@ def test_crops_are_of_the_picture_as_its_view_shows_it():
 
 def test_a_model_of_pixels_that_gives_nothing_finite_is_told():
     predicted = jnp.full((8, 4, 4, 3), jnp.nan)
-    assert jnp.isnan(sds.weighted(jnp.float32(0.5), predicted, jnp.zeros_like(predicted))).all()
+    assert jnp.isnan(sds_latent.weighted(jnp.float32(0.5), predicted, jnp.zeros_like(predicted))).all()
 
 
 # As the model of `image`
@@ -94,12 +97,12 @@ def test_a_model_of_pixels_that_gives_nothing_finite_is_told():
 
 @pytest.fixture(scope="module")
 def expand(small, pixel_models):
-    return lambda **more: jobs.read(small(SDS | {"image.model": pixel_models[0]}, **more).to_dict())[0]
+    return lambda **more: read_settings(small(SDS | {"image.model": pixel_models[0]}, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
 def distiller(expand):
-    return methods.sampler_for(expand()[0], None, Sampler, pending=2, batch_size=8)
+    return subclasses.sampler_for(expand()[0], None, Sampler, pending=2, batch_size=8)
 
 
 def test_samples_depend_on_their_seeds_and_both_models(expand, distiller):
@@ -115,13 +118,13 @@ def test_samples_depend_on_their_seeds_and_both_models(expand, distiller):
 def test_each_prompt_is_read_once_by_t5_and_it_is_let_go(expand, distiller, monkeypatch):
     assert distiller.image.text_encoder is None
     distiller(expand())
-    monkeypatch.setattr(texts, "_encoded", None)  # what was read is kept on the disk, for other runs, too
-    methods.sampler_for(expand()[0], None, Sampler, pending=2, batch_size=8)(expand())
+    monkeypatch.setattr(t5_embeddings, "_encoded", None)  # what was read is kept on the disk, for other runs, too
+    subclasses.sampler_for(expand()[0], None, Sampler, pending=2, batch_size=8)(expand())
 
 
 def test_what_cannot_be_asked_is_refused(expand, pixel_models, distiller):
     def sampler(**change):
-        methods.sampler_for(expand(**change)[0], None, Sampler, pending=1)
+        subclasses.sampler_for(expand(**change)[0], None, Sampler, pending=1)
 
     with pytest.raises(UserError, match="is a model of the second stage"):
         sampler(**{"image.model": pixel_models[1]})
@@ -129,8 +132,8 @@ def test_what_cannot_be_asked_is_refused(expand, pixel_models, distiller):
         sampler(**{"audio.model": pixel_models[0]})
     with pytest.raises(UserError, match="has no vae"):
         sampler(method="fused")
-    outline = load.outline(pixel_models[0], parts=("unet",), dtype="float32")
+    outline = pretrained.abstract_model(pixel_models[0], parts=("unet",), dtype="float32")
     for size in (None, 7):
         outline.unet.config = dataclasses.replace(outline.unet.config, sample_size=size)
         with pytest.raises(UserError, match=f"has sample_size {size}; method='sds' needs"):
-            crops.check("model", outline.unet)
+            sds_pixel.check_model("model", outline.unet)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from twins import normal, read
 
-from its_jax.ddpm import PixelSchedule, bounded, ddpm_rows, guided, noised, step, step_noise
+from its_jax.diffusion.ddpm import DDPMSchedule, add_noise, ddpm_table, guided_noise, step, step_noise, threshold
 from its_jax.errors import UserError
 
 STEPS, SHAPE, SCALES = 30, (8, 12), np.array([7.0, 1.0], np.float32)
@@ -50,11 +50,11 @@ def test_steps_are_those_of_diffusers(name, exact):
     """
     scheduler = diffusers.DDPMScheduler.from_config(SCHEDULERS[name])
     scheduler.set_timesteps(STEPS)
-    schedule = PixelSchedule.from_dict(SCHEDULERS[name])
+    schedule = DDPMSchedule.from_dict(SCHEDULERS[name])
     np.testing.assert_allclose(schedule.alphas_cumprod(), scheduler.alphas_cumprod, rtol=0, atol=1e-6)
     if exact:
         scheduler.alphas_cumprod = torch.from_numpy(schedule.alphas_cumprod())
-    rows = ddpm_rows(schedule, STEPS)
+    rows = ddpm_table(schedule, STEPS)
     np.testing.assert_array_equal(rows.t[:STEPS], scheduler.timesteps)
     learnt = schedule.variance_type == "learned_range"
     theirs = ours = normal((2, *SHAPE, 3))
@@ -63,8 +63,8 @@ def test_steps_are_those_of_diffusers(name, exact):
         prediction = fakes(k, theirs)
         noise = np.moveaxis(torch.randn((2, 3, *SHAPE), generator=again).numpy(), 1, -1) if t > 0 else 0 * theirs
         row = jax.tree.map(lambda column, k=k: column[k], rows)
-        alone = advance(schedule, row, theirs, *guided(prediction, SCALES), noise)
-        ours = advance(schedule, row, ours, *guided(fakes(k, ours), SCALES), noise)
+        alone = advance(schedule, row, theirs, *guided_noise(prediction, SCALES), noise)
+        ours = advance(schedule, row, ours, *guided_noise(fakes(k, ours), SCALES), noise)
         output = guided_as_if_does(prediction, SCALES)[:, : 6 if learnt else 3]
         after = scheduler.step(output, t, torch_side(theirs), generator=generator).prev_sample
         theirs = np.moveaxis(after.numpy(), 1, -1)
@@ -75,28 +75,28 @@ def test_steps_are_those_of_diffusers(name, exact):
 
 
 def test_the_steps_are_those_of_if():
-    schedule = PixelSchedule.from_dict(read("configs", "if_i.scheduler"))
-    rows = ddpm_rows(schedule, STEPS)
+    schedule = DDPMSchedule.from_dict(read("configs", "if_i.scheduler"))
+    rows = ddpm_table(schedule, STEPS)
     assert list(rows.t[[0, 1, 28, 29]]) == [957, 924, 33, 0]
     assert rows.low[29] == -np.inf and rows.c0[29] == 1 and rows.cx[29] == 0  # it ends at what it estimates
     assert np.isnan(rows.alpha[STEPS:]).all() and len(rows.t) == 1000
 
 
 def test_bounds_hold_for_each_picture_alone():
-    schedule = PixelSchedule.from_dict(read("configs", "if_i.scheduler"))
+    schedule = DDPMSchedule.from_dict(read("configs", "if_i.scheduler"))
     x = 3 * normal((2, *SHAPE, 3))
     x[1] /= 30  # within the bounds: it stays
-    found = np.asarray(bounded(schedule, x))
+    found = np.asarray(threshold(schedule, x))
     assert np.abs(found[0]).max() == 1 and (np.abs(found[0]) < 1).mean() < 0.5
     np.testing.assert_array_equal(found[1], x[1])
 
 
 def test_pictures_are_noised_as_diffusers_does():
     scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    schedule = PixelSchedule.from_dict({**scheduler.config})
+    schedule = DDPMSchedule.from_dict({**scheduler.config})
     x, noise, t = normal((2, *SHAPE, 3)), normal((2, *SHAPE, 3), 1), np.array([50, 999])
     expected = scheduler.add_noise(torch_side(x), torch_side(noise), torch.from_numpy(t)).movedim(1, -1)
-    np.testing.assert_allclose(noised(schedule, x, t, noise), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(add_noise(schedule, x, t, noise), expected, rtol=0, atol=1e-5)
 
 
 def test_noise_is_new_for_each_step_and_depends_on_the_seed_alone():
@@ -124,9 +124,9 @@ def test_noise_is_new_for_each_step_and_depends_on_the_seed_alone():
 )
 def test_an_unknown_schedule_is_refused(change, named):
     with pytest.raises(UserError, match=named):
-        PixelSchedule.from_dict(read("configs", "if_i.scheduler") | change)
+        DDPMSchedule.from_dict(read("configs", "if_i.scheduler") | change)
 
 
 def test_a_step_count_beyond_training_is_refused():
     with pytest.raises(UserError, match="num_steps=1001: must be 1 to 1000"):
-        ddpm_rows(PixelSchedule(), 1001)
+        ddpm_table(DDPMSchedule(), 1001)

@@ -15,14 +15,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from bench.topology import COLLECTIVES
-from its_jax import denoise as d
-from its_jax import jobs
+from its_jax.diffusion import denoise
+from its_jax.diffusion.feature_cache import Mode, empty_caches
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import SOLVERS, solver_table
+from its_jax.diffusion.term_schedule import select_modes, term_weights
+from its_jax.diffusion.views import VIEWS
+from its_jax.diffusion.windows import Windows
 from its_jax.errors import UserError
-from its_jax.views import VIEWS
-from its_jax.windows import Windows
+from its_jax.settings import schema
 
 SD15 = json.loads((pathlib.Path(__file__).parent / "data/configs/sd15.scheduler.json").read_text())
-SCHEDULE = d.Schedule.from_dict(SD15)
+SCHEDULE = NoiseSchedule.from_dict(SD15)
 SHAPE = (4, 6, 4)  # h w c
 TOKENS = (3, 5)  # n d
 
@@ -71,20 +75,20 @@ def make_run(
     weights, starts, guidance = (
         np.broadcast_to(np.asarray(setting, np.float32).T, (b, 2)).T for setting in (weights, starts, guidance)
     )
-    table, active = d.term_weights(weights, starts, num_steps, schedule)
-    terms = [d.Term(fake_texts(10 * seed + i, b), guidance[i], table[i]) for i in range(2)]
-    noise = d.initial_noise(np.arange(seed, seed + b, dtype=np.uint32), SHAPE)
+    table, active = term_weights(weights, starts, num_steps, schedule)
+    terms = [denoise.Term(fake_texts(10 * seed + i, b), guidance[i], table[i]) for i in range(2)]
+    noise = denoise.initial_noise(np.arange(seed, seed + b, dtype=np.uint32), SHAPE)
     return (
         terms,
-        d.solver_rows(schedule, num_steps, solver),
+        solver_table(schedule, num_steps, solver),
         active,
-        d.initial_state(noise),
+        denoise.initial_state(noise),
         np.int32(num_steps),
     )
 
 
 def sample(terms, rows, active, state, last, models=MODELS):
-    return d.denoise(models, terms, rows, active, state, np.int32(0), last)
+    return denoise.denoise(models, terms, rows, active, state, np.int32(0), last)
 
 
 def relative_error(ours, reference):
@@ -139,7 +143,7 @@ def schedulers():
 def test_solvers_follow_diffusers(highest_precision, solver, scheduler_class, num_steps, change):
     # The file names no spacing: loaded as PNDMScheduler it means "leading", in Euler's class it would not.
     config = SD15 | {"timestep_spacing": "leading"} | change
-    schedule = d.Schedule.from_dict(config)
+    schedule = NoiseSchedule.from_dict(config)
     run = make_run(num_steps=num_steps, solver=solver, starts=(0, 0), schedule=schedule, guidance=(5, 3))
     terms, rows, _, state, _ = run
     scheduler = scheduler_class.from_config(config)
@@ -156,10 +160,10 @@ def test_solvers_follow_diffusers(highest_precision, solver, scheduler_class, nu
     assert relative_error(sample(*run).x, authors_loop(scheduler, terms, noise)) < 1e-4
 
 
-@pytest.mark.parametrize("solver", d.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_rows_carry_a_known_latent_and_noise_along(solver):
     """Given the true noise, any solver is exact: alpha x0 + sigma eps stays on its path."""
-    rows = jax.tree.map(np.float64, d.solver_rows(SCHEDULE, 30, solver))
+    rows = jax.tree.map(np.float64, solver_table(SCHEDULE, 30, solver))
     x0, eps = 0.7, -1.3
     for k in range(29):
         x = rows.alpha[k] * x0 + rows.sigma[k] * eps
@@ -169,14 +173,14 @@ def test_rows_carry_a_known_latent_and_noise_along(solver):
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_every_step_count_has_valid_falling_timesteps(spacing):
-    schedule = d.Schedule.from_dict(SD15 | {"timestep_spacing": spacing})
+    schedule = NoiseSchedule.from_dict(SD15 | {"timestep_spacing": spacing})
     for num_steps in range(1, 1001):
         t = schedule.timesteps(num_steps)
         assert len(t) == num_steps and t[0] <= 999 and t[-1] >= 0 and np.all(np.diff(t) < 0)
 
 
 def test_second_order_converges_faster():
-    schedule = d.Schedule.from_dict(SD15 | {"timestep_spacing": "trailing"})  # always begins at timestep 999
+    schedule = NoiseSchedule.from_dict(SD15 | {"timestep_spacing": "trailing"})  # always begins at timestep 999
 
     def run(solver, num_steps):
         return sample(*make_run(num_steps=num_steps, solver=solver, starts=0, guidance=2, schedule=schedule)).x
@@ -204,36 +208,38 @@ def test_guidance_weights_and_start_steps_are_per_sample():
 
 def test_a_term_takes_part_until_its_stop_step():
     weights, starts = [[0.5] * 2, [0.5] * 2], [[2, 0], [0, 0]]
-    table, active = d.term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [99, 10]])
+    table, active = term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [99, 10]])
     np.testing.assert_array_equal(np.flatnonzero(table[0, 0]), np.arange(2, 10))
     np.testing.assert_array_equal(np.flatnonzero(table[0, 1]), np.arange(4))
     np.testing.assert_array_equal(np.flatnonzero(table[1, 0]), np.arange(10))
     assert active[0, 1] and active[0, 9] and active[1, :10].all() and not active[:, 10:].any()
     with pytest.raises(UserError, match="zero at step 6 of 10 for sample 1"):
-        d.term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [10, 6]])
-    d.term_weights(weights, [[4, 4]] * 2, 10, SCHEDULE, first=4)  # nobody needs the steps before the first
+        term_weights(weights, starts, 10, SCHEDULE, stop_steps=[[10, 4], [10, 6]])
+    term_weights(weights, [[4, 4]] * 2, 10, SCHEDULE, first=4)  # nobody needs the steps before the first
 
 
-@pytest.mark.parametrize("solver", d.SOLVERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_what_is_known_comes_out_and_the_rest_goes_its_way(solver):
     terms, _, active, state, last = make_run(solver=solver)
     z = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     mask = np.arange(SHAPE[1])[None, :, None] < np.full((SHAPE[0], 1, 1), 3)
     first = np.int32(5)
-    rows = d.solver_rows(SCHEDULE, 20, solver, 5)
+    rows = solver_table(SCHEDULE, 20, solver, 5)
     row = jax.tree.map(lambda column: column[first], rows)
-    known = d.Known(mask, z, state.x)
-    begun = d.initial_state(state.x, z, row)
+    known = denoise.Known(mask, z, state.x)
+    begun = denoise.initial_state(state.x, z, row)
     np.testing.assert_allclose(begun.x, row.alpha * z + row.sigma * state.x, atol=1e-6)
-    x = d.denoise(MODELS, terms, rows, active, begun, first, last, known).x
-    end = d.denoise(MODELS, terms, rows, active, begun, first, last, None).x
+    x = denoise.denoise(MODELS, terms, rows, active, begun, first, last, known).x
+    end = denoise.denoise(MODELS, terms, rows, active, begun, first, last, None).x
     sigma = 0.03 if solver == "ddim" else 0  # DDIM of SD 1.5 ends at timestep 0
     assert np.abs(x[:, :, :3] - z[:, :3]).max() < 5 * sigma + 1e-4
     assert np.abs(x[:, :, 3:] - z[:, 3:]).max() > 0.1 and np.abs(x - end).max() > 0.1
-    np.testing.assert_array_equal(d.settled(x, known)[:, :, :3], np.broadcast_to(z[:, :3], (2, 4, 3, 4)))
-    np.testing.assert_array_equal(d.settled(x, known)[:, :, 3:], x[:, :, 3:])
-    nothing = d.Known(np.zeros_like(mask), z, state.x)
-    np.testing.assert_allclose(d.denoise(MODELS, terms, rows, active, begun, first, last, nothing).x, end, atol=1e-5)
+    np.testing.assert_array_equal(denoise.insert_known(x, known)[:, :, :3], np.broadcast_to(z[:, :3], (2, 4, 3, 4)))
+    np.testing.assert_array_equal(denoise.insert_known(x, known)[:, :, 3:], x[:, :, 3:])
+    nothing = denoise.Known(np.zeros_like(mask), z, state.x)
+    np.testing.assert_allclose(
+        denoise.denoise(MODELS, terms, rows, active, begun, first, last, nothing).x, end, atol=1e-5
+    )
 
 
 def test_a_long_latent_is_seen_through_windows():
@@ -246,27 +252,27 @@ def test_a_long_latent_is_seen_through_windows():
 
     (term, _), *_ = make_run()
     term = dataclasses.replace(term, view=VIEWS["rotate_90"], windows=Windows.cover(30, 6, wrap=False))
-    x = d.initial_noise(np.arange(2, dtype=np.uint32), (4, 30, 4))
-    noise, _ = d.guided_noise(Partial(narrow, {}), x, jnp.int32(1), term)
+    x = denoise.initial_noise(np.arange(2, dtype=np.uint32), (4, 30, 4))
+    noise, _ = denoise.guided_noise(Partial(narrow, {}), x, jnp.int32(1), term)
     np.testing.assert_allclose(noise, x * 0.5, atol=1e-6)
     assert set(widths) == {(6, 4)}
 
 
 def test_view_shows_the_model_a_rearranged_latent():
     view = VIEWS["block_rearrange"]
-    x = d.initial_noise(np.arange(2, dtype=np.uint32), (32, 128, 4))
-    assert view.look(x).shape == (2, 64, 64, 4)
-    np.testing.assert_array_equal(view.look(x)[:, :32], x[:, :, :64])  # upper half = left half
-    np.testing.assert_array_equal(view.back(view.look(x)), x)
+    x = denoise.initial_noise(np.arange(2, dtype=np.uint32), (32, 128, 4))
+    assert view.apply(x).shape == (2, 64, 64, 4)
+    np.testing.assert_array_equal(view.apply(x)[:, :32], x[:, :, :64])  # upper half = left half
+    np.testing.assert_array_equal(view.invert(view.apply(x)), x)
 
     def uneven(weights, x, t, text):
         """A model that tells rows of its picture apart."""
         return x * jnp.arange(x.shape[1])[:, None, None]
 
     (term, _), *_ = make_run()
-    term = d.Term(term.texts, term.guidance_scale, term.weights, view)
+    term = denoise.Term(term.texts, term.guidance_scale, term.weights, view)
     x = jnp.ones((2, *SHAPE))
-    noise, _ = d.guided_noise(Partial(uneven, {}), x, jnp.int32(1), term)
+    noise, _ = denoise.guided_noise(Partial(uneven, {}), x, jnp.int32(1), term)
     np.testing.assert_array_equal(noise[0, :, :, 0], np.arange(4)[:, None] + 4 * (np.arange(6) >= 3))
 
 
@@ -311,7 +317,7 @@ def test_guidance_scale_1_skips_the_negative_half():
 
 
 def test_one_compilation_serves_all_settings():
-    d.denoise.clear_cache()
+    denoise.denoise.clear_cache()
     runs = [
         make_run(),
         make_run(seed=5),
@@ -322,7 +328,7 @@ def test_one_compilation_serves_all_settings():
         make_run(solver="dpmpp_2m", num_steps=12),
     ]
     results = [np.array(sample(*run).x) for run in runs]
-    assert d.denoise._cache_size() == 1
+    assert denoise.denoise._cache_size() == 1
     assert len({result.tobytes() for result in results}) == len(runs)
 
 
@@ -341,34 +347,34 @@ class Layered:
         self.weights, self.asked = weights, []
 
     def __call__(self, x, t, text):
-        return self.keeping(x, t, text)[0]
+        return self.with_features(x, t, text)[0]
 
-    def keeping(self, x, t, text):
+    def with_features(self, x, t, text):
         jax.debug.callback(lambda: self.asked.append(len(x)))
         inner = fake_eps(self.weights, x, t, text)
-        return self.reusing(x, t, text, inner), inner
+        return self.from_features(x, t, text, inner), inner
 
-    def reusing(self, x, t, text, inner):
+    def from_features(self, x, t, text, inner):
         return inner + 0.1 * x
 
 
 def run_layered(ways, chosen, **kw):
     """The latent, and what the inner part of each model was asked."""
     terms, rows, active, state, last = make_run(num_steps=10, **kw)
-    terms = [dataclasses.replace(term, ways=ways) for term in terms]
+    terms = [dataclasses.replace(term, modes=ways) for term in terms]
     models = [Layered(w) for w in WEIGHTS]
-    run = jax.jit(lambda *args: d.denoise.__wrapped__(models, *args))
-    state = state._replace(inner=d.no_inner(models, terms, state.x))
+    run = jax.jit(lambda *args: denoise.denoise.__wrapped__(models, *args))
+    state = state._replace(caches=empty_caches(models, terms, state.x))
     x = run(terms, rows, chosen(active), state, 0, last).x
     jax.effects_barrier()
     return np.array(x), [model.asked for model in models]
 
 
 def test_inner_layers_serve_several_steps():
-    whole, reused = d.Way(), d.Way(reused=True)
+    whole, reused = Mode(), Mode(cached=True)
 
     def every(n):
-        return lambda active: np.stack([d.chosen_ways(a, a, n, (whole, reused)) for a in active])
+        return lambda active: np.stack([select_modes(a, a, n, (whole, reused)) for a in active])
 
     expected, asked = run_layered((whole,), every(1))
     assert [len(of_model) for of_model in asked] == [8, 10]
@@ -380,11 +386,11 @@ def test_inner_layers_serve_several_steps():
 
 
 def test_without_guidance_the_positive_prompt_is_asked_alone():
-    guided, alone = d.Way(), d.Way(guided=False)
+    guided, alone = Mode(), Mode(guided=False)
     interval = np.isin(np.arange(1000), range(4, 7))
 
     def chosen(active):
-        return np.stack([d.chosen_ways(a, interval, 1, (guided, alone)) for a in active])
+        return np.stack([select_modes(a, interval, 1, (guided, alone)) for a in active])
 
     x, asked = run_layered((guided, alone), chosen, guidance=(1, 1))
     np.testing.assert_allclose(x, run_layered((guided,), lambda active: active, guidance=(1, 1))[0], atol=1e-5)
@@ -392,11 +398,11 @@ def test_without_guidance_the_positive_prompt_is_asked_alone():
 
 
 def test_reuse_waits_for_the_negative_prompt():
-    ways = tuple(d.Way(guided, reused) for guided in (True, False) for reused in (False, True))
+    ways = tuple(Mode(guided, reused) for guided in (True, False) for reused in (False, True))
     active = np.arange(12) >= 1
     guided = np.isin(np.arange(12), [4, 5, 6, 7])
-    chosen = [ways[i - 1] if i else None for i in d.chosen_ways(active, guided, 3, ways)]
-    inner = "".join("." if way is None else "gGaA"[2 * (not way.guided) + way.reused] for way in chosen)
+    chosen = [ways[i - 1] if i else None for i in select_modes(active, guided, 3, ways)]
+    inner = "".join("." if way is None else "gGaA"[2 * (not way.guided) + way.cached] for way in chosen)
     assert inner == ".aAAgGGgAAaA"
 
 
@@ -413,11 +419,11 @@ def test_a_scale_may_differ_from_step_to_step():
 def test_a_run_in_pieces_has_the_bits_of_a_whole_one():
     terms, rows, active, state, last = make_run(num_steps=17, solver="dpmpp_2m")
     whole = sample(terms, rows, active, state, last)
-    d.denoise.clear_cache()
+    denoise.denoise.clear_cache()
     for first in range(0, 17, 5):
-        state = d.denoise(MODELS, terms, rows, active, state, np.int32(first), np.int32(min(first + 5, 17)))
+        state = denoise.denoise(MODELS, terms, rows, active, state, np.int32(first), np.int32(min(first + 5, 17)))
     jax.tree.map(np.testing.assert_array_equal, state, whole)
-    assert d.denoise._cache_size() == 1
+    assert denoise.denoise._cache_size() == 1
 
 
 def test_a_failing_sample_is_named_and_leaves_the_others_alone():
@@ -465,34 +471,34 @@ def place(run, n):
 def test_eight_devices_work_alone_and_agree_with_one():
     run = make_run(b=16, num_steps=25, starts=[np.arange(16) % 3, [0] * 16])
     one, eight = place(run, 1), place(run, 8)
-    text = d.denoise.lower(*eight).compile().as_text()
+    text = denoise.denoise.lower(*eight).compile().as_text()
     assert "num_partitions=8" in text
     assert not re.search(COLLECTIVES, text)
     with jax.transfer_guard("disallow"):
-        result = d.denoise(*eight)
+        result = denoise.denoise(*eight)
     assert result.x.sharding.is_equivalent_to(eight[4].x.sharding, 4)
-    np.testing.assert_allclose(result.x, d.denoise(*one).x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.x, denoise.denoise(*one).x, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(result.failed_at, -1)
 
 
 def test_pieces_on_eight_devices_compile_once():
     models, terms, rows, active, state, _, _ = place(make_run(b=8), 8)
-    d.denoise.clear_cache()
+    denoise.denoise.clear_cache()
     for first in (0, 5, 10):
-        state = d.denoise(models, terms, rows, active, state, np.int32(first), np.int32(first + 5))
-    assert d.denoise._cache_size() == 1
+        state = denoise.denoise(models, terms, rows, active, state, np.int32(first), np.int32(first + 5))
+    assert denoise.denoise._cache_size() == 1
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_sharded_jit_has_the_bits_of_pmap():
     run = make_run(b=16, num_steps=12, solver="dpmpp_2m")
     models, terms, rows, active, state, first, last = place(run, 8)
-    sharded = d.denoise(models, terms, rows, active, state, first, last)
+    sharded = denoise.denoise(models, terms, rows, active, state, first, last)
 
     def per_device(tree):
         return jax.tree.map(lambda a: np.array(a).reshape(8, 2, *a.shape[1:]), tree)
 
-    each = jax.pmap(d.denoise.__wrapped__, in_axes=(None, 0, None, None, 0, None, None))
+    each = jax.pmap(denoise.denoise.__wrapped__, in_axes=(None, 0, None, None, 0, None, None))
     mapped = each(MODELS, per_device(terms), run[1], run[2], per_device(state), np.int32(0), run[4])
     jax.tree.map(np.testing.assert_array_equal, mapped, per_device(sharded))
 
@@ -500,7 +506,7 @@ def test_sharded_jit_has_the_bits_of_pmap():
 def test_noise_depends_on_the_seed_alone():
     seeds = np.array([7, 0, 3, 2**32 - 1, 11, 5, 6, 4], np.uint32)
     shape = (16, 32, 4)
-    make = jax.jit(d.initial_noise, static_argnums=1)
+    make = jax.jit(denoise.initial_noise, static_argnums=1)
     noise = make(seeds, shape)
     sharded = make(jax.device_put(seeds, NamedSharding(mesh_of(8), PartitionSpec("data"))), shape)
     np.testing.assert_array_equal(sharded, noise)
@@ -513,12 +519,12 @@ def test_noise_depends_on_the_seed_alone():
 @pytest.mark.parametrize("num_steps", [0, -3, 1001])
 def test_impossible_step_counts(num_steps):
     with pytest.raises(UserError, match=rf"num_steps={num_steps}: must be 1 to 1000"):
-        d.solver_rows(SCHEDULE, num_steps, "ddim")
+        solver_table(SCHEDULE, num_steps, "ddim")
 
 
 def test_unknown_solver_lists_the_known():
     with pytest.raises(UserError, match="solver='plms' is not known here; choose one of ddim, euler, dpmpp_2m"):
-        d.solver_rows(SCHEDULE, 10, "plms")
+        solver_table(SCHEDULE, 10, "plms")
 
 
 @pytest.mark.parametrize(
@@ -534,7 +540,7 @@ def test_unknown_solver_lists_the_known():
 )
 def test_weights_that_leave_a_step_to_nobody(weights, starts, message):
     with pytest.raises(UserError, match=message):
-        d.term_weights(weights, starts, 20, SCHEDULE)
+        term_weights(weights, starts, 20, SCHEDULE)
 
 
 @pytest.mark.parametrize(
@@ -550,22 +556,22 @@ def test_weights_that_leave_a_step_to_nobody(weights, starts, message):
 )
 def test_settings_that_are_not_understood_are_refused_by_name(change, message):
     with pytest.raises(UserError, match=message):
-        d.Schedule.from_dict(SD15 | change)
+        NoiseSchedule.from_dict(SD15 | change)
 
 
 def test_a_schedule_without_its_betas_is_refused():
     with pytest.raises(UserError, match="beta_end"):
-        d.Schedule.from_dict({name: value for name, value in SD15.items() if name != "beta_end"})
+        NoiseSchedule.from_dict({name: value for name, value in SD15.items() if name != "beta_end"})
 
 
 @pytest.mark.parametrize("name", ["PNDM", "DDIM", "EulerDiscrete", "DPMSolverMultistep"])
 def test_files_of_other_schedulers_are_read(name):
     """What diffusers writes after `from_config` holds every field of the class."""
     scheduler = getattr(diffusers, f"{name}Scheduler").from_config(SD15 | {"timestep_spacing": "leading"})
-    schedule = d.Schedule.from_dict(json.loads(scheduler.to_json_string()))
+    schedule = NoiseSchedule.from_dict(json.loads(scheduler.to_json_string()))
     np.testing.assert_allclose(schedule.alphas_cumprod(), scheduler.alphas_cumprod, rtol=1e-5)
     assert schedule.steps_offset == 1 and schedule.timestep_spacing == "leading"
 
 
 def test_jobs_know_every_solver():
-    assert jobs.SOLVERS == tuple(d.SOLVERS)
+    assert schema.SOLVERS == tuple(SOLVERS)

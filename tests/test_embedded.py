@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from its_jax import fields, jobs, load
-from its_jax.colour.painters import PixelPainter
-from its_jax.colour.settings import Settings
-from its_jax.sampler import Sampler
-from its_jax.tiny import colours, data, judges, pictures, recipe
+from its_jax import pretrained
+from its_jax.colorize.colorizers import FactorizedColorizer
+from its_jax.colorize.settings import Settings
+from its_jax.pipeline import placement
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import TERMS
+from its_jax.storage.files import read_json
+from its_jax.tiny import judges, recipe
+from its_jax.tiny.data import colors, items, pictures
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = judges.WEIGHTS
@@ -31,7 +36,7 @@ def test_they_are_small():
 
 
 def test_training_is_on_record():
-    record = fields.read_json(WEIGHTS / "training.json")
+    record = read_json(WEIGHTS / "training.json")
     stages = record["stages"]
     judges_ = "judge_picture", "judge_sound"
     assert stages.keys() == {"vae", "image", "audio", "vocoder", *judges_, "clip", "clap", "color"}
@@ -48,7 +53,7 @@ def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision
     import transformers
 
     folder = WEIGHTS / kind
-    model = load.load(f"tiny/{kind}", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model(f"tiny/{kind}", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
     ids = tokenizer("bell", padding="max_length", return_tensors="np").input_ids
     z = np.random.default_rng(0).standard_normal((1, 16, 16, 4), np.float32)
@@ -74,7 +79,7 @@ def test_so_they_do_with_the_one_of_pixels(highest_precision):
     import transformers
 
     folder = WEIGHTS / "color"
-    model = load.load("tiny/color", parts=("text_encoder", "unet"), dtype=jnp.float32)
+    model = pretrained.load_model("tiny/color", parts=("text_encoder", "unet"), dtype=jnp.float32)
     ids = transformers.T5Tokenizer.from_pretrained(folder / "tokenizer")("a photo of trees", return_tensors="np")
     x = np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32)
     with torch.no_grad():
@@ -89,44 +94,44 @@ def test_so_they_do_with_the_one_of_pixels(highest_precision):
 
 def test_the_default_colours_are_what_prompts_say(one_device):
     settings = runpy.run_path(ROOT / "configs" / "colorize.py")["get_config"]().to_dict()["colorize"]
-    prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in data.SUBJECTS]
-    grey = np.stack([pictures.draw(subject, data.generator("picture", "held_out", i))
-                     for i, subject in enumerate(data.SUBJECTS)])  # fmt: skip
-    painter = PixelPainter(Settings.read(settings), prompts)
+    prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in items.SUBJECTS]
+    grey = np.stack([pictures.draw(subject, items.generator("picture", "held_out", i))
+                     for i, subject in enumerate(items.SUBJECTS)])  # fmt: skip
+    painter = FactorizedColorizer(Settings.read(settings), prompts)
     coloured = painter(grey, prompts, list(range(len(prompts))))
     assert np.abs(coloured.mean(axis=-1) - grey).max() < 1e-5
-    usual = [colours.hue(of) in colours.usual(name) for name, of in zip(data.SUBJECTS, coloured, strict=True)]
+    usual = [colors.hue(of) in colors.usual(name) for name, of in zip(items.SUBJECTS, coloured, strict=True)]
     assert np.mean(usual) >= 0.75, usual
 
 
 @pytest.fixture
 def one_device(monkeypatch):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    monkeypatch.setattr(load, "mesh", lambda: mesh)
+    monkeypatch.setattr(placement, "data_mesh", lambda: mesh)
 
 
 def test_the_default_config_makes_what_its_prompts_say(one_device):
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
-    todo, _ = jobs.read(settings | {"num_samples": 4})
+    todo, _ = read_settings(settings | {"num_samples": 4})
     samples = Sampler(todo[0], pending=4, batch_size=4)(todo)
     seen = np.stack([sample.spectrogram for sample in samples])
-    heard = data.to_spectrogram(np.stack([sample.waveform for sample in samples]))
-    picture = judges.classify(judges.load("picture"), seen) == data.SUBJECTS.index("tree")
-    sound = judges.classify(judges.load("sound"), heard) == data.SOUNDS.index("train")
+    heard = items.to_spectrogram(np.stack([sample.waveform for sample in samples]))
+    picture = judges.classify(judges.load("picture"), seen) == items.SUBJECTS.index("tree")
+    sound = judges.classify(judges.load("sound"), heard) == items.SOUNDS.index("train")
     # Most, not all: on another machine the bits differ, and a sample may fail.
     assert np.mean(picture & sound) >= 0.75, (picture, sound)
 
 
 def test_their_quality_is_on_record_for_these_weights_and_settings():
     """As `python -m its_jax.tiny.evaluate` found it."""
-    record = fields.read_json(WEIGHTS / "evaluation.json")
+    record = read_json(WEIGHTS / "evaluation.json")
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
-    for term in jobs.TERMS:
+    for term in TERMS:
         then = record["settings"].pop(term) | {"prompt": settings[term]["prompt"]}  # each sample had its own
         assert then.items() <= settings[term].items()
-        assert record["models"][term] == load.load(f"tiny/{term}", parts=(), dtype=jnp.float32).identity
+        assert record["models"][term] == pretrained.load_model(f"tiny/{term}", parts=(), dtype=jnp.float32).identity
     assert record["settings"].items() <= settings.items()
-    assert record["counts"]["fused"] == 4 * len(data.SUBJECTS) * len(data.SOUNDS)
+    assert record["counts"]["fused"] == 4 * len(items.SUBJECTS) * len(items.SOUNDS)
     assert min(record["image"]["picture"], record["audio"]["sound"]) >= 0.98
     fused = record["fused"]
     assert fused["both"] >= 0.75 and fused["vocoder_error"] <= 0.04

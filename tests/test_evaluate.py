@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from its_jax import files, media, samples, scoring, similarity, store
 from its_jax.errors import UserError
-from its_jax.evaluation import kept, measures, references, report, run, scored
-from its_jax.metrics import Gaussian, frechet
+from its_jax.evaluate import aggregate, measures, references, report, run, score_cache
+from its_jax.media import images
+from its_jax.media import sounds as media_sounds
+from its_jax.scoring import clip_clap, registry
+from its_jax.scoring.metrics import Gaussian, frechet
+from its_jax.storage import files, samples, writers
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +48,8 @@ def test_folders_stand_side_by_side(layout, models, tmp_path):
     a, b = rows(tmp_path / "a")
     assert (a["n"], b["n"]) == (4, 3)
     assert a["means"]["mine"] == {"mean": 3.0, "reach": 0.0, "n": 4} and "mine" not in b["means"]
-    made = samples.open(tmp_path / "a").values()
-    clip, clap = similarity.Clip(models["clip"]), similarity.Clap(models["clap"])
+    made = samples.open_samples(tmp_path / "a").values()
+    clip, clap = clip_clap.ClipScorer(models["clip"]), clip_clap.ClapScorer(models["clap"])
     expected = [clip.score(sample.picture(), sample.record["image"]["prompt"]) for sample in made]
     assert a["means"]["clip"]["mean"] == pytest.approx(np.mean(expected))
     assert a["means"]["clip"]["reach"] == pytest.approx(3.1824 * np.std(expected, ddof=1) / 2, rel=1e-4)
@@ -54,13 +57,13 @@ def test_folders_stand_side_by_side(layout, models, tmp_path):
     assert a["means"]["clap"]["mean"] == pytest.approx(np.mean(expected))
     out = tmp_path / "a" / "evaluation"
     assert (out / "evaluation.md").read_text().startswith("|  | n | mine | CLIP | CLAP |")
-    assert media.read_picture(out / "evaluation.png").std() > 0.05
+    assert images.read_image(out / "evaluation.png").std() > 0.05
 
 
 def test_what_was_measured_is_not_measured_again(models, tmp_path, monkeypatch):
     finished.write(tmp_path, records(3))
     first = run.run([str(tmp_path)], models=models)
-    monkeypatch.setattr(similarity.Clip, "picture", None)
+    monkeypatch.setattr(clip_clap.ClipScorer, "picture", None)
     assert run.run([str(tmp_path)], models=models) == first
     finished.write(tmp_path, records(4))
     with pytest.raises(TypeError):  # the fourth is new
@@ -70,8 +73,8 @@ def test_what_was_measured_is_not_measured_again(models, tmp_path, monkeypatch):
 def test_a_kill_costs_little(models, tmp_path, monkeypatch):
     """What was measured before stays, whatever ends the run."""
     finished.write(tmp_path, records(4))
-    monkeypatch.setattr(kept, "SAVE_EVERY_S", 0.0)
-    clip, seen = measures.clip(similarity.Clip(models["clip"])), []
+    monkeypatch.setattr(score_cache, "SAVE_EVERY_S", 0.0)
+    clip, seen = measures.clip(clip_clap.ClipScorer(models["clip"])), []
 
     def of(item):
         seen.append(item.job["seed"])
@@ -80,15 +83,15 @@ def test_a_kill_costs_little(models, tmp_path, monkeypatch):
         return clip.of(item)
 
     with pytest.raises(KeyboardInterrupt):
-        scored.measure(tmp_path, [clip._replace(of=of)])
-    scored.measure(tmp_path, [clip._replace(of=of)])
+        aggregate.score_missing(tmp_path, [clip._replace(of=of)])
+    aggregate.score_missing(tmp_path, [clip._replace(of=of)])
     assert seen == [0, 1, 2, 2, 3]
 
 
 def test_a_damaged_line_is_measured_again(models, tmp_path, caplog):
     finished.write(tmp_path, records(2))
     run.run([str(tmp_path)], models=models)
-    (file,) = (tmp_path / kept.FOLDER).iterdir()
+    (file,) = (tmp_path / score_cache.FOLDER).iterdir()
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([lines[0][:40], *lines[1:]]))
     assert run.run([str(tmp_path)], models=models).splitlines()[1].split()[:2] == [tmp_path.name, "2"]
@@ -101,7 +104,7 @@ def test_shares_are_of_different_samples(models, tmp_path, caplog):
         assert run.run([str(tmp_path)], models=models, share=(0, 2)) == ""
     assert "other shares have 2 more to measure" in caplog.text
     assert tmp_path.name in run.run([str(tmp_path)], models=models, share=(1, 2))
-    names = sorted(file.name for file in (tmp_path / kept.FOLDER).iterdir())
+    names = sorted(file.name for file in (tmp_path / score_cache.FOLDER).iterdir())
     assert names == ["0-of-2-00000.jsonl", "1-of-2-00000.jsonl"]
 
 
@@ -115,12 +118,12 @@ def test_a_setting_gets_a_row_for_each_value(models, tmp_path):
 
 
 def test_what_was_scored_when_it_was_made_is_not_measured_again(models, tmp_path, monkeypatch):
-    clip = similarity.Clip(models["clip"])
+    clip = clip_clap.ClipScorer(models["clip"])
     made = records(2, {"clip": 12.5})
     for record in made:
         record["models"]["clip"] = clip.identity
     finished.write(tmp_path, made)
-    monkeypatch.setattr(similarity.Clip, "picture", None)
+    monkeypatch.setattr(clip_clap.ClipScorer, "picture", None)
     run.run([str(tmp_path)], models=models)
     assert rows(tmp_path)[0]["means"]["clip"]["mean"] == 12.5
 
@@ -131,7 +134,7 @@ def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_pat
     good = {name: (tmp_path / name).read_bytes() for name in (f"{ids[0]}/spectrogram.png", f"{ids[1]}/audio.wav")}
     (tmp_path / ids[0] / "spectrogram.png").write_bytes(b"no picture")
     (tmp_path / ids[1] / "audio.wav").unlink()
-    media.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
+    media_sounds.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
     with pytest.raises(UserError) as told:
         run.run([str(tmp_path), str(tmp_path / "nowhere")], models=models)
     assert "nowhere: there is no such folder" in str(told.value)
@@ -153,7 +156,7 @@ def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_pat
 
 def test_files_that_hold_something_else_are_told(models, tmp_path):
     ids = finished.write(tmp_path, records(4), height=128)
-    media.write_png(tmp_path / ids[0] / "spectrogram.png", np.zeros((16, 48, 3)), {})
+    images.write_png(tmp_path / ids[0] / "spectrogram.png", np.zeros((16, 48, 3)), {})
     soundfile.write(tmp_path / ids[1] / "audio.wav", np.zeros((16000, 2)), 16000)
     soundfile.write(tmp_path / ids[2] / "audio.wav", np.zeros(0), 16000)
     with pytest.raises(UserError) as told:
@@ -260,7 +263,7 @@ def test_records_that_are_none_cost_themselves(layout, harm, models, tmp_path):
     if layout == "folders":
         (tmp_path / written[0] / "sample.json").write_text(json.dumps(odd))
     else:
-        (index,) = store.indices(tmp_path)
+        (index,) = writers.indices(tmp_path)
         lines = [json.loads(line) for line in index.read_bytes().splitlines()]
         lines = [line | ({"record": odd} if line["id"] == written[0] else {}) for line in lines]
         index.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -295,7 +298,7 @@ def test_canvases_are_not_mixed(models, tmp_path):
     assert [(row["name"], row["n"]) for row in rows(tmp_path)] == [
         (f"{tmp_path.name}: {size}", count) for size, count in sizes
     ]
-    for sample in samples.open(tmp_path).values():
+    for sample in samples.open_samples(tmp_path).values():
         if sample.record["cutoff_latent"]:
             (sample.place / "sample.json").unlink()
     run.run([str(tmp_path)], models=models, by="width")
@@ -315,7 +318,7 @@ def test_sounds_are_compared_with_a_folder_or_its_statistics(models, tmp_path):
     sounds.mkdir()
     for i in range(5):
         t = np.arange(16000 + 2000 * i) / 16000
-        media.write_wav(
+        media_sounds.write_wav(
             sounds / f"{i}.wav", 0.3 * np.sin(900 * (i + 1) * t) + 0.01 * rng.normal(size=len(t)), 16000, {}
         )
     (sounds / "notes.txt").write_text("no sound")
@@ -325,9 +328,9 @@ def test_sounds_are_compared_with_a_folder_or_its_statistics(models, tmp_path):
     (distance,) = (row["distances"]["FAD"] for row in rows(tmp_path / "a"))
     run.run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(statistics)})
     assert rows(tmp_path / "a")[0]["distances"]["FAD"] == pytest.approx(distance)
-    clap = similarity.Clap(models["clap"])
-    ours = [clap.sound(*sample.waveform()).mean(axis=0) for sample in samples.open(tmp_path / "a").values()]
-    theirs = [clap.sound(media.read_sound(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)]
+    clap = clip_clap.ClapScorer(models["clap"])
+    ours = [clap.sound(*sample.waveform()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()]
+    theirs = [clap.sound(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)]
     assert distance == pytest.approx(frechet(Gaussian.of(ours), Gaussian.of(theirs)), rel=1e-3)
     assert distance > 1e-3
 
@@ -384,7 +387,7 @@ def test_griffin_lim_and_the_round_trip_are_figures_too(models, tmp_path):
     (row,) = rows(tmp_path)
     assert {"clap", "clap_griffin_lim", "round_trip"} <= row["means"].keys()
     assert 0.05 < row["means"]["round_trip"]["mean"] < 0.9  # a tone is no bright rectangle
-    shown = media.read_picture(tmp_path / "evaluation" / "round_trip.png")
+    shown = images.read_image(tmp_path / "evaluation" / "round_trip.png")
     assert shown.shape[1] > 1000 and shown.std() > 0.1
 
 
@@ -403,12 +406,12 @@ def test_a_sample_alone_has_no_interval():
 
 def test_the_models_of_embedded_samples_are_the_embedded_ones(tmp_path):
     finished.write(tmp_path / "a", records(1))
-    assert scoring.are_embedded(sample.record for sample in samples.open(tmp_path / "a").values())
+    assert registry.all_tiny(sample.record for sample in samples.open_samples(tmp_path / "a").values())
     finished.write(tmp_path / "b", [*records(1), *records(1, **{"image.model": "someone/model"})])
-    assert not scoring.are_embedded(sample.record for sample in samples.open(tmp_path / "b").values())
+    assert not registry.all_tiny(sample.record for sample in samples.open_samples(tmp_path / "b").values())
     for folder, names in (
         ("a", "clip@tiny/clip,clap@clap_folder,mine:score"),
         ("b", "clip, clap@clap_folder,mine:score"),
     ):
-        records_of = [sample.record for sample in samples.open(tmp_path / folder).values()]
-        assert scoring.of_jobs("clip, clap@clap_folder,mine:score", records_of) == names
+        records_of = [sample.record for sample in samples.open_samples(tmp_path / folder).values()]
+        assert registry.resolve_names("clip, clap@clap_folder,mine:score", records_of) == names

@@ -10,10 +10,12 @@ import scipy.signal
 import soundfile
 from PIL import Image
 
-from its_jax import jobs, load, media, origin, stages
-from its_jax.sampler import Sampler
-from its_jax.tiny import data
-from its_jax.windows import Windows
+from its_jax.diffusion.windows import Windows
+from its_jax.media import sounds
+from its_jax.pipeline import decoding, init_latent, placement
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import expand
+from its_jax.tiny.data import items
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
 
@@ -24,14 +26,14 @@ def one_device():
     devices = jax.local_devices()[:1]
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, "mesh", lambda: mesh)
+        patch.setattr(placement, "data_mesh", lambda: mesh)
         yield
 
 
 def make(**change):
     """The sampler of a job of configs/default.py with changes, and its sample."""
     settings = runpy.run_path(str(CONFIG))["get_config"]().to_dict() | change
-    (job,) = jobs.expand(settings, 1)
+    (job,) = expand(settings, 1)
     sampler = Sampler(job, pending=1, batch_size=1)
     (sample,) = sampler([job])
     assert sample.fault is None
@@ -54,7 +56,7 @@ def assert_no_seams(sample, columns, wrap):
     borders = 8 * np.unique(np.concatenate([starts, starts + 64]) % columns)
     borders = borders if wrap else borders[1:]
     # To the eye, and to the ear: the sound, analysed again.
-    for jumps in (column_jumps(sample.spectrogram), column_jumps(data.to_spectrogram(sample.waveform[None])[0])):
+    for jumps in (column_jumps(sample.spectrogram), column_jumps(items.to_spectrogram(sample.waveform[None])[0])):
         assert jumps[borders].mean() < 1.5 * jumps.mean() and jumps[borders].max() < np.quantile(jumps, 0.999)
 
 
@@ -72,7 +74,7 @@ def test_a_loop_closes(long_loop):
     jumps = column_jumps(long_loop.spectrogram)
     assert jumps[0] < 1.5 * jumps.mean()
     around = np.roll(long_loop.waveform, 16000)  # the joint a second from the beginning
-    heard = column_jumps(data.to_spectrogram(around[None])[0])
+    heard = column_jumps(items.to_spectrogram(around[None])[0])
     assert heard[98:103].max() < np.quantile(heard, 0.99)
     steps = np.abs(np.diff(around))
     assert steps[15999] < np.quantile(steps, 0.99)
@@ -81,7 +83,7 @@ def test_a_loop_closes(long_loop):
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """A file with birds, on the left alone, at another rate."""
-    waveform = data.make_waveforms("held_out", [data.SOUNDS.index("birds")])[0]
+    waveform = items.make_waveforms("held_out", [items.SOUNDS.index("birds")])[0]
     path = tmp_path_factory.mktemp("sound") / "birds.flac"
     higher = scipy.signal.resample_poly(waveform, 3, 1)
     soundfile.write(path, np.stack([higher, 0 * higher], axis=1), 48000)
@@ -90,15 +92,15 @@ def sound(tmp_path_factory):
 
 def test_what_is_kept_of_a_sound_stays(sound):
     sampler, sample = make(init_audio=str(sound), keep="0-1.28s, 0-200Hz", num_steps=6)
-    waveform = media.read_sound(sound, 16000)
-    source = np.asarray(data.to_spectrogram(waveform[None])[0])
-    latent = stages.encode_picture(sampler.audio.vae, np.repeat(source[None, ..., None], 3, -1))
-    through_vae = np.asarray(stages.decode_latents(sampler.audio.vae, latent))[0].mean(-1)
+    waveform = sounds.read_audio(sound, 16000)
+    source = np.asarray(items.to_spectrogram(waveform[None])[0])
+    latent = decoding.encode_image(sampler.audio.vae, np.repeat(source[None, ..., None], 3, -1))
+    through_vae = np.asarray(decoding.decode_latents(sampler.audio.vae, latent))[0].mean(-1)
     # Rows are of high notes first: of these, none below 400 Hz is kept but in the first seconds.
     error, vae_error = (np.abs(a - source)[:96].mean(axis=0) for a in (sample.spectrogram, through_vae))
-    kept = origin.kept([(0.0, 1.28, "s"), (0.0, 200.0, "Hz")], sampler.mel, 128, 512, 8)[..., 0]
+    kept = init_latent.keep_mask([(0.0, 1.28, "s"), (0.0, 200.0, "Hz")], sampler.mel, 128, 512, 8)[..., 0]
     assert kept[:, :16].all() and kept[-1].all() and not kept[:12, 16:].any()
-    encoded = origin.from_sound(str(sound), sampler.audio.vae, sampler.mel, 512)
+    encoded = init_latent.from_audio(str(sound), sampler.audio.vae, sampler.mel, 512)
     np.testing.assert_allclose(sample.latents[kept], encoded[kept], atol=1e-6)
     np.testing.assert_allclose(encoded, latent[0], atol=1e-5)  # of the same sound, analysed here
     # But for the last cells, which the decoder sees beside what is new, columns are as true as the VAE makes them.
@@ -107,7 +109,7 @@ def test_what_is_kept_of_a_sound_stays(sound):
 
 
 def test_little_strength_stays_near_a_picture_and_what_is_kept_nearer(tmp_path):
-    picture = data.make_pictures("held_out", 8)[data.SUBJECTS.index("boat")]
+    picture = items.make_pictures("held_out", 8)[items.SUBJECTS.index("boat")]
     Image.fromarray(picture).save(tmp_path / "a.png")
     _, sample = make(init_image=str(tmp_path / "a.png"), strength=0.2, keep="0-1.28s")
     error = np.abs(sample.spectrogram - picture / 255).mean(axis=0)
@@ -121,5 +123,5 @@ def test_half_precision_is_close_to_float32():
     _, exact = make(**change)
     for dtype in ("bfloat16", "float16"):
         _, rounded = make(**change, dtype=dtype)
-        assert data.psnr(rounded.pictures["image"].mean(-1)[None], exact.pictures["image"].mean(-1)[None]) >= 30
-        assert data.psnr(rounded.spectrogram[None], exact.spectrogram[None]) >= 30
+        assert items.psnr(rounded.pictures["image"].mean(-1)[None], exact.pictures["image"].mean(-1)[None]) >= 30
+        assert items.psnr(rounded.spectrogram[None], exact.spectrogram[None]) >= 30

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from its_jax import media
 from its_jax.errors import UserError
-from its_jax.evaluation import extractors, run
+from its_jax.evaluate import feature_networks, run
+from its_jax.media import images, sounds
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def random_weights(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: {})
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
     yield
-    extractors.inception.cache_clear()
-    extractors.vggish.cache_clear()
+    feature_networks.inception.cache_clear()
+    feature_networks.vggish.cache_clear()
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def distance(workdir, name, of, **more):
 
 
 def test_pictures_are_compared_by_inception(fidelity, workdir, tmp_path):
-    found = extractors.inception()(np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8))
+    found = feature_networks.inception()(np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8))
     assert found.shape == (2, 2048) and np.isfinite(found).all() and np.ptp(found[0] - found[1]) > 0
     same, other = tmp_path / "same", tmp_path / "other"
     for folder in (same, other):
         folder.mkdir()
     for i, place in enumerate(sorted(workdir.glob("*/spectrogram.png"))):
-        grey = media.read_picture(place)
+        grey = images.read_image(place)
         Image.fromarray((255 * grey).astype(np.uint8)).save(same / f"{i}.png")
         Image.fromarray(np.random.default_rng(i).integers(0, 256, grey.shape[:2], dtype=np.uint8)).save(
             other / f"{i}.png"
@@ -73,16 +73,16 @@ def test_pictures_are_compared_by_inception(fidelity, workdir, tmp_path):
 
 def test_sounds_are_compared_by_vggish(hears, workdir, tmp_path):
     rng = np.random.default_rng(0)
-    found = extractors.vggish()(rng.normal(size=5 * 16000).astype(np.float32) / 5, 16000)
+    found = feature_networks.vggish()(rng.normal(size=5 * 16000).astype(np.float32) / 5, 16000)
     assert found.shape == (5, 128) and np.isfinite(found).all() and np.ptp(found[0] - found[1]) > 0
-    assert extractors.vggish()(rng.normal(size=48000 * 2) / 5, 48000).shape == (2, 128)
+    assert feature_networks.vggish()(rng.normal(size=48000 * 2) / 5, 48000).shape == (2, 128)
     with pytest.raises(UserError, match="shorter than the 0.96 s that VGGish hears"):
-        extractors.vggish()(np.zeros(8000), 16000)
+        feature_networks.vggish()(np.zeros(8000), 16000)
     same, other = tmp_path / "same", tmp_path / "other"
     for folder in (same, other):
         folder.mkdir()
     for i, place in enumerate(sorted(workdir.glob("*/audio.wav"))):
         (same / f"{i}.wav").write_bytes(place.read_bytes())
-        media.write_wav(other / f"{i}.wav", rng.normal(size=32000) / 5, 16000, {})
+        sounds.write_wav(other / f"{i}.wav", rng.normal(size=32000) / 5, 16000, {})
     far = distance(workdir, "FAD", other, fad_features="vggish")
     assert abs(distance(workdir, "FAD", same, fad_features="vggish")) < 1e-3 * far and far > 0

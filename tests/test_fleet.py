@@ -8,7 +8,10 @@ import time
 
 import pytest
 
-from its_jax import errors, fleet, samples, sweep
+from its_jax import errors
+from its_jax.storage import samples
+from its_jax.sweep import ray_engine
+from its_jax.sweep.run import run_sweep
 
 ray = pytest.importorskip("ray")
 
@@ -35,17 +38,17 @@ def kill_one(workdir, killed):
 
 
 def latents(workdir):
-    return {name: sample.record["run"]["latents_sha256"] for name, sample in samples.open(workdir).items()}
+    return {name: sample.record["run"]["latents_sha256"] for name, sample in samples.open_samples(workdir).items()}
 
 
 @pytest.mark.usefixtures("quick_programs")
 def test_an_actor_is_killed_and_all_is_made_to_the_same_bits(small, tmp_path, caplog):
     settings, axes = small(num_samples=1, batch_size=8).to_dict(), ["seed=0..11", "num_steps=4,5"]
-    sweep.run(settings, tmp_path / "here", axes=axes)
+    run_sweep(settings, tmp_path / "here", axes=axes)
     killed = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed), daemon=True)
     killer.start()
-    sweep.run(settings, tmp_path / "ray", axes=axes, ray={"resources": {"CPU": 1}, "address": "local"})
+    run_sweep(settings, tmp_path / "ray", axes=axes, ray={"resources": {"CPU": 1}, "address": "local"})
     killer.join()
     assert killed and "an actor died" in caplog.text
     assert len(list((tmp_path / "ray").glob("*/sample.json"))) == 24
@@ -56,9 +59,9 @@ def test_an_actor_is_killed_and_all_is_made_to_the_same_bits(small, tmp_path, ca
 def test_what_is_wrong_with_a_fleet_is_named(small, tmp_path, monkeypatch):
     settings = small(num_samples=1).to_dict()
     with pytest.raises(errors.UserError, match="--engine=ray shares the sweep out itself"):
-        sweep.run(settings, tmp_path, axes=["seed=0..3"], share=(0, 2), ray={})
+        run_sweep(settings, tmp_path, axes=["seed=0..3"], share=(0, 2), ray={})
     with pytest.raises(errors.UserError, match="--ray_address=127.0.0.1:1: there is no Ray cluster"):
-        sweep.run(settings, tmp_path, axes=["seed=0..3"], ray={"address": "127.0.0.1:1"})
+        run_sweep(settings, tmp_path, axes=["seed=0..3"], ray={"address": "127.0.0.1:1"})
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(errors.UserError, match=r"pip install 'its_jax\[ray\]'"):
-        fleet.make([], tmp_path, set(), how={})
+        ray_engine.run_on_ray([], tmp_path, set(), how={})

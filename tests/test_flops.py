@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 from twins import read
 
-from its_jax.flops import flops
+from its_jax.benchmark.flops import count_flops
+from its_jax.models.state_dict import abstract_arrays
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
-from its_jax.weights import abstract
 
 
 def shape(*sizes):
@@ -34,7 +34,7 @@ def conv(x, kernel, **kw):
     ],
 )
 def test_products_are_counted(function, arguments, expected):
-    assert flops(function, *arguments) == expected
+    assert count_flops(function, *arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,25 +50,25 @@ def test_without_edges_convolutions_count_as_xla_has_it(options):
     names = ("NHWC", "HWIO", "NHWC")
     function = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, dimension_numbers=names, **options)  # noqa: E731
     inputs = shape(2, 8, 6, 3), shape(3, 3, 3, 7)
-    assert flops(function, *inputs, edges=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
-    assert flops(function, *inputs, edges=False) < flops(function, *inputs)
+    assert count_flops(function, *inputs, edges=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
+    assert count_flops(function, *inputs, edges=False) < count_flops(function, *inputs)
 
 
 def test_a_loop_of_unknown_length_is_not_guessed():
     with pytest.raises(ValueError, match="rounds"):
-        flops(lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ a, a), shape(4, 4))
+        count_flops(lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ a, a), shape(4, 4))
 
 
 def test_xla_counts_little_more_than_the_products_of_a_unet():
     config = UNetConfig.from_dict(
         read("configs", "sd15.unet") | {"block_out_channels": [64, 64, 128, 128], "norm_num_groups": 8}
     )
-    model = abstract(UNet2DConditionModel, config)
+    model = abstract_arrays(UNet2DConditionModel, config)
     inputs = shape(2, 16, 16, 4), jax.ShapeDtypeStruct((2,), jnp.int32), shape(2, 77, 768)
 
     def call(model, *inputs):
         return model(*inputs)
 
-    counted = flops(call, model, *inputs)
+    counted = count_flops(call, model, *inputs)
     # XLA leaves out the products of a convolution with its padding, and counts what is not a product too.
     assert 0.9 * counted < jax.jit(call).lower(model, *inputs).cost_analysis()["flops"] < 1.1 * counted

@@ -11,7 +11,7 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo
 from twins import jit, normal
 
-from its_jax.models import cpu, forms
+from its_jax.models import backends, cpu_kernels
 from its_jax.models.layers import Attention, Group, List, attend, conv3x3
 
 AMPERE, HOPPER, BLACKWELL = "8.0", "9.0", "12.0"
@@ -24,10 +24,10 @@ def device(platform, capability=None):
 
 @pytest.mark.parametrize(("heads", "features"), [(3, 40), (2, 80), (2, 160), (1, 512)])
 def test_splash_attention_is_the_plain_one(features, heads, monkeypatch):
-    monkeypatch.setattr(forms, "SPLASH_BLOCK", 128)
-    monkeypatch.setattr(forms, "SPLASH_TOKENS", 256)
+    monkeypatch.setattr(backends, "SPLASH_BLOCK", 128)
+    monkeypatch.setattr(backends, "SPLASH_TOKENS", 256)
     q, k, v = (normal((2, n, heads, features), seed) for seed, n in enumerate((384, 256, 256)))
-    kernel = functools.partial(forms.splash, interpret=True)
+    kernel = functools.partial(backends.splash, interpret=True)
     assert "pallas_call" in str(jax.make_jaxpr(kernel)(q, k, v))
     kernel = jit(kernel)
     expected = attend(3 * q, k, v)  # sharper than uniform, so that a wrong scale shows
@@ -39,28 +39,32 @@ def test_splash_attention_is_the_plain_one(features, heads, monkeypatch):
 
 @pytest.mark.parametrize(
     ("queries", "keys"),
-    [(forms.SPLASH_TOKENS, 77), (forms.SPLASH_TOKENS - 512, 1024), (forms.SPLASH_TOKENS + 8, forms.SPLASH_TOKENS)],
+    [
+        (backends.SPLASH_TOKENS, 77),
+        (backends.SPLASH_TOKENS - 512, 1024),
+        (backends.SPLASH_TOKENS + 8, backends.SPLASH_TOKENS),
+    ],
 )
 def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
     q, k, v = (normal((1, n, 2, 8), seed) for seed, n in enumerate((queries, keys, keys)))
-    assert "pallas_call" not in str(jax.make_jaxpr(forms.splash)(q, k, v))
-    np.testing.assert_array_equal(forms.splash(q, k, v), attend(q, k, v))
+    assert "pallas_call" not in str(jax.make_jaxpr(backends.splash)(q, k, v))
+    np.testing.assert_array_equal(backends.splash(q, k, v), attend(q, k, v))
 
 
 @pytest.mark.parametrize(
     ("where", "dtype", "head", "form"),
     [
-        (device("tpu"), "bfloat16", 40, forms.splash),
-        (device("tpu"), "float32", 512, forms.splash),
-        (device("gpu", AMPERE), "bfloat16", 40, forms.cudnn),
-        (device("gpu", AMPERE), "float16", 128, forms.cudnn),
+        (device("tpu"), "bfloat16", 40, backends.splash),
+        (device("tpu"), "float32", 512, backends.splash),
+        (device("gpu", AMPERE), "bfloat16", 40, backends.cudnn),
+        (device("gpu", AMPERE), "float16", 128, backends.cudnn),
         (device("gpu", AMPERE), "bfloat16", 136, attend),
         (device("gpu", AMPERE), "bfloat16", 160, attend),
         (device("gpu", "8.9"), "bfloat16", 160, attend),
-        (device("gpu", HOPPER), "bfloat16", 160, forms.cudnn),
-        (device("gpu", HOPPER), "bfloat16", 256, forms.cudnn),
+        (device("gpu", HOPPER), "bfloat16", 160, backends.cudnn),
+        (device("gpu", HOPPER), "bfloat16", 256, backends.cudnn),
         (device("gpu", HOPPER), "bfloat16", 512, attend),
-        (device("gpu", BLACKWELL), "bfloat16", 160, forms.cudnn),
+        (device("gpu", BLACKWELL), "bfloat16", 160, backends.cudnn),
         (device("gpu", HOPPER), "float32", 40, attend),
         (device("gpu", HOPPER), "bfloat16", 20, attend),
         (device("gpu", "7.5"), "float16", 40, attend),
@@ -72,14 +76,14 @@ def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
 def test_attention_is_chosen_by_device_dtype_and_head(where, dtype, head, form):
     layer = Attention(2 * head, 2, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     layers = Group(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
-    forms.fit(layers, where, prepare=True)
+    backends.specialize(layers, where, prepare=True)
     assert layer.attend is form and type(layers.conv) is nnx.Conv
 
 
 def test_a_cpu_has_its_own_forms():
     layers = Group(one=Attention(512, 2, rngs=nnx.Rngs(0)), conv=conv3x3(256, 256, rngs=nnx.Rngs(0)))
-    forms.fit(layers, prepare=True)
-    assert layers.one.attend is cpu.attend and isinstance(layers.conv, cpu.PreparedConv)
+    backends.specialize(layers, prepare=True)
+    assert layers.one.attend is cpu_kernels.attend and isinstance(layers.conv, cpu_kernels.PreparedConv)
 
 
 @pytest.mark.parametrize("where", [device("tpu"), device("gpu", HOPPER)])
@@ -93,7 +97,7 @@ def test_modules_of_one_form_share_a_compiled_program(where):
 
     for seed in range(2):
         layer = Attention(16, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(seed))
-        forms.fit(layer, where)
+        backends.specialize(layer, where)
         features(layer)
     assert len(traced) == 1
 
@@ -103,7 +107,7 @@ def test_cudnn_attention_lowers_for_cuda(features, keys, monkeypatch):
     """There is no GPU here to run it: what JAX asks of one is answered for it."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     q, k = (jax.ShapeDtypeStruct((2, n, 8, features), jnp.bfloat16) for n in (4096, keys))
-    lowered = jax.jit(forms.cudnn).trace(q, k, k).lower(lowering_platforms=("cuda",))
+    lowered = jax.jit(backends.cudnn).trace(q, k, k).lower(lowering_platforms=("cuda",))
     assert "__cudnn$fmhaSoftmax" in lowered.as_text()
     assert lowered.out_info.shape == q.shape and lowered.out_info.dtype == jnp.bfloat16
 
@@ -115,7 +119,7 @@ def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(stri
     expected = conv(x)
     module = List([conv])
     for _ in range(2):  # as with a VAE that two models share
-        forms.fit(module, device("gpu", HOPPER))
+        backends.specialize(module, device("gpu", HOPPER))
     assert conv.kernel.shape == (10, 3, 3, 6)
     text = jax.jit(lambda conv, x: conv(x)).lower(conv, x).as_text()
     assert "[o, 0, 1, i]" in text and "transpose" not in text
@@ -125,9 +129,9 @@ def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(stri
 def test_kernels_of_float32_over_time_and_of_a_tpu_stay():
     conv = conv3x3(6, 10, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     convolve = conv.conv_general_dilated
-    forms.fit(List([conv]), device("tpu"))
+    backends.specialize(List([conv]), device("tpu"))
     assert conv.kernel.shape == (3, 3, 6, 10) and conv.conv_general_dilated is convolve
     narrow = nnx.Conv(6, 10, (3,), dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     wide = conv3x3(6, 10, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    forms.fit(List([narrow, wide]), device("gpu", HOPPER))
+    backends.specialize(List([narrow, wide]), device("gpu", HOPPER))
     assert narrow.kernel.shape == (3, 6, 10) and wide.kernel.shape == (3, 3, 6, 10)

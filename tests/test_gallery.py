@@ -11,9 +11,10 @@ import finished
 import pytest
 from in_browser import reloaded
 
-from its_jax import gallery, samples
+from its_jax import gallery
 from its_jax.errors import UserError
 from its_jax.gallery import page as pages
+from its_jax.storage import samples
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
 SUBJECTS, SOUNDS = ("a castle", "a dog"), ("bell ringing", HOSTILE)
@@ -54,7 +55,7 @@ def test_the_page_is_told_each_value_once(workdir):
     told = data(gallery.write(workdir))
     assert set(told["columns"]) == {"image.prompt", "audio.prompt", "image.weight", "seed"}
     assert told["columns"]["seed"]["values"] == [9, 10] and told["common"]["num_steps"] == 25
-    found = samples.open(workdir)
+    found = samples.open_samples(workdir)
     for n, sample in enumerate(told["ids"]):
         record = found[sample].record
         for name, column in told["columns"].items():
@@ -100,7 +101,7 @@ def test_bad_input_is_named_in_one_line(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "MAX_EMBEDDED", 2**20)
     monkeypatch.setattr(samples.Sample, "read", lambda *_: bytes(2**18))
     with pytest.raises(UserError, match="16 samples are more than the 1 MiB that one file may hold"):
-        pages._embedded(list(samples.open(folders).values()))
+        pages._embedded(list(samples.open_samples(folders).values()))
 
 
 def test_a_damaged_sample_is_named(tmp_path):
@@ -167,10 +168,10 @@ def test_axes_tell_seconds_and_mel_frequencies(opened, folders):
         "[...document.querySelectorAll('#hz span')].map((e) => [e.textContent, parseFloat(e.style.bottom)])"
     )
     assert [label for label, _ in ticks] == ["0 Hz", "500 Hz", "1 kHz", "2 kHz", "4 kHz", "8 kHz"]
-    from its_jax import spectrogram
+    from its_jax.audio import mel
 
     bands = 128
-    edges = spectrogram.mel_edges(spectrogram.MelConfig(n_mels=bands))
+    edges = mel.mel_edges(mel.MelConfig(n_mels=bands))
     for hertz, (_, place) in zip((500, 1000, 2000, 4000), ticks[1:], strict=False):
         nearest = abs(edges[1:-1] - hertz).argmin()
         assert place == pytest.approx(100 * (nearest + 0.5) / bands, abs=1)

@@ -6,7 +6,10 @@ import pytest
 import sweep_driver
 
 from configs import default
-from its_jax import errors, files, groups, locks, samples, store, sweep
+from its_jax import errors
+from its_jax.generate import groups
+from its_jax.storage import files, locks, samples, writers
+from its_jax.sweep.run import run_sweep
 
 server = pytest.importorskip("gcp_storage_emulator.server")
 
@@ -23,16 +26,16 @@ def bucket():
     running.stop()
 
 
-@pytest.mark.parametrize("layout", store.LAYOUTS)
+@pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(groups, "Sampler", sweep_driver.Noise)
     monkeypatch.setattr(sweep_driver, "SECONDS_OF_BATCH", 0)
     settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False}
-    workdir = files.folder(f"{bucket}/{layout}")
+    workdir = files.to_path(f"{bucket}/{layout}")
     for axis in ("seed=0..4", "seed=0..6"):
-        sweep.run(settings | {"layout": layout}, workdir, axes=[axis])
-        sweep.run(settings, tmp_path, axes=[axis])
-    local, remote = samples.open(tmp_path), samples.open(workdir)
+        run_sweep(settings | {"layout": layout}, workdir, axes=[axis])
+        run_sweep(settings, tmp_path, axes=[axis])
+    local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():
         assert (sample.picture("image") == local[name].picture("image")).all()
@@ -40,16 +43,16 @@ def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, monkeypatch, tmp_pa
 
 
 def test_a_share_is_made_by_one(bucket):
-    workdir = files.folder(f"{bucket}/locked")
-    with locks.held(workdir, "shard-0-of-1"):
+    workdir = files.to_path(f"{bucket}/locked")
+    with locks.hold(workdir, "shard-0-of-1"):
         with pytest.raises(locks.Locked, match="shard-0-of-1 is being made in gs://bucket/locked by process"):
-            with locks.held(workdir, "shard-0-of-1"):
+            with locks.hold(workdir, "shard-0-of-1"):
                 pass
-    with locks.held(workdir, "shard-0-of-1"):
+    with locks.hold(workdir, "shard-0-of-1"):
         pass
 
 
 def test_what_it_takes_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(errors.UserError, match=r"gs://bucket/a: needs gcsfs; pip install 'its_jax\[gcs\]'"):
-        files.folder("gs://bucket/a")
+        files.to_path("gs://bucket/a")

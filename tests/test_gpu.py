@@ -13,13 +13,15 @@ from jax._src.cudnn import fused_attention_stablehlo
 from twins import read
 
 from bench import attention, gpu, trace
-from its_jax import denoise
+from its_jax.diffusion import denoise
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import solver_table
 from its_jax.errors import UserError
-from its_jax.models import forms
+from its_jax.models import backends
 from its_jax.models.layers import Attention, attend
+from its_jax.models.state_dict import abstract_arrays
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
-from its_jax.stages import prepare_unet
-from its_jax.weights import abstract
+from its_jax.pipeline.prompts import prepare_unet
 
 
 def benchmark(b, seconds):
@@ -212,20 +214,20 @@ def test_the_loop_is_lowered_for_cuda_with_fused_attention_and_without_talk_with
     change = {"block_out_channels": [32, 64], "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 8}
     change |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
     change |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
-    unet = abstract(
+    unet = abstract_arrays(
         UNet2DConditionModel,
         UNetConfig.from_dict(read("configs", "sd15.unet") | change),
         dtype=jnp.bfloat16,
         param_dtype=jnp.bfloat16,
     )
-    forms.fit(unet, SimpleNamespace(platform="gpu", compute_capability="9.0"), prepare=True)
+    backends.specialize(unet, SimpleNamespace(platform="gpu", compute_capability="9.0"), prepare=True)
     attentions = sum(isinstance(layer, Attention) for _, layer in nnx.iter_graph(unet))
     prepared = jax.eval_shape(lambda unet: prepare_unet(unet, 1000), unet)
     texts = jax.eval_shape(lambda unet, text: unet.project_text(text), unet, shape(2, 77, 768))
     texts = jax.tree.map(lambda a: shape(1, *a.shape, dtype=a.dtype), texts)
     terms = [denoise.Term(texts, shape(1), shape(1, 1000))] * 2
-    schedule = denoise.Schedule.from_dict(read("configs", "sd15.scheduler"))
-    rows = denoise.solver_rows(schedule, 100, "ddim")
+    schedule = NoiseSchedule.from_dict(read("configs", "sd15.scheduler"))
+    rows = solver_table(schedule, 100, "ddim")
     latents, number = shape(1, 32, 128, 4), shape(dtype=jnp.int32)
     state = denoise.State(latents, latents, shape(1, dtype=jnp.int32))
     inputs = ([prepared] * 2, terms, rows, shape(2, 1000, dtype=jnp.bool_), state, number, number)

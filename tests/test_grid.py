@@ -6,8 +6,10 @@ import json
 import pytest
 
 from configs import default, sweep
-from its_jax import grid, jobs
 from its_jax.errors import UserError
+from its_jax.settings.ids import sample_id
+from its_jax.settings.parse import expand
+from its_jax.sweep import grid
 
 
 @pytest.fixture
@@ -24,18 +26,18 @@ def values(made, key):
 
 def test_axes_are_crossed_with_seeds_innermost(settings):
     axes = {"seed": (5, 6), "image": {"prompt": ("a", "b")}, "num_steps": (10, 20)}
-    made = grid.read(settings, axes)
+    made = grid.read_grid(settings, axes)
     rows = list(zip(values(made, "image.prompt"), values(made, "num_steps"), values(made, "seed"), strict=True))
     assert rows == list(itertools.product(("a", "b"), (10, 20), (5, 6)))
-    assert list(made) == [jobs.job_id(job) for job in made.values()]
-    assert all(job["audio"] == jobs.expand(settings, 1)[0]["audio"] for job in made.values())
+    assert list(made) == [sample_id(job) for job in made.values()]
+    assert all(job["audio"] == expand(settings, 1)[0]["audio"] for job in made.values())
 
 
 def test_a_job_of_a_grid_is_that_of_its_settings_alone(settings):
-    made = grid.read(settings, {"image": {"weight": (0.5, 1)}})
+    made = grid.read_grid(settings, {"image": {"weight": (0.5, 1)}})
     for weight, (name, job) in zip((0.5, 1.0), made.items(), strict=True):
-        (alone,) = jobs.expand(settings | {"image": settings["image"] | {"weight": weight}}, 1)
-        assert (name, job) == (jobs.job_id(alone), alone)
+        (alone,) = expand(settings | {"image": settings["image"] | {"weight": weight}}, 1)
+        assert (name, job) == (sample_id(alone), alone)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +54,16 @@ def test_a_job_of_a_grid_is_that_of_its_settings_alone(settings):
     ],
 )
 def test_axes_of_the_command_line(settings, flag, key, expected):
-    assert values(grid.read(settings, {}, flags=[flag]), key) == expected
+    assert values(grid.read_grid(settings, {}, flags=[flag]), key) == expected
 
 
 def test_the_command_line_replaces_an_axis_of_the_config(settings):
-    made = grid.read(settings, {"seed": "0..9", "num_steps": (10, 20)}, flags=["seed=7"])
+    made = grid.read_grid(settings, {"seed": "0..9", "num_steps": (10, 20)}, flags=["seed=7"])
     assert values(made, "seed") == [7, 7] and values(made, "num_steps") == [10, 20]
 
 
 def test_without_an_axis_over_seeds_there_are_num_samples(settings):
-    made = grid.read(settings | {"num_samples": 3, "seed": 4}, {"num_steps": (10, 20)})
+    made = grid.read_grid(settings | {"num_samples": 3, "seed": 4}, {"num_steps": (10, 20)})
     assert values(made, "seed") == [4, 5, 6] * 2
 
 
@@ -75,7 +77,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_rows_of_a_prompt_file_belong_together(settings, tmp_path, name):
     (tmp_path / name).write_text("\ufeff" + FILES[name], encoding="utf-8")  # as some editors begin a file
-    made = grid.read(settings, {"seed": "0..1"}, str(tmp_path / name))
+    made = grid.read_grid(settings, {"seed": "0..1"}, str(tmp_path / name))
     assert values(made, "image.prompt") == ["castle", "castle", "a dog", "a dog"]
     assert values(made, "audio.prompt") == ["bell ringing"] * 2 + ["dog barking"] * 2
     assert values(made, "seed") == [0, 1, 0, 1]
@@ -84,7 +86,7 @@ def test_rows_of_a_prompt_file_belong_together(settings, tmp_path, name):
 def test_columns_are_settings_and_an_empty_cell_keeps_the_config(settings, tmp_path):
     rows = "image,seed,num_samples,image.weight,crop_image\na,7,2,0.3,true\nb,,,,\n"
     (tmp_path / "a.csv").write_text(rows)
-    made = grid.read(settings | {"num_samples": 1}, {}, str(tmp_path / "a.csv"))
+    made = grid.read_grid(settings | {"num_samples": 1}, {}, str(tmp_path / "a.csv"))
     assert values(made, "image.prompt") == ["a", "a", "b"] and values(made, "seed") == [7, 8, 0]
     assert values(made, "image.weight") == [0.3, 0.3, 0.6] and values(made, "crop_image") == [True, True, False]
 
@@ -93,14 +95,14 @@ def test_two_lists_are_crossed(settings, tmp_path):
     (tmp_path / "images.txt").write_text("a\nb\n")
     (tmp_path / "audios.csv").write_text("audio.prompt\nc\nd\n")
     flags = [f"image.prompt={tmp_path}/images.txt", f"audio.prompt={tmp_path}/audios.csv"]
-    made = grid.read(settings, {}, flags=flags)
+    made = grid.read_grid(settings, {}, flags=flags)
     pairs = zip(values(made, "image.prompt"), values(made, "audio.prompt"), strict=True)
     assert list(pairs) == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
 
 
 def test_same_cells_are_made_once_with_a_notice(settings, caplog):
     with caplog.at_level("INFO"):
-        made = grid.read(settings, {"image": {"prompt": ("a", "b", "a")}, "seed": (0, 1)})
+        made = grid.read_grid(settings, {"image": {"prompt": ("a", "b", "a")}, "seed": (0, 1)})
     assert len(made) == 4 and "2 of 6 cells of the grid are the same as others" in caplog.text
 
 
@@ -131,7 +133,7 @@ def test_same_cells_are_made_once_with_a_notice(settings, caplog):
 )
 def test_a_wrong_axis_is_named(settings, axes, flags, words):
     with pytest.raises(UserError) as caught:
-        grid.read(settings, axes, flags=flags)
+        grid.read_grid(settings, axes, flags=flags)
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
@@ -160,34 +162,36 @@ def test_a_wrong_axis_is_named(settings, axes, flags, words):
 def test_a_malformed_line_is_named(settings, tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as caught:
-        grid.read(settings, {}, str(tmp_path / name))
+        grid.read_grid(settings, {}, str(tmp_path / name))
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_columns_take_the_place_of_axes_of_the_config(settings, tmp_path):
     (tmp_path / "a.txt").write_text("a | b\n")
-    made = grid.read(settings, {"image": {"prompt": ("c", "d")}, "num_steps": (10, 20)}, str(tmp_path / "a.txt"))
+    made = grid.read_grid(settings, {"image": {"prompt": ("c", "d")}, "num_steps": (10, 20)}, str(tmp_path / "a.txt"))
     assert values(made, "image.prompt") == ["a", "a"] and values(made, "num_steps") == [10, 20]
     with pytest.raises(UserError, match=r"--axis=image.prompt is a column of .*a.txt too"):
-        grid.read(settings, {}, str(tmp_path / "a.txt"), ["image.prompt=c"])
+        grid.read_grid(settings, {}, str(tmp_path / "a.txt"), ["image.prompt=c"])
 
 
 def test_lines_end_at_newlines_alone(settings, tmp_path):
     rows = [{"image": "one\u2028two\x0cthree", "audio": "b"}, {"image": "c"}]
     lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "a.jsonl").write_bytes(lines.encode())
-    assert values(grid.read(settings, {}, str(tmp_path / "a.jsonl")), "image.prompt") == [row["image"] for row in rows]
+    assert values(grid.read_grid(settings, {}, str(tmp_path / "a.jsonl")), "image.prompt") == [
+        row["image"] for row in rows
+    ]
     (tmp_path / "a.txt").write_bytes("one\u2028two | b\r\n".encode())
-    assert values(grid.read(settings, {}, str(tmp_path / "a.txt")), "image.prompt") == ["one\u2028two"]
+    assert values(grid.read_grid(settings, {}, str(tmp_path / "a.txt")), "image.prompt") == ["one\u2028two"]
 
 
 def test_an_axis_file_has_one_column(settings, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a", "audio": "b"}))
     with pytest.raises(UserError, match="has 2 columns; an axis has one"):
-        grid.read(settings, {}, flags=[f"image.prompt={tmp_path}/a.jsonl"])
+        grid.read_grid(settings, {}, flags=[f"image.prompt={tmp_path}/a.jsonl"])
 
 
 def test_the_config_of_the_repository_is_a_grid():
     config = sweep.get_config().to_dict()
     axes = config.pop("grid")
-    assert len(grid.read(config, axes)) == len(sweep.SUBJECTS) * len(sweep.SOUNDS) * 4
+    assert len(grid.read_grid(config, axes)) == len(sweep.SUBJECTS) * len(sweep.SOUNDS) * 4

@@ -7,8 +7,13 @@ import runpy
 
 import pytest
 
-from its_jax import jobs
 from its_jax.errors import UserError
+from its_jax.settings.ids import sample_id
+from its_jax.settings.parse import expand, read_settings
+from its_jax.settings.records import RECORD, from_record, unfinished
+from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.steps import active_steps, denoising_runs, first_step, image_terms, total_steps
+from its_jax.settings.validate import keep_ranges, validate
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 GRAYSCALE = "a painting of {}, grayscale".format
@@ -40,12 +45,12 @@ def settings(**change):
 
 
 def the_job(**change):
-    (job,) = jobs.expand(settings(**change), 1)
+    (job,) = expand(settings(**change), 1)
     return job
 
 
 def test_samples_differ_in_their_seeds_only():
-    made, run = jobs.read(settings(seed=7, num_samples=3, video=False))
+    made, run = read_settings(settings(seed=7, num_samples=3, video=False))
     assert [job.pop("seed") for job in made] == [7, 8, 9]
     assert made[0] == made[1] == made[2]
     assert run == {"num_samples": 3, "batch_size": 0, "devices_per_sample": 1, "video": False}
@@ -97,7 +102,7 @@ def test_samples_differ_in_their_seeds_only():
 )
 def test_what_no_sample_can_have_is_refused_by_name(change, message):
     with pytest.raises(UserError, match=message):
-        jobs.read(settings(**change))
+        read_settings(settings(**change))
 
 
 @pytest.mark.parametrize(
@@ -115,15 +120,15 @@ def test_what_no_sample_can_have_is_refused_by_name(change, message):
 )
 def test_a_start_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(UserError, match=message):
-        jobs.read(settings(init_audio=__file__, **change))
+        read_settings(settings(init_audio=__file__, **change))
 
 
 def test_a_start_leaves_steps_out_and_keeps_ranges():
     job = the_job(init_audio=__file__, strength=0.6, keep=" 0-1.5s, 200 - 800Hz")
-    assert jobs.first_step(job) == 10 and jobs.first_step(the_job()) == 0
-    assert jobs.kept_ranges(job["keep"]) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
-    assert jobs.kept_ranges("") == []
-    assert jobs.kept_ranges("0.-.5S,1-2hz") == [(0.0, 0.5, "s"), (1.0, 2.0, "Hz")]
+    assert first_step(job) == 10 and first_step(the_job()) == 0
+    assert keep_ranges(job["keep"]) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
+    assert keep_ranges("") == []
+    assert keep_ranges("0.-.5S,1-2hz") == [(0.0, 0.5, "s"), (1.0, 2.0, "Hz")]
 
 
 def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
@@ -131,32 +136,32 @@ def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
     file.write_bytes(b"one")
     job = the_job(init_image=str(file))
     record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert jobs.from_record(record)[0] == job
+    assert from_record(record)[0] == job
     (tmp_path / "b.png").write_bytes(b"one")
-    assert jobs.job_id(the_job(init_image=str(tmp_path / "b.png"))) == jobs.job_id(job)
+    assert sample_id(the_job(init_image=str(tmp_path / "b.png"))) == sample_id(job)
     file.write_bytes(b"two")
-    assert jobs.job_id(the_job(init_image=str(file))) != jobs.job_id(job)
+    assert sample_id(the_job(init_image=str(file))) != sample_id(job)
     with pytest.raises(UserError, match="a.png: is not any more the file"):
-        jobs.from_record(record)
+        from_record(record)
     file.unlink()
     with pytest.raises(
         UserError, match="^init_image=.*a.png: cannot be read .*this sample started from it: put it back"
     ):
-        jobs.from_record(record)
+        from_record(record)
 
 
 def test_a_config_adds_terms():
     other = settings()["image"] | {"view": "rotate_180", "prompt": "a dog"}
-    (job,), _ = jobs.read(settings(num_samples=1) | {"upside_down": other, "again": settings()["image"]})
-    assert jobs.terms(job) == ["image", "audio", "again", "upside_down"]
-    assert jobs.pictures(job) == ["image", "upside_down"]  # `again` sees what `image` sees
+    (job,), _ = read_settings(settings(num_samples=1) | {"upside_down": other, "again": settings()["image"]})
+    assert term_names(job) == ["image", "audio", "again", "upside_down"]
+    assert image_terms(job) == ["image", "upside_down"]  # `again` sees what `image` sees
     record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert jobs.from_record({**record, "seconds": {}})[0] == job
+    assert from_record({**record, "seconds": {}})[0] == job
     for name in ("Image", "a/b", "spectrogram", "1st", "id", "run", "models", "versions", "seconds"):
         with pytest.raises(UserError, match=f"{name!r} cannot name a term"):
-            jobs.read(settings(num_samples=1) | {name: other})
+            read_settings(settings(num_samples=1) | {name: other})
     with pytest.raises(UserError, match=r"no setting dog\.promt; did you mean dog\.prompt"):
-        jobs.read(settings(num_samples=1) | {"dog": other | {"promt": ""}})
+        read_settings(settings(num_samples=1) | {"dog": other | {"promt": ""}})
 
 
 def test_names_and_types_in_a_config_of_ones_own_are_checked():
@@ -171,11 +176,11 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
         ({"audio": settings()["audio"] | {"promt": ""}}, "no setting audio.promt; did you mean audio.prompt?"),
     ]:
         with pytest.raises(UserError, match=re.escape(message)):
-            jobs.read(settings() | change)
+            read_settings(settings() | change)
     incomplete = settings()
     del incomplete["batch_size"]
     with pytest.raises(UserError, match="the setting batch_size is missing"):
-        jobs.read(incomplete)
+        read_settings(incomplete)
 
 
 def test_the_id_is_stable():
@@ -186,24 +191,24 @@ def test_the_id_is_stable():
     job |= {"window": 512, "wrap": False, "dtype": "float32", "crop_image": False, "cutoff_latent": False}
     job |= {"vocoder": "hifigan", "init_image": "", "init_audio": "", "init_sha256": "", "strength": 1.0, "keep": ""}
     job |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
-    assert jobs.job_id(job) == "a-castle_bell-ringing_3_fee52dbd77"
-    assert jobs.job_id(dict(reversed(job.items()))) == jobs.job_id(job)
+    assert sample_id(job) == "a-castle_bell-ringing_3_fee52dbd77"
+    assert sample_id(dict(reversed(job.items()))) == sample_id(job)
     as_integers = the_job(image__guidance_scale=7)
     assert as_integers["image"]["guidance_scale"] == 7.0
-    assert jobs.job_id(as_integers) == jobs.job_id(the_job(image__guidance_scale=7.0))
+    assert sample_id(as_integers) == sample_id(the_job(image__guidance_scale=7.0))
 
 
 def test_what_there_was_before_methods_keeps_its_id():
     """Whether a config, or a record, says so or says nothing."""
-    before, (job, *_) = settings(), jobs.expand(settings(), 4)
+    before, (job, *_) = settings(), expand(settings(), 4)
     for group in (before, before["image"], before["audio"]):
         group.pop("method", None)
         group.pop("turn", None)
-    assert jobs.expand(before, 1)[0] == job
-    assert jobs.job_id(job) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
+    assert expand(before, 1)[0] == job
+    assert sample_id(job) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
     record = {name: value for name, value in job.items() if name != "method"}
     record |= {"run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert jobs.from_record(record)[0] == job
+    assert from_record(record)[0] == job
 
 
 def test_every_setting_of_the_sample_is_in_its_id():
@@ -218,15 +223,15 @@ def test_every_setting_of_the_sample_is_in_its_id():
         {"vocoder": "griffin_lim"},
     ]
     other = {"model": "x", "prompt": "x", "negative_prompt": "x", "guidance_scale": 1.5, "weight": 0.75}
-    changes += [{f"{term}__{key}": value} for term in jobs.TERMS for key, value in other.items()]
+    changes += [{f"{term}__{key}": value} for term in TERMS for key, value in other.items()]
     changes += [{"image__start_step": 3}, {"image__stop_step": 20}, {"image__view": "rotate_180"}]
     changes += [{"cache_interval": 2}, {"image__guidance_start_step": 3}, {"image__guidance_stop_step": 20}]
     changes += [{"method": "alternating"}, {"method": "image_only"}, {"image__turn": 2}, {"audio__turn": 2}]
     changes += [{"method": "imprint"}, {"mag_ratio": 0.4}, {"inverse_image": False}, {"image__num_steps": 5}]
     changes += [{"method": "sds"}, {"learning_rate": 1e-3}]
-    ids = [jobs.job_id(the_job(**change)) for change in changes]
+    ids = [sample_id(the_job(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
-    assert jobs.job_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
+    assert sample_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
 
 
 @pytest.mark.parametrize(
@@ -245,16 +250,16 @@ def test_every_setting_of_the_sample_is_in_its_id():
     ],
 )
 def test_ids_are_safe_as_file_names(prompt):
-    identity = jobs.job_id(the_job(image__prompt=prompt, audio__prompt=prompt))
+    identity = sample_id(the_job(image__prompt=prompt, audio__prompt=prompt))
     assert re.fullmatch(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", identity) and len(identity) < 100
 
 
 def test_unfinished_are_the_distinct_ones_without_a_record(tmp_path):
-    made = jobs.expand(settings(), 3)
+    made = expand(settings(), 3)
     for job in made[:2]:
-        (tmp_path / jobs.job_id(job)).mkdir()
-    (tmp_path / jobs.job_id(made[0]) / jobs.RECORD).touch()
-    assert jobs.unfinished([*made, *made], tmp_path) == made[1:]
+        (tmp_path / sample_id(job)).mkdir()
+    (tmp_path / sample_id(made[0]) / RECORD).touch()
+    assert unfinished([*made, *made], tmp_path) == made[1:]
 
 
 def test_a_record_gives_its_job_back():
@@ -262,9 +267,9 @@ def test_a_record_gives_its_job_back():
     record = {"id": "x", **job, "run": {"batch_size": 4, "position": 3, "video": True, "devices": 1}}
     record |= {"models": {}, "versions": {}}
     made = {"batch_size": 4, "position": 3, "devices_per_sample": 1, "video": True}  # the third is of younger records
-    assert jobs.from_record(json.loads(json.dumps(record))) == (job, made)
+    assert from_record(json.loads(json.dumps(record))) == (job, made)
     record["run"]["devices_per_sample"] = 2
-    assert jobs.from_record(record) == (job, made | {"devices_per_sample": 2})
+    assert from_record(record) == (job, made | {"devices_per_sample": 2})
 
 
 @pytest.mark.parametrize(
@@ -283,7 +288,7 @@ def test_a_damaged_record_is_refused(change):
     record = {**the_job(), "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
     record |= change
     with pytest.raises(UserError, match=f"{next(iter(change))}"):
-        jobs.from_record(record)
+        from_record(record)
 
 
 def test_the_published_examples():
@@ -291,7 +296,7 @@ def test_the_published_examples():
         config = get_config("sd15_auffusion", name)
         assert (config.image.prompt, config.audio.prompt) == (image, audio)
         assert (config.seed, config.num_samples) == (seed, num_samples)
-        made, _ = jobs.read(config.to_dict())
+        made, _ = read_settings(config.to_dict())
         assert len(made) == num_samples
     assert get_config("sd15_auffusion") == get_config("sd15_auffusion", "bell")
     assert get_config("sd15_auffusion", "fast") == get_config("sd15_auffusion", "bell+fast")
@@ -303,33 +308,33 @@ def test_the_published_examples():
 
 @pytest.mark.parametrize("example", ["upside_down", "square"])
 def test_the_examples_of_views(example):
-    (job,) = jobs.expand(get_config("views", example).to_dict(), 1)
-    assert jobs.pictures(job) == (["image", "upside_down"] if example == "upside_down" else ["image"])
+    (job,) = expand(get_config("views", example).to_dict(), 1)
+    assert image_terms(job) == (["image", "upside_down"] if example == "upside_down" else ["image"])
     with pytest.raises(ValueError, match="no example 'x'; choose one of upside_down, square"):
         get_config("views", "x")
 
 
 def test_the_imprint_of_the_authors():
-    (job,) = jobs.expand(get_config("imprint", "tiger").to_dict(), 1)
-    assert [run["num_steps"] for run in jobs.runs(job)] == [50, 100] and jobs.work(job) == 150
+    (job,) = expand(get_config("imprint", "tiger").to_dict(), 1)
+    assert [run["num_steps"] for run in denoising_runs(job)] == [50, 100] and total_steps(job) == 150
     assert job["image"]["guidance_scale"] == job["audio"]["guidance_scale"] == 7.5 and job["noise"] == "torch"
     assert job["mag_ratio"] == 0.5 and job["inverse_image"]
-    (job,) = jobs.expand(get_config("imprint").to_dict(), 1)
-    assert jobs.work(job) == 50
+    (job,) = expand(get_config("imprint").to_dict(), 1)
+    assert total_steps(job) == 50
     with pytest.raises(UserError, match="image and audio alone: take dog away"):
-        jobs.check(job | {"dog": job["image"]})
+        validate(job | {"dog": job["image"]})
 
 
 def test_score_distillation_of_the_authors():
-    (job,) = jobs.expand(get_config("sds", "tiger").to_dict(), 1)
+    (job,) = expand(get_config("sds", "tiger").to_dict(), 1)
     assert job["learning_rate"] == 1e-4 and job["audio"]["weight"] == 1.0 and job["image"]["weight"] == 0.4
     assert job["image"]["model"] == "DeepFloyd/IF-I-M-v1.0"
-    assert jobs.work(job) == 40_000 and jobs.steps(job, "image").start == 5_000
-    jobs.read(get_config("sds").to_dict())
+    assert total_steps(job) == 40_000 and active_steps(job, "image").start == 5_000
+    read_settings(get_config("sds").to_dict())
 
 
 def test_the_settings_of_the_authors():
-    (job,) = jobs.expand(get_config("sd15_auffusion").to_dict(), 1)
+    (job,) = expand(get_config("sd15_auffusion").to_dict(), 1)
     assert (job["height"], job["width"], job["num_steps"], job["solver"]) == (256, 1024, 100, "ddim")
     assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan"
     assert job["noise"] == "torch" and job["image"]["view"] == "identity"

@@ -16,7 +16,7 @@ from twins import read
 from convert import cache as conversions
 from convert import conversion, single_file, sources
 from its_jax.errors import UserError
-from its_jax.load import load
+from its_jax.pretrained import load_model
 
 PREFIXES = {
     "unet": "model.diffusion_model.",
@@ -221,7 +221,7 @@ def test_a_single_file_is_loaded_with_configs_from_the_hub(original, single, mon
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repository: sources.file_names(original[0]))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    model = load(str(single), parts=("text_encoder", "vae"), dtype=jnp.float32)
+    model = load_model(str(single), parts=("text_encoder", "vae"), dtype=jnp.float32)
     assert asked[0] == "stable-diffusion-v1-5/stable-diffusion-v1-5" and "unet/config.json" in asked
     assert not [name for name in asked if name.endswith((".safetensors", ".bin"))]
     bias = original[1]["vae"].state_dict()["decoder.up_blocks.0.upsamplers.0.conv.bias"]

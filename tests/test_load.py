@@ -21,13 +21,15 @@ from twins import assert_close, assert_equal, assert_rounded, jit, normal, torch
 
 from convert import cache as conversions
 from convert import conversion
-from its_jax import load as loading
+from its_jax import pretrained
+from its_jax.checkpoints import load
 from its_jax.errors import UserError
-from its_jax.load import load, mesh
-from its_jax.models.text import CLIPTextConfig
+from its_jax.models.clip_text import CLIPTextConfig
+from its_jax.models.state_dict import to_state_dict
 from its_jax.models.unet import UNetConfig
 from its_jax.models.vae import VAEConfig
-from its_jax.weights import to_state_dict
+from its_jax.pipeline.placement import data_mesh
+from its_jax.pretrained import load_model
 
 LATENT = (2, 4, 6, 4)
 
@@ -76,7 +78,7 @@ def torch_noise(unet, x, t, text):
 # .bin files give the same tensors as safetensors, to the bit: tests/test_convert.py.
 def test_all_parts_are_the_torch_twins(original, highest_precision):
     _, twins, converted = original
-    model = load(str(converted), dtype=jnp.float32)
+    model = load_model(str(converted), dtype=jnp.float32)
     ids = model.tokenizer(["a cat", "dogs"], padding="max_length", return_tensors="np")["input_ids"]
     assert ids.shape == (2, 77)
     x, t, text = inputs()
@@ -93,7 +95,7 @@ def test_all_parts_are_the_torch_twins(original, highest_precision):
 
 def test_bfloat16(original):
     _, twins, converted = original
-    model = load(str(converted), parts=("vae",), dtype="bfloat16")
+    model = load_model(str(converted), parts=("vae",), dtype="bfloat16")
     assert_rounded(model.vae, twins["vae"])
     z = normal(LATENT)
     found = jit(lambda m, z: m.decode(z))(model.vae, z)
@@ -101,18 +103,18 @@ def test_bfloat16(original):
 
 
 def test_only_the_parts_that_are_asked_for_are_loaded(original):
-    model = load(str(original[2]), parts=("vae",), dtype=jnp.float32)
+    model = load_model(str(original[2]), parts=("vae",), dtype=jnp.float32)
     assert model.vae and not (model.unet or model.text_encoder or model.vocoder)
     assert model.tokenizer is None and model.schedule is None
 
 
 def test_weights_are_replicated_on_the_mesh(original):
-    devices = mesh()
+    devices = data_mesh()
     assert devices.axis_names == ("data",) and devices.size == jax.local_device_count() == 8
     assert devices.axis_types == (jax.sharding.AxisType.Auto,)
     replicated = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
-    one = load(str(original[2]), parts=("unet",), dtype=jnp.float32)
-    all_ = load(str(original[2]), parts=("unet",), dtype=jnp.float32, sharding=replicated)
+    one = load_model(str(original[2]), parts=("unet",), dtype=jnp.float32)
+    all_ = load_model(str(original[2]), parts=("unet",), dtype=jnp.float32, sharding=replicated)
     for a, b in zip(jax.tree.leaves(nnx.state(one.unet)), jax.tree.leaves(nnx.state(all_.unet)), strict=True):
         assert a.devices() == {jax.local_devices()[0]}
         assert b.sharding == replicated and len(b.addressable_shards) == 8
@@ -122,16 +124,16 @@ def test_weights_are_replicated_on_the_mesh(original):
 
 def test_a_folder_is_converted_once(vae_only, cache, caplog):
     caplog.set_level(logging.INFO)
-    first = load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+    first = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)
     (made,) = (path for path in cache.iterdir() if not path.name.startswith("."))
     assert sum(f"converting {vae_only} into {made}" in r.getMessage() for r in caplog.records) == 1
     caplog.clear()
-    again = load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+    again = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)
     moved = vae_only.rename(vae_only.with_name("moved"))
-    elsewhere = load(str(moved), parts=("vae",), dtype=jnp.float32)
+    elsewhere = load_model(str(moved), parts=("vae",), dtype=jnp.float32)
     assert not [record for record in caplog.records if "converting" in record.getMessage()]
     assert first.identity == again.identity == elsewhere.identity
-    direct = load(str(conversion.convert(str(moved), cache.parent / "out")), parts=("vae",), dtype=jnp.float32)
+    direct = load_model(str(conversion.convert(str(moved), cache.parent / "out")), parts=("vae",), dtype=jnp.float32)
     assert direct.identity == first.identity
 
 
@@ -165,14 +167,14 @@ def test_a_file_that_cannot_be_read_is_named(source, monkeypatch):
 
     monkeypatch.setattr(hashlib, "file_digest", broken)
     with pytest.raises(UserError, match=f"^{source}/.*: cannot be read .Input/output error"):
-        load(str(source), dtype=jnp.float32)
+        load_model(str(source), dtype=jnp.float32)
 
 
 def test_changed_content_is_converted_again(vae_only, cache):
-    first = load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+    first = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)
     path = vae_only / "vae/diffusion_pytorch_model.safetensors"
     edit(path, lambda state: state["decoder.conv_in.bias"].add_(1))
-    second = load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+    second = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)
     assert first.identity != second.identity and first.hashes["vae"] != second.hashes["vae"]
     before, after = (model.vae.decoder.conv_in.bias[...] for model in (first, second))
     np.testing.assert_array_equal(after, before + 1)
@@ -185,19 +187,19 @@ def test_an_interrupted_conversion_is_made_anew(vae_only, cache, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(conversion, "_identity", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+            load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)
     assert not [path for path in cache.iterdir() if path.is_dir()]
-    assert load(str(vae_only), parts=("vae",), dtype=jnp.float32).vae
+    assert load_model(str(vae_only), parts=("vae",), dtype=jnp.float32).vae
 
 
 def test_an_equal_vae_is_held_once(vae_only, original):
     # Fields that say nothing of the model differ between releases of diffusers.
     edit_json(vae_only / "vae/config.json", _diffusers_version="0.6.0", sample_size=999)
-    image = load(str(original[2]), parts=("vae",), dtype=jnp.float32)
-    audio = load(str(vae_only), parts=("vae",), dtype=jnp.float32, share=[image])
+    image = load_model(str(original[2]), parts=("vae",), dtype=jnp.float32)
+    audio = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32, share=[image])
     assert image.hashes["vae"] == audio.hashes["vae"] and audio.vae is image.vae and audio.identity != image.identity
     edit_json(vae_only / "vae/config.json", scaling_factor=0.5)
-    other = load(str(vae_only), parts=("vae",), dtype=jnp.float32, share=[image])
+    other = load_model(str(vae_only), parts=("vae",), dtype=jnp.float32, share=[image])
     assert image.hashes["vae"] == other.hashes["vae"] and other.vae is not image.vae
 
 
@@ -208,7 +210,7 @@ def test_an_equal_vae_is_stored_once_and_outlives_the_other(vae_only, tmp_path):
     stored = sorted(path for path in (first / WEIGHTS).rglob("*") if path.is_file())
     assert stored and all(path.samefile(second / path.relative_to(first)) for path in stored)
     shutil.rmtree(first)
-    assert load(str(second), parts=("vae",), dtype=jnp.float32).vae
+    assert load_model(str(second), parts=("vae",), dtype=jnp.float32).vae
 
 
 @pytest.mark.parametrize("reason", ["another VAE", "damaged", "no links"])
@@ -223,7 +225,7 @@ def test_what_cannot_be_shared_is_stored_again(reason, vae_only, tmp_path, monke
     else:
         monkeypatch.setattr(os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EXDEV, "other device")))
     second = conversion.convert(str(vae_only), tmp_path / "second")
-    assert load(str(second), parts=("vae",), dtype=jnp.float32).vae
+    assert load_model(str(second), parts=("vae",), dtype=jnp.float32).vae
     assert all(path.stat().st_nlink == 1 for path in second.rglob("*") if path.is_file())
     if reason != "damaged":
         assert all((first / name).read_bytes() == content for name, content in before.items())
@@ -240,23 +242,23 @@ def test_a_part_is_written_and_read_in_pieces(original, vae_only, tmp_path, monk
     )
     out = conversion.convert(str(vae_only), tmp_path / "pieces" / "out")
     assert len(sizes) > 5 and all(sum(piece) <= 5000 or len(piece) == 1 for piece in sizes)
-    model = load(str(out), parts=("vae",), dtype=jnp.float32)
-    assert model.hashes["vae"] == load(str(original[2]), parts=("vae",), dtype=jnp.float32).hashes["vae"]
+    model = load_model(str(out), parts=("vae",), dtype=jnp.float32)
+    assert model.hashes["vae"] == load_model(str(original[2]), parts=("vae",), dtype=jnp.float32).hashes["vae"]
     for key, value in original[1]["vae"].state_dict().items():
         np.testing.assert_array_equal(to_state_dict(model.vae)[key], value)
 
 
 def test_the_vocabulary_is_that_of_the_folder(vae_only):
     (vae_only / "vocabulary.json").write_text('["cat", "dog"]')
-    assert load(str(vae_only), parts=("vae",), dtype=jnp.float32).vocabulary == {"cat", "dog"}
+    assert load_model(str(vae_only), parts=("vae",), dtype=jnp.float32).vocabulary == {"cat", "dog"}
 
 
 def test_embedded_models_are_the_packages_own(vae_only, monkeypatch, tmp_path):
     weights = tmp_path / "package" / "tiny" / "weights"
     weights.mkdir(parents=True)
     vae_only.rename(weights / "audio")
-    monkeypatch.setattr(loading.importlib.resources, "files", lambda package: tmp_path / "package")
-    model = load("tiny/audio", parts=("vae",), dtype=jnp.float32)
+    monkeypatch.setattr(pretrained.importlib.resources, "files", lambda package: tmp_path / "package")
+    model = load_model("tiny/audio", parts=("vae",), dtype=jnp.float32)
     assert model.source == "tiny/audio" and model.vae
 
 
@@ -332,14 +334,14 @@ def test_a_spoilt_conversion_is_named_in_one_line(kind, converted):
     spoil, message = SPOILT[kind]
     spoil(converted)
     with pytest.raises(UserError, match=message) as error:
-        load(str(converted), parts=("unet", "vae"), dtype=jnp.float32)
+        load_model(str(converted), parts=("unet", "vae"), dtype=jnp.float32)
     assert "\n" not in str(error.value)
 
 
 def test_a_vocoder_that_is_not_there(tmp_path):
     model_folder.build(tmp_path / "silent", vocoder=False)
     with pytest.raises(UserError, match="silent: has no vocoder; the parts of this model are text_enc"):
-        load(str(tmp_path / "silent"), dtype=jnp.float32)
+        load_model(str(tmp_path / "silent"), dtype=jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +354,7 @@ def test_a_vocoder_that_is_not_there(tmp_path):
 def test_what_goes_with_a_part_must_be_there(remove, message, source):
     shutil.rmtree(source / remove)
     with pytest.raises(UserError, match=message) as error:
-        load(str(source), parts=("text_encoder", "unet"), dtype=jnp.float32)
+        load_model(str(source), parts=("text_encoder", "unet"), dtype=jnp.float32)
     assert "\n" not in str(error.value)
 
 
@@ -361,31 +363,31 @@ def fitting(cls, **sizes):
 
 
 def test_parts_that_do_not_fit_together_are_named(original):
-    model = load(str(original[2]), parts=("text_encoder",), dtype=jnp.float32)
+    model = load_model(str(original[2]), parts=("text_encoder",), dtype=jnp.float32)
     with pytest.raises(UserError, match="the unet takes text of width 768, the text_encoder gives 24"):
-        loading._check_fit(replace(model, unet=fitting(UNetConfig, cross_attention_dim=768)))
+        load._check_fit(replace(model, unet=fitting(UNetConfig, cross_attention_dim=768)))
     with pytest.raises(UserError, match="the tokenizer has 58 tokens, the text_encoder knows 20"):
-        loading._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, vocab_size=20)))
+        load._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, vocab_size=20)))
     with pytest.raises(UserError, match="the tokenizer gives up to 77 tokens, the text_encoder has 60 positions; set"):
-        loading._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, max_position_embeddings=60)))
+        load._check_fit(replace(model, text_encoder=fitting(CLIPTextConfig, max_position_embeddings=60)))
     with pytest.raises(UserError, match="pictures of 3 channels; it takes 3 and gives 4"):
-        loading._check_fit(replace(model, vae=fitting(VAEConfig, out_channels=4)))
+        load._check_fit(replace(model, vae=fitting(VAEConfig, out_channels=4)))
 
 
 def test_a_misspelt_name_of_an_embedded_model_is_not_looked_for_on_the_hub():
     known = "tiny/image, tiny/audio, tiny/clip, tiny/clap, tiny/color"
     with pytest.raises(UserError, match=f"tiny/adio: no such model in the package; it has {known}"):
-        load("tiny/adio", dtype=jnp.float32)
+        load_model("tiny/adio", dtype=jnp.float32)
 
 
 def test_a_vocabulary_that_is_no_list_is_named(source):
     (source / "vocabulary.json").write_text("castle dog")
     with pytest.raises(UserError, match="vocabulary.json: expected a JSON list of words"):
-        load(str(source), parts=("vae",), dtype=jnp.float32)
+        load_model(str(source), parts=("vae",), dtype=jnp.float32)
 
 
 def test_a_cache_that_cannot_be_written_is_named(vae_only, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="/file"):
-        load(str(vae_only), parts=("vae",), dtype=jnp.float32)
+        load_model(str(vae_only), parts=("vae",), dtype=jnp.float32)

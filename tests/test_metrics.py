@@ -6,8 +6,8 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from its_jax import metrics
 from its_jax.errors import UserError
+from its_jax.scoring import metrics
 
 
 def features(n, d, seed, shift=0.0):
@@ -51,10 +51,10 @@ def test_what_has_no_distance_is_said(a, b, words):
 
 
 def test_intervals_are_of_the_mean():
-    mean, reach = metrics.mean_and_reach([1.0, 2.0, 3.0, 4.0])
+    mean, reach = metrics.mean_and_half_width([1.0, 2.0, 3.0, 4.0])
     assert mean == 2.5 and reach == pytest.approx(3.1824 * np.std([1, 2, 3, 4], ddof=1) / 2, rel=1e-4)
-    assert metrics.mean_and_reach([5.0])[0] == 5 and np.isnan(metrics.mean_and_reach([5.0])[1])
-    assert np.isnan(metrics.mean_and_reach([])[0])
+    assert metrics.mean_and_half_width([5.0])[0] == 5 and np.isnan(metrics.mean_and_half_width([5.0])[1])
+    assert np.isnan(metrics.mean_and_half_width([])[0])
 
 
 def test_cosines_are_row_by_row():

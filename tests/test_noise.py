@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from its_jax.noise import torch_noise, torch_normal
+from its_jax.diffusion.torch_noise import torch_noise, torch_normal
 
 SEEDS = (0, 1, 2, 42, 1234, 2024, 2034, 2**31 - 1, 2**31, 2**32 - 1)
 COUNTS = (*range(1, 41), 63, 64, 65, 100, 1000, 4096, 4097, 16384)

@@ -9,11 +9,12 @@ from PIL import Image
 from test_stages import small_mel_config
 from twins import loaded
 
-from its_jax import media, origin, stages
+from its_jax.audio.mel import log_mel, mel_to_image
+from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
+from its_jax.media import images, sounds, video
 from its_jax.models.vae import AutoencoderKL, VAEConfig
-from its_jax.spectrogram import log_mel, to_picture
-from its_jax.views import VIEWS
+from its_jax.pipeline import decoding, init_latent
 
 MEL = small_mel_config()
 
@@ -30,7 +31,7 @@ def test_a_picture_of_any_format_fills_the_canvas(tmp_path, name):
     y, x = np.mgrid[:120, :90]
     circle = np.hypot(x - 45, y - 60) < 15
     Image.fromarray(np.where(circle, 255, 0).astype(np.uint8)).save(tmp_path / name)
-    picture = media.read_picture(tmp_path / name, 24, 48)
+    picture = images.read_image(tmp_path / name, 24, 48)
     assert picture.shape == (24, 48, 3) and picture.dtype == np.float32
     rows, columns = (np.ptp(np.flatnonzero(picture.mean(-1).max(axis) > 0.5)) for axis in (1, 0))
     assert abs(rows - columns) <= 1 and 14 <= columns <= 17
@@ -39,7 +40,7 @@ def test_a_picture_of_any_format_fills_the_canvas(tmp_path, name):
 def test_what_is_transparent_is_black(tmp_path):
     for alpha in (255, 51, 0):
         Image.fromarray(np.array([[[255, 255, 255, alpha]]], np.uint8)).save(tmp_path / "a.png")
-        np.testing.assert_allclose(media.read_picture(tmp_path / "a.png", 8, 8), alpha / 255, atol=1e-3)
+        np.testing.assert_allclose(images.read_image(tmp_path / "a.png", 8, 8), alpha / 255, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -55,35 +56,35 @@ def test_what_is_transparent_is_black(tmp_path):
 )
 def test_grey_of_any_depth_is_read(tmp_path, half, name):
     Image.fromarray(np.full((8, 8), half)).save(tmp_path / name)
-    np.testing.assert_allclose(media.read_picture(tmp_path / name, 8, 8), 0.5, atol=0.01)
+    np.testing.assert_allclose(images.read_image(tmp_path / name, 8, 8), 0.5, atol=0.01)
 
 
 def test_values_that_are_no_grey_are_named(tmp_path):
     Image.fromarray(np.array([[-1.0, 1e6]], np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(UserError, match="a.tiff: cannot read: its values are -1 to 1e.06, which is no shade of grey"):
-        media.read_picture(tmp_path / "a.tiff", 8, 8)
+        images.read_image(tmp_path / "a.tiff", 8, 8)
 
 
 def test_a_picture_beyond_pillows_limit_is_named(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(UserError, match="a.png: cannot read: .*64 pixels"):
-        media.read_picture(tmp_path / "a.png", 8, 8)
+        images.read_image(tmp_path / "a.png", 8, 8)
 
 
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
-    assert media.read_picture("~/a.png", 4, 4).shape == (4, 4, 3)
-    assert media.read_sound("~/a.wav", 16000).shape == (100,)
+    assert images.read_image("~/a.png", 4, 4).shape == (4, 4, 3)
+    assert sounds.read_audio("~/a.wav", 16000).shape == (100,)
 
 
 def test_the_sound_of_an_m4a_is_read(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), 44100)
-    media._ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
-    waveform = media.read_sound(tmp_path / "a.m4a", 16000)
+    video.run_ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
+    waveform = sounds.read_audio(tmp_path / "a.m4a", 16000)
     assert abs(len(waveform) - 16000) < 1500 and abs(waveform[4000:12000].std() - 0.5 / 2**0.5) < 0.02
 
 
@@ -92,7 +93,7 @@ def test_a_sound_of_any_format_is_resampled(tmp_path, name):
     t = np.arange(44100) / 44100
     tone = 0.5 * np.sin(2 * np.pi * 440 * t)
     soundfile.write(tmp_path / name, np.stack([tone, 0 * tone], axis=1), 44100)
-    waveform = media.read_sound(tmp_path / name, 16000)
+    waveform = sounds.read_audio(tmp_path / name, 16000)
     assert abs(len(waveform) - 16000) < 1500 and waveform.dtype == np.float32  # mp3 adds silence
     spectrum = np.abs(np.fft.rfft(waveform[2000:14000] * np.hanning(12000)))
     assert abs(np.argmax(spectrum) * 16000 / 12000 - 440) < 2
@@ -106,7 +107,7 @@ def test_what_is_no_sound_or_picture_is_named(tmp_path, content, message):
     path = tmp_path / "file.xyz"
     if content is not None:
         path.write_bytes(content)
-    for read in (lambda: media.read_sound(path, 16000), lambda: media.read_picture(path, 8, 8)):
+    for read in (lambda: sounds.read_audio(path, 16000), lambda: images.read_image(path, 8, 8)):
         with pytest.raises(UserError, match=f"file.xyz.*{message}"):
             read()
 
@@ -114,43 +115,43 @@ def test_what_is_no_sound_or_picture_is_named(tmp_path, content, message):
 def test_an_empty_sound_is_named(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(UserError, match="holds no sound"):
-        media.read_sound(tmp_path / "empty.wav", 16000)
+        sounds.read_audio(tmp_path / "empty.wav", 16000)
 
 
 @pytest.mark.parametrize("view", ["identity", "rotate_90", "block_rearrange"])
 def test_a_picture_is_what_its_view_shows_of_the_latent(vae, tmp_path, view):
-    seen = VIEWS[view].look(jnp.zeros((1, 12, 48, 3))).shape[1:3]
+    seen = VIEWS[view].apply(jnp.zeros((1, 12, 48, 3))).shape[1:3]
     content = np.random.default_rng(0).integers(0, 256, (*seen, 3), dtype=np.uint8)
     Image.fromarray(content).save(tmp_path / "a.png")
-    z = origin.from_picture(str(tmp_path / "a.png"), vae, VIEWS[view], 12, 48)
+    z = init_latent.from_image(str(tmp_path / "a.png"), vae, VIEWS[view], 12, 48)
     assert z.shape == (6, 24, 4)
-    expected = stages.encode_picture(vae, content[None] / np.float32(255))
-    np.testing.assert_allclose(VIEWS[view].look(z[None]), expected, atol=1e-5)
+    expected = decoding.encode_image(vae, content[None] / np.float32(255))
+    np.testing.assert_allclose(VIEWS[view].apply(z[None]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [300, 960, 2000])
 def test_a_sound_is_cut_or_filled_up_with_silence(vae, tmp_path, samples):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 16000, subtype="FLOAT")
-    z = origin.from_sound(str(tmp_path / "a.wav"), vae, MEL, 48)
+    z = init_latent.from_audio(str(tmp_path / "a.wav"), vae, MEL, 48)
     whole = np.pad(sound, (0, 2000))[None, :960]
-    picture = np.repeat(np.asarray(to_picture(log_mel(whole, MEL), MEL))[..., None], 3, -1)
-    np.testing.assert_allclose(z, stages.encode_picture(vae, picture)[0], atol=1e-4)
+    picture = np.repeat(np.asarray(mel_to_image(log_mel(whole, MEL), MEL))[..., None], 3, -1)
+    np.testing.assert_allclose(z, decoding.encode_image(vae, picture)[0], atol=1e-4)
 
 
 def test_kept_cells_are_those_that_a_range_touches():
     # A column is 20 samples of 16 kHz, a cell two columns.
-    mask = origin.kept([(0.005, 0.01, "s")], MEL, 12, 48, 2)
+    mask = init_latent.keep_mask([(0.005, 0.01, "s")], MEL, 12, 48, 2)
     assert mask.shape == (6, 24, 1)
     np.testing.assert_array_equal(mask[..., 0].all(axis=0), (np.arange(24) >= 2) & (np.arange(24) < 4))
-    high = origin.kept([(4000.0, 8000.0, "Hz")], MEL, 12, 48, 2)[..., 0]
+    high = init_latent.keep_mask([(4000.0, 8000.0, "Hz")], MEL, 12, 48, 2)[..., 0]
     assert high[0].all() and not high[-1].any() and (high == high[:, :1]).all()
-    both = origin.kept([(0.005, 0.01, "s"), (4000.0, 8000.0, "Hz")], MEL, 12, 48, 2)[..., 0]
+    both = init_latent.keep_mask([(0.005, 0.01, "s"), (4000.0, 8000.0, "Hz")], MEL, 12, 48, 2)[..., 0]
     np.testing.assert_array_equal(both, mask[..., 0] | high)
-    assert not origin.kept([], MEL, 12, 48, 2).any()
+    assert not init_latent.keep_mask([], MEL, 12, 48, 2).any()
 
 
 @pytest.mark.parametrize(("low", "high", "unit"), [(1.0, 2.0, "s"), (9000.0, 9500.0, "Hz")])
 def test_a_range_outside_of_the_canvas_is_named(low, high, unit):
     with pytest.raises(UserError, match=f"keep: {low:g}-{high:g}{unit} lies outside"):
-        origin.kept([(low, high, unit)], MEL, 12, 48, 2)
+        init_latent.keep_mask([(low, high, unit)], MEL, 12, 48, 2)

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from its_jax import stages
-from its_jax.tiny import data, pairs
+from its_jax.pipeline import decoding
+from its_jax.tiny.data import items
+from its_jax.tiny.evaluation import pairs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default.py"
 SETTINGS = runpy.run_path(str(CONFIG))["get_config"]().to_dict()
@@ -52,7 +53,7 @@ def test_samples_are_made_once_and_for_one_set_of_settings(tmp_path):
 @pytest.mark.parametrize(("kind", "weights"), [("fused", (0.6, 0.4)), ("image", (1.0, 0.0)), ("audio", (0.0, 1.0))])
 def test_prompts_are_those_of_the_classes(kind, weights):
     settings = SETTINGS | {term: SETTINGS[term] | {"weight": w} for term, w in (("image", 0.6), ("audio", 0.4))}
-    castle, frog = data.SUBJECTS.index("castle"), data.SOUNDS.index("frog")
+    castle, frog = items.SUBJECTS.index("castle"), items.SOUNDS.index("frog")
     job = pairs.job(settings, castle, frog, 2, kind)
     assert "castle" in job["image"]["prompt"] and "frog" in job["audio"]["prompt"]
     assert (job["image"]["weight"], job["audio"]["weight"]) == weights
@@ -65,8 +66,8 @@ def test_a_blend_takes_another_single_sample_for_each_partner(monkeypatch):
         kind: {"spectrogram": np.arange(144, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 4), np.uint8)}
         for kind in ("image", "audio")
     }
-    monkeypatch.setattr(stages, "encode_picture", lambda vae, picture: picture[:, :1, :1])
-    monkeypatch.setattr(stages, "vocode", lambda vocoder, spectrogram, *_: spectrogram.reshape(len(spectrogram), -1))
+    monkeypatch.setattr(decoding, "encode_image", lambda vae, picture: picture[:, :1, :1])
+    monkeypatch.setattr(decoding, "vocode", lambda vocoder, spectrogram, *_: spectrogram.reshape(len(spectrogram), -1))
     all_pairs = [(subject, sound, 0) for subject in range(12) for sound in range(12)]
     blends = pairs.blended(FakeSampler(), alone, all_pairs, singles, lambda a, b: a)
     taken = blends["spectrogram"][:, 0, 0]

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from bench import full_size, peer, peer_parts, peer_sample
-from its_jax import load, measure, parts
+from its_jax import pretrained
+from its_jax.benchmark import measure
 from its_jax.errors import UserError
+from its_jax.models import registry
 
 ROOT = Path(__file__).parents[1]
 SMALL = "{'num_steps': 4, 'height': 12, 'width': 48, 'image.start_step': 1}"
@@ -141,7 +143,7 @@ def test_arithmetic_is_that_of_a_sample_of_full_size(part, gflop):
 
 
 def test_arithmetic_of_samples_is_that_of_all_stages(args, once, sampler):
-    work = measure.arithmetic(sampler.sampler, peer_sample.batch(settings(args), 1, 0)[0])
+    work = measure.stage_flops(sampler.sampler, peer_sample.batch(settings(args), 1, 0)[0])
     assert peer_parts.sample(2, args).flops() == sum(work.values())
 
 
@@ -199,7 +201,7 @@ def test_models_of_full_size_are_model_folders(tmp_path):
     full_size.write(
         tmp_path, {"unet": unet, "vae": vae, "text_encoder": text, "vocoder": {"upsample_initial_channel": 16}}
     )
-    model = load.load(str(tmp_path / "audio"), parts=parts.DIFFUSION, dtype="bfloat16")
+    model = pretrained.load_model(str(tmp_path / "audio"), parts=registry.DIFFUSION_COMPONENTS, dtype="bfloat16")
     assert model.tokenizer.model_max_length == 77 and model.vae.config.factor == 8
     assert (tmp_path / "image" / "unet" / "config.json").exists()
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from its_jax.errors import UserError
-from its_jax.tiny.pictures import STYLES, SUBJECTS, caption, draw
+from its_jax.tiny.data.pictures import STYLES, SUBJECTS, caption, draw
 
 
 def rng(seed):

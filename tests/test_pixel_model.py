@@ -21,13 +21,14 @@ from twins import jit
 
 from convert import check, conversion, sources
 from convert.tensors import open_tensors
-from its_jax import ddpm, stages
-from its_jax import load as loading
+from its_jax.checkpoints import load
+from its_jax.diffusion import ddpm
 from its_jax.errors import UserError
-from its_jax.load import load
-from its_jax.models.pixel_unet import PixelUNet
+from its_jax.models.if_unet import PixelUNet
+from its_jax.models.state_dict import to_state_dict
 from its_jax.models.t5 import T5EncoderModel
-from its_jax.weights import to_state_dict
+from its_jax.pipeline import prompts
+from its_jax.pretrained import load_model
 
 PARTS = ("text_encoder", "unet")
 STEPS, SCALE, LEVEL = 3, 3.0, 50
@@ -76,10 +77,10 @@ def of_torch(generator, shape):
 def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_precision):
     """Prompts, padding and its mask, guidance, variance, bounds and steps, in float32."""
     source, twins, converted = built[stage]
-    model = load(str(converted), parts=PARTS, dtype=jnp.float32)
-    ids = stages.tokenize_for_pixels(model.tokenizer, ["", "", *PROMPTS])
+    model = load_model(str(converted), parts=PARTS, dtype=jnp.float32)
+    ids = prompts.tokenize_for_pixels(model.tokenizer, ["", "", *PROMPTS])
     assert ids.shape == (4, 77)
-    texts = stages.encode_texts_for_pixels(model.text_encoder, ids).reshape(2, 2, 77, -1)
+    texts = prompts.encode_tokens_for_pixels(model.text_encoder, ids).reshape(2, 2, 77, -1)
     size = pixel_folder.STAGES[stage]["sample_size"]
     small = np.random.default_rng(0).uniform(-1, 1, (2, size, size, 3)).astype(np.float32)
     enlarge = dict(image=torch.from_numpy(small).movedim(-1, 1), noise_level=LEVEL) if stage == 2 else {}
@@ -93,8 +94,11 @@ def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_
     level, seen = (), ()
     if stage == 2:
         t = np.full(2, LEVEL)
-        level, seen = (np.full(4, LEVEL),), ddpm.noised(model.noising_schedule, small, t, of_torch(generator, x.shape))
-    rows = ddpm.ddpm_rows(model.schedule, STEPS)
+        level, seen = (
+            (np.full(4, LEVEL),),
+            ddpm.add_noise(model.noising_schedule, small, t, of_torch(generator, x.shape)),
+        )
+    rows = ddpm.ddpm_table(model.schedule, STEPS)
     predict = jit(lambda unet, *inputs: unet(*inputs))
     # The pair is innermost in the batch: negative, positive, negative, positive.
     pairs = jnp.swapaxes(texts, 0, 1).reshape(4, 77, -1)
@@ -104,7 +108,7 @@ def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_
         prediction = predict(model.unet, *inputs).reshape(2, 2, size, size, 6)
         noise = of_torch(generator, x.shape) if rows.t[k] > 0 else np.zeros_like(x)
         row = jax.tree.map(lambda column, k=k: column[k], rows)
-        x = ddpm.step(model.schedule, row, x, *ddpm.guided(prediction, np.full(2, SCALE)), noise)
+        x = ddpm.step(model.schedule, row, x, *ddpm.guided_noise(prediction, np.full(2, SCALE)), noise)
     assert 0.1 < expected.std() < 1
     np.testing.assert_allclose(x, expected, rtol=0, atol=2e-4)  # guidance adds to the rounding of the modules
 
@@ -113,7 +117,7 @@ def test_shards_are_converted_to_what_is_in_them(built):
     source, twins, converted = built[1]
     shards = sorted((source / "text_encoder").glob("model-*.safetensors"))
     assert len(shards) > 2 and (source / "text_encoder" / "model.safetensors.index.json").exists()
-    model = load(str(converted), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(converted), parts=PARTS, dtype=jnp.float32)
     assert isinstance(model.text_encoder, T5EncoderModel) and isinstance(model.unet, PixelUNet)
     for part in PARTS:
         state = {k: v.numpy() for k, v in twins[part].state_dict().items() if k != "encoder.embed_tokens.weight"}
@@ -132,27 +136,27 @@ def test_a_16_bit_model_keeps_wo_in_float32_from_file_to_module(built, tmp_path)
     about = json.loads((out / conversion.METADATA).read_text())["parts"]["text_encoder"]
     assert about["dtype"] == "float16"
     for dtype in (jnp.float16, jnp.bfloat16):
-        found = to_state_dict(load(str(out), parts=("text_encoder",), dtype=dtype).text_encoder)
+        found = to_state_dict(load_model(str(out), parts=("text_encoder",), dtype=dtype).text_encoder)
         for key, value in found.items():
             assert value.dtype == (jnp.float32 if ".wo." in key else dtype), key
             np.testing.assert_array_equal(value, state[key].numpy().astype(value.dtype))
 
 
 def test_stage_two_has_the_noise_of_the_small_picture(built):
-    model = load(str(built[2][2]), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(built[2][2]), parts=PARTS, dtype=jnp.float32)
     assert model.unet.enlarges and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
     assert model.schedule.sample_max_value == 1.0 and model.schedule.variance_type == "learned_range"
-    first = load(str(built[1][2]), parts=("unet",), dtype=jnp.float32)
+    first = load_model(str(built[1][2]), parts=("unet",), dtype=jnp.float32)
     assert not first.unet.enlarges and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
 
 
 def test_tokens_are_77_at_most(built, caplog):
-    model = load(str(built[1][2]), parts=("text_encoder",), dtype=jnp.float32)
+    model = load_model(str(built[1][2]), parts=("text_encoder",), dtype=jnp.float32)
     assert model.tokenizer.model_max_length == 77  # though the file says 512
     long = "cat " * 80
-    ids = stages.tokenize_for_pixels(model.tokenizer, [long])
+    ids = prompts.tokenize_for_pixels(model.tokenizer, [long])
     assert ids.shape == (1, 77) and ids[0, -1] == 1  # the end of a text
-    stages.warn_of_prompts(model.tokenizer, [long.strip(), "cat"])
+    prompts.warn_about_prompts(model.tokenizer, [long.strip(), "cat"])
     (record,) = caplog.records
     assert record.getMessage().endswith("is longer than 76 tokens: 'cat cat cat cat' is cut off")
 
@@ -182,21 +186,21 @@ def test_published_tokenizers_are_read_by_sentencepiece(built, tmp_path, monkeyp
         del metadata["files"][f"tokenizer/{name}"]
     (folder / conversion.METADATA).write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="tokenizer/ has no tokenizer.json nor spiece.model"):
-        load(str(folder), parts=("text_encoder",), dtype=jnp.float32)
+        load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32)
     spm = pytest.importorskip("sentencepiece")
     training = dict(sentence_iterator=iter(["a bell rings", "a cat", "bells"] * 9), vocab_size=30, minloglevel=2)
     ids = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False)
     spm.SentencePieceTrainer.train(model_prefix=str(folder / "tokenizer" / "spiece"), **training, **ids)
     edit_json(folder / "tokenizer" / "tokenizer_config.json", extra_ids=0)
-    tokenizer = load(str(folder), parts=("text_encoder",), dtype=jnp.float32).tokenizer
+    tokenizer = load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32).tokenizer
     own = spm.SentencePieceProcessor(model_file=str(folder / "tokenizer" / "spiece.model"))
     for prompt in ("a cat", "bells  ring"):
-        (found,) = stages.tokenize_for_pixels(tokenizer, [prompt])
+        (found,) = prompts.tokenize_for_pixels(tokenizer, [prompt])
         expected = [*own.encode(prompt), 1]
         assert list(found) == expected + [0] * (77 - len(expected))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs sentencepiece: pip install sentencepiece"):
-        load(str(folder), parts=("text_encoder",), dtype=jnp.float32)
+        load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32)
 
 
 def removed(path):
@@ -237,12 +241,12 @@ def test_bad_input_is_named_in_one_line(spoil, message, source, tmp_path, monkey
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
     spoil(source)
     with pytest.raises(UserError, match=message) as error:
-        load(str(source), parts=PARTS, dtype=jnp.float32)
+        load_model(str(source), parts=PARTS, dtype=jnp.float32)
     assert "\n" not in str(error.value)
 
 
 def test_parts_that_do_not_fit_together_are_named(built):
-    model = load(str(built[1][2]), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(built[1][2]), parts=PARTS, dtype=jnp.float32)
 
     def with_sizes(part, **change):
         module = copy.copy(getattr(model, part))
@@ -255,7 +259,7 @@ def test_parts_that_do_not_fit_together_are_named(built):
         (with_sizes("text_encoder", vocab_size=20), "the tokenizer has 32 tokens, the text_encoder knows 20"),
     ):
         with pytest.raises(UserError, match=message):
-            loading._check_fit(wrong)
+            load._check_fit(wrong)
 
 
 def test_a_shard_that_is_missing_is_named(built, tmp_path):

@@ -9,10 +9,10 @@ from twins import assert_close, assert_equal, assert_rounded, jit, loaded, norma
 
 from bench.random_weights import randomised
 from its_jax.errors import UserError
-from its_jax.models import cpu, forms
+from its_jax.models import backends, cpu_kernels
+from its_jax.models.if_unet import PixelUNet, PixelUNetConfig
 from its_jax.models.layers import QUERY_CHUNK
-from its_jax.models.pixel_unet import PixelUNet, PixelUNetConfig
-from its_jax.weights import abstract, torch_shapes
+from its_jax.models.state_dict import abstract_arrays, torch_shapes
 
 DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
 UP, CROSS_UP = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
@@ -102,7 +102,7 @@ def test_what_does_not_fit_the_model_is_told():
 def test_the_full_size_has_the_published_parameters(name):
     config = PixelUNetConfig.from_dict(read("configs", f"{name}.unet"))
     published = {key: tuple(shape) for key, shape in read("shapes", f"{name}.unet").items()}
-    assert torch_shapes(abstract(PixelUNet, config)) == published
+    assert torch_shapes(abstract_arrays(PixelUNet, config)) == published
 
 
 def test_published_shapes_are_those_of_diffusers():
@@ -152,6 +152,6 @@ def test_forms_for_a_device_take_it(prepare):
     """In bfloat16, where none of a CPU's forms leaves a layer out for being narrow."""
     twin, config, inputs, expected = torch_twin("no activation of the vector")
     model = loaded(PixelUNet, config, twin, jnp.bfloat16)
-    forms.fit(model, prepare=prepare)
-    assert model.down_blocks[0].attentions[0].attend is cpu.attend
+    backends.specialize(model, prepare=prepare)
+    assert model.down_blocks[0].attentions[0].attend is cpu_kernels.attend
     assert_close(call(model, *inputs), expected)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from its_jax import ranking
 from its_jax.errors import UserError
+from its_jax.scoring import ranking
 
 SCORES = {
     "a": {"clip": 9.0, "clap": 1.0},
@@ -26,7 +26,7 @@ SCORES = {
     ],
 )
 def test_samples_are_among_the_best_of_every_column(columns, best, expected):
-    assert ranking.top(SCORES, columns, best) == expected
+    assert ranking.best_on_all(SCORES, columns, best) == expected
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_samples_are_among_the_best_of_every_column(columns, best, expected):
 )
 def test_what_cannot_be_ranked_is_named(scores, columns, best, words):
     with pytest.raises(UserError, match=words):
-        ranking.top(scores, columns, best)
+        ranking.best_on_all(scores, columns, best)
 
 
 def test_what_is_left_out_is_told(caplog):
-    ranking.top(SCORES, ["clap"], 1)
+    ranking.best_on_all(SCORES, ["clap"], 1)
     assert "1 of 6 samples have no clap, and are left out" in caplog.text

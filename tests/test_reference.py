@@ -14,8 +14,11 @@ from jax.sharding import AxisType
 from PIL import Image
 
 from bench import parity, torch_reference
-from its_jax import fields, jobs, load
-from its_jax.sampler import Sampler
+from its_jax.pipeline import placement
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import TERMS
+from its_jax.storage.files import read_json
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "its_jax" / "tiny" / "weights"
@@ -37,7 +40,7 @@ def job():
         "width": 256,
     }
     settings.update_from_flattened_dict(change)
-    (job,), _ = jobs.read(settings.to_dict())
+    (job,), _ = read_settings(settings.to_dict())
     return job
 
 
@@ -46,7 +49,7 @@ def ours(job, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
         patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         # One device, for a batch of one.
-        patch.setattr(load, "mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
+        patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
         (sample,) = Sampler(job, pending=1)([job])
     return sample
 
@@ -59,9 +62,9 @@ def theirs(job):
     yield torch_reference.sample(
         str(WEIGHTS / "image"),
         str(WEIGHTS / "audio"),
-        **{f"{term}_{name}": job[term][name] for term in jobs.TERMS for name in OF_TERM},
+        **{f"{term}_{name}": job[term][name] for term in TERMS for name in OF_TERM},
         **{name: job[name] for name in OF_SAMPLE},
-        audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in jobs.TERMS),
+        audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in TERMS),
     )
     torch.set_num_threads(threads)
 
@@ -125,8 +128,8 @@ def test_the_command_writes_a_picture_and_a_sound(small, tmp_path, monkeypatch):
 
 def test_parity_at_full_size_is_on_record():
     """As `python -m bench.parity_full_size` found it."""
-    record = fields.read_json(ROOT / "bench" / "results" / "parity_full_size.json")
-    alone = [f"{term}_{part}" for term in jobs.TERMS for part in ("text_encoder", "unet")]
+    record = read_json(ROOT / "bench" / "results" / "parity_full_size.json")
+    alone = [f"{term}_{part}" for term in TERMS for part in ("text_encoder", "unet")]
     assert record["parts"].keys() == {*alone, "vae_encoder", "vae_decoder", "vocoder", "loop_of_3_steps"}
     assert record["versions"].keys() >= {"jax", "flax", "torch", "diffusers", "transformers"}
     for part in record["parts"].values():

@@ -14,33 +14,36 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 
 from convert import safety
-from its_jax import marks, media, samples, sign, signing
+from its_jax import sign
 from its_jax.errors import UserError
+from its_jax.media import metadata, signing, sounds, video
+from its_jax.media.embedded_settings import read_settings
+from its_jax.storage import samples
 
 
 @pytest.fixture
 def sample(tmp_path):
     """A folder with a picture, a sound and a video."""
     (name,) = finished.write(tmp_path, [finished.record()])
-    found = samples.one(tmp_path / name)
+    found = samples.open_sample(tmp_path / name)
     waveform, rate = found.waveform()
-    media.write_video(tmp_path / name / "video.mp4", found.picture(), waveform, rate, "a", "b", settings={"seed": 7})
-    (tmp_path / name / "audio.flac").write_bytes(media.flac(waveform, rate, dict(found.record)))
+    video.write_video(tmp_path / name / "video.mp4", found.picture(), waveform, rate, "a", "b", settings={"seed": 7})
+    (tmp_path / name / "audio.flac").write_bytes(sounds.flac(waveform, rate, dict(found.record)))
     return tmp_path / name
 
 
 def test_files_are_marked_without_being_asked(sample):
     with Image.open(sample / "image.png") as image:
-        assert marks.SOURCE_TYPE in image.text[marks.XMP_KEY]
+        assert metadata.SOURCE_TYPE in image.text[metadata.XMP_KEY]
     for name in ("audio.wav", "audio.flac"):
-        assert marks.SOFTWARE.encode() in (sample / name).read_bytes()
+        assert metadata.SOFTWARE.encode() in (sample / name).read_bytes()
 
 
 def test_a_video_holds_its_settings_and_the_mark(sample):
     told = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(sample / "video.mp4")], capture_output=True, text=True
     ).stderr
-    assert 'comment         : {"seed": 7}' in told and marks.SOFTWARE in told and "title           : a | b" in told
+    assert 'comment         : {"seed": 7}' in told and metadata.SOFTWARE in told and "title           : a | b" in told
 
 
 # Signatures
@@ -54,11 +57,11 @@ def credentials(tmp_path_factory):
 @pytest.mark.parametrize("name", ["image.png", "audio.wav", "audio.flac", "video.mp4"])
 def test_a_signed_file_says_that_it_was_made_by_models(sample, credentials, name):
     c2pa = pytest.importorskip("c2pa", reason="c2pa-python is not installed: pip install -e '.[c2pa]'")
-    before = media.read_settings(sample / name) if name in ("image.png", "audio.wav") else None
+    before = read_settings(sample / name) if name in ("image.png", "audio.wav") else None
     signing.sign(sample / name, *credentials)
     with c2pa.Reader(str(sample / name)) as reader:
-        assert reader.get_validation_state() == "Valid" and marks.SOURCE_TYPE in reader.json()
-    assert before is None or media.read_settings(sample / name) == before
+        assert reader.get_validation_state() == "Valid" and metadata.SOURCE_TYPE in reader.json()
+    assert before is None or read_settings(sample / name) == before
     content = bytearray((sample / name).read_bytes())
     content[len(content) // 2] ^= 1
     (sample / name).write_bytes(content)

@@ -27,10 +27,21 @@ from small import CONFIG, SMALL
 from tqdm import tqdm
 
 from bench.topology import COLLECTIVES
-from its_jax import cli, fields, files, jobs, load, media, production, sample, stages
-from its_jax import sampler as sampler_module
+from its_jax import pretrained, sample
+from its_jax.checkpoints import load
 from its_jax.errors import UserError
-from its_jax.sampler import Sampler
+from its_jax.generate import production
+from its_jax.media import embedded_settings, images, sounds
+from its_jax.pipeline import decoding
+from its_jax.pipeline import sampler as pipeline_sampler
+from its_jax.pipeline.sampler import Sampler
+from its_jax.runtime import cli
+from its_jax.settings.ids import sample_id
+from its_jax.settings.parse import read_settings
+from its_jax.settings.records import from_record, settings_of
+from its_jax.settings.schema import TERMS
+from its_jax.storage import files
+from its_jax.storage.files import read_json, write_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ["audio.wav", "image.png", "sample.json", "spectrogram.png", "video.mp4"]
@@ -50,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 @pytest.fixture(scope="module")
 def expand(small):
     """Makes jobs, in the same way."""
-    return lambda *change, **more: jobs.read(small(*change, **more).to_dict())[0]
+    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +103,7 @@ def command(monkeypatch, capsys):
         status = 0
         with flagsaver.flagsaver():
             try:
-                cli.start(sample.main)
+                cli.run(sample.main)
             except SystemExit as stop:
                 status = stop.code
         return status, capsys.readouterr().err.splitlines()
@@ -127,8 +138,8 @@ def state_of(workdir):
 
 def assert_same_sample(folder, other):
     for name in ("image.png", "spectrogram.png"):
-        np.testing.assert_array_equal(media.read_png(folder / name)[0], media.read_png(other / name)[0])
-    np.testing.assert_array_equal(media.read_wav(folder / "audio.wav")[0], media.read_wav(other / "audio.wav")[0])
+        np.testing.assert_array_equal(images.read_png(folder / name)[0], images.read_png(other / name)[0])
+    np.testing.assert_array_equal(sounds.read_wav(folder / "audio.wav")[0], sounds.read_wav(other / "audio.wav")[0])
 
 
 # What is made
@@ -146,16 +157,16 @@ def test_every_file_is_written_and_the_record_last(made):
 def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
     job, folder = expand()[2], folder_of(2, made)
     (expected,) = sampler([job], position=0)
-    picture, in_picture = media.read_png(folder / "image.png")
-    spectrogram, in_spectrogram = media.read_png(folder / "spectrogram.png")
-    waveform, rate, in_sound = media.read_wav(folder / "audio.wav")
+    picture, in_picture = images.read_png(folder / "image.png")
+    spectrogram, in_spectrogram = images.read_png(folder / "spectrogram.png")
+    waveform, rate, in_sound = sounds.read_wav(folder / "audio.wav")
     np.testing.assert_allclose(picture, expected.pictures["image"], atol=0.5 / 255 + 1e-5)
     np.testing.assert_allclose(spectrogram, expected.spectrogram, atol=0.5 / 255 + 1e-5)
     np.testing.assert_allclose(waveform, expected.waveform, atol=1 / 32768 + 1e-5)
     assert picture.shape == (12, 48, 3) and spectrogram.shape == (12, 48) and rate == 16000
     assert len(waveform) == 48 * model_folder.VOCODER["hop_size"]
     assert picture.std() > 0.01 and spectrogram.std() > 0.01 and waveform.std() > 1e-3
-    record = fields.read_json(folder / "sample.json")
+    record = read_json(folder / "sample.json")
     seconds = record.pop("seconds")
     assert in_picture == in_spectrogram == in_sound == record
     assert {key: record[key] for key in job} == job
@@ -164,14 +175,14 @@ def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
 
 
 def test_the_record_is_complete(made, sampler):
-    record = fields.read_json(folder_of(2, made) / "sample.json")
+    record = read_json(folder_of(2, made) / "sample.json")
     assert record["id"] == folder_of(2, made).name
     assert record["models"] == {"image": sampler.image.identity, "audio": sampler.audio.identity}
     assert {"jax", "jaxlib", "flax", "numpy", "its_jax"} <= record["versions"].keys()
     assert record["versions"]["jax"] == jax.__version__
     # It was the only one that was missing, on 8 devices: a batch of 2 is rounded up.
     expected = {"batch_size": 8, "position": 0, "video": True, "devices_per_sample": 1}
-    (latents,) = (sample.latents for sample in sampler([jobs.settings_of(record)]))
+    (latents,) = (sample.latents for sample in sampler([settings_of(record)]))
     expected["latents_sha256"] = hashlib.sha256(latents.tobytes()).hexdigest()
     assert record["run"] == expected | {"platform": "cpu", "devices": 8}
 
@@ -185,26 +196,26 @@ def test_the_video_plays(made):
 
 def test_the_spectrogram_is_what_is_vocoded(made, sampler):
     folder = folder_of(1, made)
-    spectrogram, _ = media.read_png(folder / "spectrogram.png")
-    again = stages.vocode(sampler.audio.vocoder, spectrogram[None], sampler.mel, "hifigan")[0]
-    waveform = media.read_wav(folder / "audio.wav")[0]
+    spectrogram, _ = images.read_png(folder / "spectrogram.png")
+    again = decoding.vocode(sampler.audio.vocoder, spectrogram[None], sampler.mel, "hifigan")[0]
+    waveform = sounds.read_wav(folder / "audio.wav")[0]
     assert np.abs(again - waveform).max() < 1e-4  # 16 bits are 3e-5
 
 
 def test_crop_image_shortens_all_files(small, shared, tmp_path):
     sample.run(small(crop_image=True, num_samples=1), tmp_path)
     (folder,) = tmp_path.glob("*/")
-    assert media.read_png(folder / "image.png")[0].shape == (12, 16, 3)
-    assert media.read_png(folder / "spectrogram.png")[0].shape == (12, 16)
-    assert len(media.read_wav(folder / "audio.wav")[0]) == 960 - int(32 / 48 * 960)
+    assert images.read_png(folder / "image.png")[0].shape == (12, 16, 3)
+    assert images.read_png(folder / "spectrogram.png")[0].shape == (12, 16)
+    assert len(sounds.read_wav(folder / "audio.wav")[0]) == 960 - int(32 / 48 * 960)
 
 
 def test_cutoff_latent_shortens_all_files(small, tmp_path):
     sample.run(small(cutoff_latent=True, num_samples=1), tmp_path)
     (folder,) = tmp_path.glob("*/")
-    assert media.read_png(folder / "image.png")[0].shape == (12, 40, 3)
-    assert media.read_png(folder / "spectrogram.png")[0].shape == (12, 40)
-    assert len(media.read_wav(folder / "audio.wav")[0]) == 800
+    assert images.read_png(folder / "image.png")[0].shape == (12, 40, 3)
+    assert images.read_png(folder / "spectrogram.png")[0].shape == (12, 40)
+    assert len(sounds.read_wav(folder / "audio.wav")[0]) == 800
 
 
 # What is made again
@@ -236,7 +247,7 @@ def test_a_finished_run_loads_nothing(made, small, monkeypatch):
 def test_a_run_that_was_interrupted_goes_on(small, command, shared, made, tmp_path, monkeypatch):
     write = files.write
     flags = [f"--config.{key}={value}" for key, value in small().items() if key in SMALL]
-    flags += [f"--config.{term}.{key}={small()[term][key]}" for term in jobs.TERMS for key in ("model", "start_step")]
+    flags += [f"--config.{term}.{key}={small()[term][key]}" for term in TERMS for key in ("model", "start_step")]
 
     def interrupted(path, data):
         if path.name == "audio.wav" and "_1_" in path.parent.name:
@@ -264,14 +275,14 @@ def test_any_file_makes_its_sample_again(name, made, command, shared, tmp_path, 
     (folder,) = (tmp_path / "again").iterdir()
     assert folder.name == folder_of(1, made).name
     assert_same_sample(folder, folder_of(1, made))
-    runs = [fields.read_json(f / "sample.json")["run"] for f in (folder, folder_of(1, made))]
+    runs = [read_json(f / "sample.json")["run"] for f in (folder, folder_of(1, made))]
     assert runs[0] == runs[1]
 
 
 def test_what_makes_the_bits_differ_is_told(made, shared, tmp_path, caplog):
-    record = fields.read_json(folder_of(1, made) / "sample.json")
+    record = read_json(folder_of(1, made) / "sample.json")
     record["models"]["audio"], record["versions"]["jax"] = "0123456789ab", "0.1"
-    media.write_json(tmp_path / "sample.json", record)
+    write_json(tmp_path / "sample.json", record)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [re.match(r"\S+ was \S+", line)[0] for line in told] == [
@@ -281,14 +292,14 @@ def test_what_makes_the_bits_differ_is_told(made, shared, tmp_path, caplog):
 
 
 def test_a_sample_of_another_machine_is_not_made_in_its_batch(made, small, sampler, monkeypatch, tmp_path, caplog):
-    record = fields.read_json(folder_of(1, made) / "sample.json")
+    record = read_json(folder_of(1, made) / "sample.json")
     record["run"] |= {"platform": "tpu", "devices": 64, "batch_size": 4096, "position": 4000}
-    media.write_json(tmp_path / "sample.json", record)
+    write_json(tmp_path / "sample.json", record)
     asked = []
     monkeypatch.setattr(production, "Sampler", lambda job, *, batch_size, **kw: asked.append(batch_size) or sampler)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
     assert asked == [0]
-    again = fields.read_json(folder_of(1, tmp_path / "again") / "sample.json")
+    again = read_json(folder_of(1, tmp_path / "again") / "sample.json")
     assert again["run"]["position"] == 0 and again["run"]["platform"] == "cpu"
     assert "run.platform was tpu and is cpu" in caplog.text
 
@@ -301,7 +312,7 @@ def test_a_sample_that_is_made_anew_is_not_done_until_it_is_whole(made, small, s
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(media, "wav", interrupted)
+    monkeypatch.setattr(sounds, "wav", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample.run(small(), workdir)
     assert (folder / "image.png").exists() and not (folder / "sample.json").exists()
@@ -396,12 +407,12 @@ def test_a_prompt_is_encoded_once(expand, sampler, monkeypatch):
     sampler(expand({"image.prompt": "a cat"}, seed=5))
     assert len(encoded) == 5
     (before,) = sampler(expand({"image.prompt": "a dog"}, num_samples=1))
-    monkeypatch.setattr(sampler_module, "TEXT_BYTES", 0)  # so that each makes room for the next
+    monkeypatch.setattr(pipeline_sampler, "TEXT_BYTES", 0)  # so that each makes room for the next
     sampler(expand({"image.prompt": "a cat"}))
     (after,) = sampler(expand({"image.prompt": "a dog"}, num_samples=1))
     assert len(encoded) == 5
     np.testing.assert_array_equal(before.latents, after.latents)
-    monkeypatch.setattr(sampler_module, "HOST_TEXT_BYTES", 0)  # so that it is forgotten
+    monkeypatch.setattr(pipeline_sampler, "HOST_TEXT_BYTES", 0)  # so that it is forgotten
     sampler(expand({"image.prompt": "a cat"}))
     assert len(encoded) == 6
 
@@ -577,7 +588,7 @@ class Weightless(Sampler):
 
     def __init__(self, *, pending, asked=0, free, of_batch, compiles=64, devices=1):
         in_use = 1000
-        memory = {"bytes_limit": (free + in_use) / sampler_module.MEMORY_SHARE, "bytes_in_use": in_use}
+        memory = {"bytes_limit": (free + in_use) / pipeline_sampler.MEMORY_SHARE, "bytes_in_use": in_use}
         self._device = types.SimpleNamespace(platform="tpu", memory_stats=lambda: memory)
         self._devices, self._chosen, self._job = devices, not asked, None
         self._of_batch, self._compiles, self.tried = of_batch, compiles, []
@@ -625,7 +636,7 @@ def program(arguments=0, temporaries=0, outputs=0):
     ],
 )
 def test_the_largest_batch_that_fits_is_chosen(settings, tried, monkeypatch):
-    monkeypatch.setattr(sampler_module, "TEXT_BYTES", 0)
+    monkeypatch.setattr(pipeline_sampler, "TEXT_BYTES", 0)
     sampler = Weightless(**settings)
     assert sampler.tried == tried and sampler.batch_size == tried[-1]
 
@@ -680,8 +691,8 @@ def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand,
     todo = expand(num_samples=5)
     production.make(todo, tmp_path, batch_size=0, video=False)
     assert scarce == [4, 2]
-    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
-    records = [fields.read_json(tmp_path / jobs.job_id(job) / "sample.json") for job in todo]
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(job) for job in todo}
+    records = [read_json(tmp_path / sample_id(job) / "sample.json") for job in todo]
     assert [record["run"]["batch_size"] for record in records] == [2] * 5
     assert [record["run"]["position"] for record in records] == [0, 1, 0, 1, 0]
     assert bars[0].n == bars[0].total
@@ -712,9 +723,9 @@ def test_samples_that_are_not_finite_are_named_and_the_others_written(expand, sh
     todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}  # it takes part from step 1 on
     with pytest.raises(UserError) as caught:
         production.make(todo, tmp_path, batch_size=0, video=False)
-    words = f"not written: {jobs.job_id(todo[1])}: the latents are not finite from step [12] on"
+    words = f"not written: {sample_id(todo[1])}: the latents are not finite from step [12] on"
     assert re.fullmatch(words, str(caught.value))
-    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(todo[0]), jobs.job_id(todo[2])}
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(todo[0]), sample_id(todo[2])}
     for folder in tmp_path.iterdir():
         assert sorted(path.name for path in folder.iterdir()) == FILES[:-1]
 
@@ -726,7 +737,7 @@ def test_samples_that_are_not_finite_are_named_when_the_disk_is_full_too(expand,
     todo = expand()
     todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}
     monkeypatch.setattr(production, "write", full)
-    with pytest.raises(UserError, match=f"No space left on device; {jobs.job_id(todo[1])}: the latents are not"):
+    with pytest.raises(UserError, match=f"No space left on device; {sample_id(todo[1])}: the latents are not"):
         production.make(todo, tmp_path, batch_size=0, video=False)
 
 
@@ -757,11 +768,11 @@ def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, sha
 def test_prompts_of_any_kind_are_safe(expand, shared, tmp_path):
     todo = [expand({"image.prompt": p, "audio.prompt": p[::-1]}, num_samples=1)[0] for p in ALL_PROMPTS]
     production.make(todo, tmp_path, batch_size=0, video=False)
-    assert {path.name for path in tmp_path.iterdir()} == {jobs.job_id(job) for job in todo}
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(job) for job in todo}
     for job in todo:
-        folder = tmp_path / jobs.job_id(job)
+        folder = tmp_path / sample_id(job)
         for name in FILES[:-1]:
-            assert jobs.from_record(media.read_settings(folder / name))[0] == job
+            assert from_record(embedded_settings.read_settings(folder / name))[0] == job
 
 
 def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
@@ -810,8 +821,8 @@ def test_bad_settings_are_refused_in_one_line(change, message, refused):
 )
 def test_settings_that_do_not_fit_the_models_are_refused(change, message, refused, sampler, models, monkeypatch):
     outlines = {models["image.model"]: sampler.image, models["audio.model"]: sampler.audio}
-    monkeypatch.setattr(load, "outline", lambda source, **kw: outlines[source])
-    monkeypatch.setattr(load, "fill", None)  # no weights are read before it is said
+    monkeypatch.setattr(pretrained, "abstract_model", lambda source, **kw: outlines[source])
+    monkeypatch.setattr(load, "restore_weights", None)  # no weights are read before it is said
     assert message in refused(change)
 
 
@@ -858,7 +869,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(small, sampler, tmp_path, m
 
 
 def test_a_sample_folder_that_cannot_be_made_is_named(small, shared, expand, tmp_path):
-    (tmp_path / jobs.job_id(expand()[0])).touch()
+    (tmp_path / sample_id(expand()[0])).touch()
     with pytest.raises(UserError, match="cannot write: File exists"):
         sample.run(small(), tmp_path)
 

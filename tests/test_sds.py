@@ -15,11 +15,16 @@ import torch
 from twins import jit
 
 from bench.topology import COLLECTIVES
-from its_jax import denoise, jobs, load, methods, sample, sds, stages
+from its_jax import pretrained, sample
+from its_jax.diffusion import denoise
+from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
-from its_jax.progress import FOLDER, Progress
-from its_jax.sampler import Sampler
-from its_jax.views import VIEWS
+from its_jax.pipeline import prompts
+from its_jax.pipeline.methods import sds_latent, sds_loop, subclasses
+from its_jax.pipeline.methods.resume import FOLDER, ResumeState
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
+from its_jax.settings.steps import total_steps
 
 SDS = {"method": "sds", "num_steps": 3, "learning_rate": 1e-2, "num_samples": 2, "batch_size": 8}
 SIZE = 12, 48
@@ -60,9 +65,9 @@ def test_a_model_that_gives_nothing_finite_is_not_taken_for_one_that_agrees():
     z = jnp.zeros((2, 2, 4, 4))
     given = z.at[0, 0, 0, 0].set(jnp.nan).at[1].set(jnp.nan)
     unet = types.SimpleNamespace(each=lambda x, t, text: jnp.repeat(given, len(x) // 2, axis=0))
-    model = sds.LatentModel(unet, None, jnp.full(1000, 0.5))
+    model = sds_latent.LatentGuide(unet, None, jnp.full(1000, 0.5))
     term = denoise.Term(jnp.zeros((2, 2, 1)), None, None)
-    g = sds.distilled(model, term, jnp.ones(2), z, jnp.int32([5, 5]), z + 1)
+    g = sds_latent.sds_gradient(model, term, jnp.ones(2), z, jnp.int32([5, 5]), z + 1)
     np.testing.assert_array_equal(g[0, 0, 0], [0, -0.5, -0.5, -0.5])
     assert jnp.isnan(g[1]).all()
 
@@ -70,14 +75,14 @@ def test_a_model_that_gives_nothing_finite_is_not_taken_for_one_that_agrees():
 @pytest.mark.usefixtures("highest_precision")
 def test_an_iteration_is_that_of_pytorch(sources, models):
     """Gradient of the loss as it is stated, through PyTorch's own encoder, and AdamW's step."""
-    model = load.load(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
     unet = diffusers.UNet2DConditionModel.from_pretrained(sources / "image" / "unet")
     vae = diffusers.AutoencoderKL.from_pretrained(sources / "image" / "vae")
     alphas = model.schedule.alphas_cumprod().astype(np.float32)
     rng = np.random.default_rng(0)
     text = rng.normal(size=(2, 7, 24)).astype(np.float32)
     eps, eps_posterior = rng.normal(size=(2, 1, 6, 24, 4)).astype(np.float32)
-    state = sds.initial_state(np.uint32([5]))
+    state = sds_loop.initial_state(np.uint32([5]))
     network, frequencies = first_of(state.network), np.asarray(state.frequencies[0])
     t, scale, weight, rate = 300, 7.5, 0.4, 1e-2
 
@@ -98,40 +103,40 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
     loss.backward()
     optimizer.step()
 
-    drawn = sds.pictures(state, size=SIZE)
+    drawn = sds_loop.pictures(state, size=SIZE)
     np.testing.assert_allclose(drawn[0], picture[0, 0].detach(), atol=1e-5)
-    unet = stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+    unet = prompts.prepare_unet(model.unet, model.schedule.num_train_timesteps)
     term = denoise.Term(model.unet.project_text(jnp.asarray(text)), None, None)
     term = denoise.Term(jax.tree.map(lambda a: a[None], term.texts), None, None)
-    critic = sds.LatentModel(unet, model.vae, alphas)
+    critic = sds_latent.LatentGuide(unet, model.vae, alphas)
 
     def latent(vae, picture):
         moments = vae.encode(jnp.repeat(picture[..., None], 3, -1) * 2 - 1)
         return (moments.mean + jnp.exp(0.5 * moments.log_variance) * eps_posterior) * 0.18215
 
     z_ours = jit(latent)(model.vae, drawn)
-    g = jit(sds.distilled)(critic, term, jnp.float32([scale]), z_ours, jnp.int32([t]), eps)
+    g = jit(sds_latent.sds_gradient)(critic, term, jnp.float32([scale]), z_ours, jnp.int32([t]), eps)
     np.testing.assert_allclose(np.moveaxis(np.asarray(g), -1, 1), grad, atol=2e-5 * float(grad.abs().max()))
     of_picture = weight * jit(lambda vae, x, g: jax.vjp(functools.partial(latent, vae), x)[1](g)[0])(
         model.vae, drawn, g
     )
     expected = picture.grad[0, 0].numpy()
     np.testing.assert_allclose(of_picture[0], expected, atol=1e-4 * np.abs(expected).max())
-    after = first_of(sds._step(state, drawn, of_picture, jnp.float32([rate]), 0).network)
+    after = first_of(sds_loop._step(state, drawn, of_picture, jnp.float32([rate]), 0).network)
     # Adam's first step is the sign of a gradient: where that is tiny, rounding decides.
     for place, conv in zip((0, 3, 6), after.convs, strict=True):
         weight = twin.net[place].weight.detach().numpy()[..., 0, 0].T
         apart = np.abs(np.asarray(conv.kernel[...]) - weight) > 1e-5
         assert apart.mean() < 1e-2
-    (now,) = sds.pictures(sds._step(state, drawn, of_picture, jnp.float32([rate]), 0), size=SIZE)
+    (now,) = sds_loop.pictures(sds_loop._step(state, drawn, of_picture, jnp.float32([rate]), 0), size=SIZE)
     np.testing.assert_allclose(now, twin(torch.from_numpy(frequencies))[0, 0].detach(), atol=5e-3)
 
 
 @pytest.mark.parametrize("view", ["rotate_90", "block_rearrange"])
 def test_a_gradient_lies_as_the_spectrogram_does(models, view):
-    model = load.load(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
-    unet = stages.prepare_unet(model.unet, model.schedule.num_train_timesteps)
-    critic = sds.LatentModel(unet, model.vae, jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32))
+    model = pretrained.load_model(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
+    unet = prompts.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+    critic = sds_latent.LatentGuide(unet, model.vae, jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32))
     texts = jax.tree.map(lambda a: jnp.stack([a] * 4), model.unet.project_text(jnp.ones((2, 7, 24))))
     term = denoise.Term(texts, None, None, VIEWS[view])
     keys = jax.random.split(jax.random.key(0), 4)
@@ -147,12 +152,12 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 @pytest.fixture(scope="module")
 def expand(small):
-    return lambda *change, **more: jobs.read(small(*change, **more).to_dict())[0]
+    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
 def distiller(expand):
-    return methods.sampler_for(expand(SDS)[0], None, Sampler, pending=2, batch_size=8)
+    return subclasses.sampler_for(expand(SDS)[0], None, Sampler, pending=2, batch_size=8)
 
 
 @pytest.fixture
@@ -163,8 +168,8 @@ def shared(distiller, monkeypatch):
         monkeypatch.setattr(distiller, "_workdir", workdir)
         return distiller
 
-    monkeypatch.setitem(methods.SAMPLERS, "sds", take)
-    monkeypatch.setattr(methods, "BLOCK", 1)
+    monkeypatch.setitem(subclasses.SAMPLERS, "sds", take)
+    monkeypatch.setattr(subclasses, "BLOCK", 1)
     return distiller
 
 
@@ -187,7 +192,7 @@ def test_one_program_for_any_number_of_iterations(expand, distiller, monkeypatch
         lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
     )
     (whole,) = distiller(expand(SDS)[:1])
-    monkeypatch.setattr(methods, "BLOCK", 2)
+    monkeypatch.setattr(subclasses, "BLOCK", 2)
     (in_parts,) = distiller(expand(SDS)[:1])
     np.testing.assert_array_equal(whole.latents, in_parts.latents)
     change = {"image.start_step": 2, "image.weight": 0.1, "audio.guidance_scale": 3.0, "learning_rate": 1e-3}
@@ -198,15 +203,15 @@ def test_one_program_for_any_number_of_iterations(expand, distiller, monkeypatch
 def test_a_run_that_was_killed_goes_on_with_the_same_bits(small, shared, tmp_path, monkeypatch):
     config = small(SDS, num_samples=2)
     sample.run(config, tmp_path / "whole")
-    workdir, save = tmp_path / "killed", Progress.save
-    monkeypatch.setattr(methods, "SAVE_SECONDS", 0)
+    workdir, save = tmp_path / "killed", ResumeState.save
+    monkeypatch.setattr(subclasses, "SAVE_SECONDS", 0)
 
     def saved_then_killed(self, state, k, seconds):
         save(self, state, k, seconds + 1000)
         if k == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "save", saved_then_killed)
+    monkeypatch.setattr(ResumeState, "save", saved_then_killed)
     with pytest.raises(KeyboardInterrupt):
         sample.run(config, workdir)
     (folder,) = (workdir / FOLDER).iterdir()
@@ -214,7 +219,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_bits(small, shared, tmp_pat
     shown = sorted(path.relative_to(folder).name for path in folder.glob("*/*.png"))
     assert shown == ["00000001.png"] * 2 + ["00000002.png"] * 2 and not list(workdir.glob("*/sample.json"))
     asked, run = [], shared._denoise
-    monkeypatch.setattr(Progress, "save", save)
+    monkeypatch.setattr(ResumeState, "save", save)
     monkeypatch.setattr(shared, "_denoise", lambda *a: asked.append(int(a[-2])) or run(*a))
     sample.run(config, workdir)
     assert asked == [2] and not (workdir / FOLDER).exists()
@@ -242,5 +247,5 @@ def test_settings_that_make_no_sense_for_it_are_refused(expand, distiller):
         with pytest.raises(UserError, match=words):
             expand(SDS | change)
     with pytest.raises(UserError, match="devices_per_sample=2: method='sds' has 1"):
-        methods.sampler_for(expand(SDS)[0], None, Sampler, pending=1, devices_per_sample=2)
-    assert jobs.work(expand(SDS, num_steps=40_000)[0]) == 40_000
+        subclasses.sampler_for(expand(SDS)[0], None, Sampler, pending=1, devices_per_sample=2)
+    assert total_steps(expand(SDS, num_steps=40_000)[0]) == 40_000

@@ -2,8 +2,8 @@
 
 import pytest
 
-from its_jax import shards
 from its_jax.errors import UserError
+from its_jax.runtime import process_shard
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from its_jax.errors import UserError
     ],
 )
 def test_flags_and_schedulers(index, count, environment, expected):
-    assert shards.here(index, count, environment) == expected
+    assert process_shard.from_flags_or_scheduler(index, count, environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,5 +46,5 @@ def test_flags_and_schedulers(index, count, environment, expected):
 )
 def test_what_does_not_fit_is_named(index, count, environment, words):
     with pytest.raises(UserError) as caught:
-        shards.here(index, count, environment)
+        process_shard.from_flags_or_scheduler(index, count, environment)
     assert words in str(caught.value)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from its_jax import columns, sheet, typeset
 from its_jax.errors import UserError
-from its_jax.sheet import pages
+from its_jax.gallery import axes, contact_sheet
+from its_jax.media import text_layout
 
 SUBJECTS, SOUNDS = ("a castle", "a dog"), ("bell", "rain", "a very long sound " * 30)
 
@@ -32,14 +32,14 @@ def workdir(tmp_path_factory):
 
 def test_columns_tell_what_varies():
     records = [finished.record({"seed": seed, "image.weight": weight}) for seed in (10, 9) for weight in (0.6, 0.4)]
-    settings = columns.of([*records, {"seed": 9, "extra": "yes", "init_sha256": "f"}])
+    settings = axes.columns_of([*records, {"seed": 9, "extra": "yes", "init_sha256": "f"}])
     assert list(settings)[:2] == ["image.prompt", "audio.prompt"] and list(settings)[-1] == "seed"
     assert "init_sha256" not in settings and "id" not in settings
-    assert columns.varying(settings)["seed"] == [9, 10]
-    assert columns.varying(settings)["image.weight"] == [0.4, 0.6, None]
+    assert axes.varying(settings)["seed"] == [9, 10]
+    assert axes.varying(settings)["image.weight"] == [0.4, 0.6, None]
     assert settings["extra"] == [None] * 4 + ["yes"]
-    assert columns.order(columns.of(records)) == [3, 1, 2, 0]  # by weight, then by seed
-    assert columns.order(columns.of(records[:1])) == [0]
+    assert axes.sort_order(axes.columns_of(records)) == [3, 1, 2, 0]  # by weight, then by seed
+    assert axes.sort_order(axes.columns_of(records[:1])) == [0]
 
 
 def shades(page, grey):
@@ -52,10 +52,10 @@ def shades(page, grey):
 
 
 def test_every_sample_is_in_the_cell_of_its_settings(workdir):
-    (path,) = sheet.write(workdir)
+    (path,) = contact_sheet.write(workdir)
     assert path == workdir / "sheet-01.png"
     with Image.open(path) as page:
-        assert max(page.size) <= pages.PAGE
+        assert max(page.size) <= contact_sheet.PAGE
         places = {seed: shades(page, 0.3 + seed / 10) for seed in (1, 3)}
     for seed in (1, 3):
         assert len(places[seed]) == 6
@@ -67,45 +67,45 @@ def test_every_sample_is_in_the_cell_of_its_settings(workdir):
 
 def drawn(monkeypatch):
     """All texts that are set, in order."""
-    texts, init = [], typeset._Paragraph.__init__
+    texts, init = [], text_layout._Paragraph.__init__
 
     def keep(self, text, *rest, **more):
         texts.append(text)
         init(self, text, *rest, **more)
 
-    monkeypatch.setattr(typeset._Paragraph, "__init__", keep)
+    monkeypatch.setattr(text_layout._Paragraph, "__init__", keep)
     return texts
 
 
 def test_labels_are_the_values_and_captions_the_rest(workdir, monkeypatch):
     texts = drawn(monkeypatch)
-    sheet.write(workdir)
+    contact_sheet.write(workdir)
     assert {*SUBJECTS, *SOUNDS, "seed 1", "seed 3", "audio.prompt across", "image.prompt down"} <= set(texts)
     texts.clear()
-    sheet.write(workdir, x="seed")
+    contact_sheet.write(workdir, x="seed")
     assert {"1", "3", "seed across", "a castle, bell"} <= set(texts) and "image.prompt down" not in texts
 
 
 def test_large_grids_have_pages_with_labels_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "PAGE", 1100)
+    monkeypatch.setattr(contact_sheet, "PAGE", 1100)
     finished.write(tmp_path, [finished.record({"num_steps": n, "seed": s}) for n in range(5, 13) for s in range(5)])
     texts = drawn(monkeypatch)
-    first = sheet.write(tmp_path, x="seed", y="num_steps")
+    first = contact_sheet.write(tmp_path, x="seed", y="num_steps")
     assert len(first) > 2 and all(max(Image.open(path).size) <= 1100 for path in first)
     assert sum(bool(re.search("page 1 of", text)) for text in texts) == 1
     assert {text for text in texts if text.isdigit()} == {str(n) for n in range(13)}
     found = [place for path in first for seed in range(5) for place in shades(Image.open(path), 0.3 + seed / 10)]
     assert len(found) == 40
     monkeypatch.undo()
-    assert sheet.write(tmp_path, x="seed", y="num_steps") == first[:1]
+    assert contact_sheet.write(tmp_path, x="seed", y="num_steps") == first[:1]
     assert sorted(tmp_path.glob("sheet*")) == first[:1]  # pages of the earlier sheet are gone
 
 
 def test_samples_that_differ_in_nothing_but_seeds_fill_a_page(tmp_path):
     finished.write(tmp_path, [finished.record({"seed": seed}) for seed in range(5)])
-    (path,) = sheet.write(tmp_path, picture="image")
+    (path,) = contact_sheet.write(tmp_path, picture="image")
     with Image.open(path) as page:
-        assert page.width > 3 * pages._WIDEST
+        assert page.width > 3 * contact_sheet._WIDEST
 
 
 def test_bad_input_is_named_in_one_line(workdir, tmp_path):
@@ -118,5 +118,5 @@ def test_bad_input_is_named_in_one_line(workdir, tmp_path):
     ]
     for arguments, message in cases:
         with pytest.raises(UserError, match=message) as error:
-            sheet.write(**arguments)
+            contact_sheet.write(**arguments)
         assert "\n" not in str(error.value)

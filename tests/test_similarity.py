@@ -14,8 +14,11 @@ from torchmetrics.functional.multimodal import clip_score
 from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
 
 from convert import check, conversion, sources
-from its_jax import jobs, load, scoring, similarity
+from its_jax import pretrained
 from its_jax.errors import UserError
+from its_jax.scoring import clip_clap, registry
+from its_jax.scoring.item import Item
+from its_jax.settings import ids as settings_ids
 
 PROMPT, SOUND = "a cat and a dog", "a bell"
 
@@ -54,12 +57,12 @@ def waveform():
 
 def test_windows_are_those_of_the_paper():
     picture = np.arange(256 * 992).reshape(256, 992)
-    found = similarity.windows(picture)
+    found = clip_clap.square_windows(picture)
     assert len(found) == 24 and {window.shape for window in found} == {(256, 256)}
     np.testing.assert_array_equal([window[0, 0] for window in found], np.arange(24) * 32)
-    tall = similarity.windows(picture.T)
+    tall = clip_clap.square_windows(picture.T)
     np.testing.assert_array_equal(np.stack(tall), np.stack([window.T for window in found]))
-    assert len(similarity.windows(picture[:, :256])) == 1
+    assert len(clip_clap.square_windows(picture[:, :256])) == 1
 
 
 class Pooled(torch.nn.Module):
@@ -80,12 +83,12 @@ class Pooled(torch.nn.Module):
 def test_clip_scores_are_those_of_torchmetrics(clip, grey, highest_precision):
     folder, twin = clip
     squares = [
-        np.repeat(np.rint(window * 255)[None], 3, axis=0).astype(np.uint8) for window in similarity.windows(grey)
+        np.repeat(np.rint(window * 255)[None], 3, axis=0).astype(np.uint8) for window in clip_clap.square_windows(grey)
     ]
     processor = transformers.CLIPProcessor.from_pretrained(folder, backend="pil")
     pictures = [torch.from_numpy(square) for square in squares]
     expected = clip_score(pictures, [PROMPT] * len(squares), model_name_or_path=lambda: (Pooled(twin), processor))
-    found = similarity.Clip(str(folder)).score(grey, PROMPT)
+    found = clip_clap.ClipScorer(str(folder)).score(grey, PROMPT)
     assert expected > 1
     np.testing.assert_allclose(found, expected.item(), rtol=1e-4)
 
@@ -101,11 +104,11 @@ def test_clap_scores_are_those_of_transformers(clap, waveform, highest_precision
         sound = twin.get_audio_features(inputs.input_features).pooler_output
     expected = 100 * max(0.0, torch.cosine_similarity(text, sound).item())
     assert expected > 1
-    np.testing.assert_allclose(similarity.Clap(str(folder)).score(waveform, 16000, SOUND), expected, rtol=1e-4)
+    np.testing.assert_allclose(clip_clap.ClapScorer(str(folder)).score(waveform, 16000, SOUND), expected, rtol=1e-4)
 
 
 def test_a_long_sound_is_heard_from_end_to_end(clap, waveform):
-    scorer = similarity.Clap(str(clap[0]))
+    scorer = clip_clap.ClapScorer(str(clap[0]))
     long = np.concatenate([waveform] * 3)  # 4.5 s, where it hears 2
     assert scorer.sound(long, 16000).shape == (3, 12)
     last = scorer.sound(long[-32000:], 16000)
@@ -115,10 +118,10 @@ def test_a_long_sound_is_heard_from_end_to_end(clap, waveform):
 
 def test_texts_of_any_length_are_read(clap, clip):
     """Whatever they are filled up to."""
-    for scorer in (similarity.Clap(str(clap[0])), similarity.Clip(str(clip[0]))):
+    for scorer in (clip_clap.ClapScorer(str(clap[0])), clip_clap.ClipScorer(str(clip[0]))):
         short, long = scorer.text("bell"), scorer.text("a very " * 40 + "long bell")
         assert abs(np.linalg.norm(short) - 1) < 1e-5 and np.abs(short - long).max() > 1e-3
-    ids = similarity.Clap(str(clap[0]))._ids("a bell " * 5)
+    ids = clip_clap.ClapScorer(str(clap[0]))._ids("a bell " * 5)
     assert ids.shape[1] in (16, 32, 64) and ids[0, -1] == 1
 
 
@@ -127,30 +130,30 @@ def test_a_conversion_gives_what_its_source_does(kind, request, tmp_path):
     folder = request.getfixturevalue(kind)[0]
     out = conversion.convert(str(folder), tmp_path / "out")
     check.check(str(folder), out)
-    scorer = getattr(similarity, kind.capitalize())
+    scorer = getattr(clip_clap, kind.capitalize())
     np.testing.assert_array_equal(scorer(str(out)).text("a dog"), scorer(str(folder)).text("a dog"))
     assert (out / "tokenizer" / "vocab.json").exists() and (out / "dual_encoder" / "preprocessor_config.json").exists()
     with pytest.raises(UserError, match="has no unet; the parts of this model are dual_encoder"):
-        load.check_parts(str(out), ["unet"])
+        pretrained.check_components(str(out), ["unet"])
 
 
 def item(grey, waveform, view="identity", **terms):
     image = {"prompt": PROMPT, "view": view}
     job = {"seed": 0, "image": image, "audio": {"prompt": SOUND, "view": "identity"}, **terms}
-    return scoring.Item(job, {}, grey, waveform, 16000)
+    return Item(job, {}, grey, waveform, 16000)
 
 
 def test_scorers_go_by_their_names(clip, clap, grey, waveform):
-    scorers = scoring.load(f"clip@{clip[0]}, clap@{clap[0]}")
-    found = scoring.scores(scorers, item(grey, waveform))["scores"]
+    scorers = registry.load_scorers(f"clip@{clip[0]}, clap@{clap[0]}")
+    found = registry.score_item(scorers, item(grey, waveform))["scores"]
     assert found == {
-        "clip": similarity.Clip(str(clip[0])).score(grey, PROMPT),
-        "clap": similarity.Clap(str(clap[0])).score(waveform, 16000, SOUND),
+        "clip": clip_clap.ClipScorer(str(clip[0])).score(grey, PROMPT),
+        "clap": clip_clap.ClapScorer(str(clap[0])).score(waveform, 16000, SOUND),
     }
 
 
 def test_each_term_is_seen_as_its_model_sees_it(clip, grey):
-    (scorer,) = scoring.load(f"clip@{clip[0]}")
+    (scorer,) = registry.load_scorers(f"clip@{clip[0]}")
     upside_down = {"prompt": "a dog", "view": "rotate_180"}
     found = scorer([item(grey, None, second=upside_down)])
     turned = scorer.score(grey[::-1, ::-1], "a dog")
@@ -159,8 +162,8 @@ def test_each_term_is_seen_as_its_model_sees_it(clip, grey):
 
 
 def test_a_silent_sound_has_no_score(clap, grey, waveform, caplog, monkeypatch):
-    monkeypatch.setattr(jobs, "job_id", lambda job: "this-one")
-    (scorer,) = scoring.load(f"clap@{clap[0]}")
+    monkeypatch.setattr(settings_ids, "sample_id", lambda job: "this-one")
+    (scorer,) = registry.load_scorers(f"clap@{clap[0]}")
     with caplog.at_level(logging.WARNING):
         found = scorer([item(grey, 0 * waveform), item(grey, waveform)])["clap"]
     assert found[0] is None and found[1] is not None
@@ -169,9 +172,9 @@ def test_a_silent_sound_has_no_score(clap, grey, waveform, caplog, monkeypatch):
 
 def test_the_other_kind_is_refused(clip, clap):
     with pytest.raises(UserError, match="is a ClapModel; clip scores need a CLIPModel"):
-        scoring.load(f"clip@{clap[0]}")
+        registry.load_scorers(f"clip@{clap[0]}")
     with pytest.raises(UserError, match="scorers='clop': must be clip, clap or 'package.module:function'"):
-        scoring.load("clop")
+        registry.load_scorers("clop")
 
 
 @pytest.mark.parametrize(
@@ -200,10 +203,10 @@ def edited(folder, tmp_path, name, change):
 def test_a_processor_of_another_model_is_refused(clip, clap, tmp_path):
     folder = edited(clip[0], tmp_path / "a", "preprocessor_config.json", lambda raw: raw.update(size=32, crop_size=32))
     with pytest.raises(UserError, match="gives pictures of 32 pixels, the model takes pictures of 24 pixels"):
-        similarity.Clip(folder)
+        clip_clap.ClipScorer(folder)
     folder = edited(clap[0], tmp_path / "b", "preprocessor_config.json", lambda raw: raw.update(max_length_s=3))
     with pytest.raises(UserError, match="gives 301 frames of 16 mels, the model takes 256 frames of 16 mels at most"):
-        similarity.Clap(folder)
+        clip_clap.ClapScorer(folder)
     folder = edited(clap[0], tmp_path / "c", "config.json", lambda raw: raw.update(architectures=["BertModel"]))
     with pytest.raises(UserError, match="config is that of a BertModel, only CLIPModel or ClapModel is supported"):
-        similarity.Clap(folder)
+        clip_clap.ClapScorer(folder)

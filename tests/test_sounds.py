@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 
 from its_jax.errors import UserError
-from its_jax.tiny.sounds import SOUNDS, caption, synthesise
+from its_jax.tiny.data.sounds import SOUNDS, caption, synthesize
 
 RATE = 16000
 SEEDS = range(3)
@@ -18,7 +18,7 @@ def spectrogram(waveform):
 
 
 def sound(name, seed=0, **sizes):
-    return synthesise(name, np.random.default_rng(seed), **sizes)
+    return synthesize(name, np.random.default_rng(seed), **sizes)
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -57,7 +57,7 @@ def test_twelve_sounds_of_few_words():
     assert sum(map(len, captions.values())) == len(set().union(*captions.values()))
 
 
-@pytest.mark.parametrize("function", [caption, synthesise])
+@pytest.mark.parametrize("function", [caption, synthesize])
 def test_unknown_sound(function):
     with pytest.raises(UserError, match=r"'bels'.*bell, birds"):
         function("bels", np.random.default_rng(0))

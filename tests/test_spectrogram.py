@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from its_jax import spectrogram
+from its_jax.audio import mel
+from its_jax.audio.griffin_lim import griffin_lim
+from its_jax.audio.mel import MelConfig, image_to_mel, mel_basis, mel_to_image
 from its_jax.errors import UserError
-from its_jax.spectrogram import MelConfig, from_picture, griffin_lim, mel_basis, to_picture
 
 CONFIGS = {
     "auffusion": MelConfig(),
     "128 mels": MelConfig(n_mels=128),
     "odd": MelConfig(sampling_rate=22050, n_fft=600, win_length=500, hop_length=150, n_mels=40, fmin=50, fmax=7000),
 }
-log_mel = jax.jit(spectrogram.log_mel, static_argnums=1)
+log_mel = jax.jit(mel.log_mel, static_argnums=1)
 
 
 @functools.cache
@@ -76,17 +77,17 @@ def test_silence_is_at_the_floor_and_black():
     quiet = log_mel(jnp.zeros((1, 4800)), MelConfig())
     # sqrt(1e-9) through the narrow low filters lies below 1e-5: the floor of the logarithm.
     np.testing.assert_allclose(quiet, MelConfig().log_min, atol=0.7)
-    assert to_picture(quiet).max() < 0.05
+    assert mel_to_image(quiet).max() < 0.05
 
 
 def test_picture_round_trip():
     picture = np.random.default_rng(0).uniform(size=(2, 256, 30)).astype(np.float32)
-    np.testing.assert_allclose(to_picture(from_picture(picture)), picture, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(mel_to_image(image_to_mel(picture)), picture, rtol=0, atol=1e-6)
 
 
 def test_picture_orientation_range_and_clipping():
     logs = jnp.full((1, 3, 256), math.log(1e-5)).at[0, 1, 255].set(math.log(200.0)).at[0, 2, 0].set(50.0)
-    picture = to_picture(logs)
+    picture = mel_to_image(logs)
     assert picture.shape == (1, 256, 3)
     assert picture[0, 0, 1] == pytest.approx(1) and picture[0, 255, 2] == 1
     assert float(picture.sum()) == pytest.approx(2)
@@ -96,9 +97,9 @@ def test_picture_orientation_range_and_clipping():
 def test_griffin_lim_converges_as_librosas(iterations):
     """Both start from |stft| of the same sounds, librosa in its own framing; mean of three seeds."""
     config, waveform = MelConfig(), sounds()
-    analyse = functools.partial(spectrogram._stft, config=config)
+    analyse = functools.partial(mel.stft, config=config)
     magnitude = np.abs(analyse(jnp.asarray(waveform)))
-    reconstruct = jax.jit(spectrogram.reconstruct_phase, static_argnums=(1, 2))
+    reconstruct = jax.jit(griffin_lim.reconstruct_phase, static_argnums=(1, 2))
     ours = [
         spectral_convergence(analyse(reconstruct(magnitude, config, iterations, seed)), magnitude) for seed in range(3)
     ]
@@ -116,10 +117,10 @@ def test_mel_inversion_is_consistent(n_mels):
     """Magnitudes found from mels have those mels: within 1e-3 of the [0, 1] range on average."""
     config = MelConfig(n_mels=n_mels)
     logs = log_mel(sounds(), config)
-    magnitude = spectrogram._invert_mel(jnp.exp(logs), config)
+    magnitude = griffin_lim._invert_mel(jnp.exp(logs), config)
     assert magnitude.min() >= 0
     again = jnp.log(jnp.maximum(magnitude @ mel_basis(config).T, 1e-5))
-    assert jnp.abs(to_picture(again) - to_picture(logs)).mean() < 1e-3
+    assert jnp.abs(mel_to_image(again) - mel_to_image(logs)).mean() < 1e-3
 
 
 def test_griffin_lim_sounds_like_its_spectrogram():
@@ -128,7 +129,7 @@ def test_griffin_lim_sounds_like_its_spectrogram():
     invert = jax.jit(griffin_lim, static_argnums=(1, 2))
     waveform = invert(logs, config, 32)
     assert waveform.shape == (2, logs.shape[1] * 160) and waveform.dtype == jnp.float32
-    assert jnp.abs(to_picture(log_mel(waveform, config)) - to_picture(logs)).mean() < 0.025
+    assert jnp.abs(mel_to_image(log_mel(waveform, config)) - mel_to_image(logs)).mean() < 0.025
     np.testing.assert_array_equal(waveform, invert(logs, config, 32))
     np.testing.assert_allclose(invert(logs[1:], config, 32), waveform[1:], atol=1e-4)
 

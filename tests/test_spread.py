@@ -18,15 +18,24 @@ from jax.tree_util import Partial
 
 from bench.topology import COLLECTIVES
 from convert import conversion
-from its_jax import denoise as d
-from its_jax import fields, jobs, load, media, production, sample, spread
+from its_jax import pretrained, sample
+from its_jax.diffusion import denoise
+from its_jax.diffusion.feature_cache import Mode, empty_caches
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import solver_table
+from its_jax.diffusion.term_schedule import select_modes, term_weights
+from its_jax.diffusion.views import VIEWS
+from its_jax.diffusion.windows import Windows
 from its_jax.errors import UserError
-from its_jax.sampler import Sampler
-from its_jax.views import VIEWS
-from its_jax.windows import Windows
+from its_jax.generate import production
+from its_jax.media import images, sounds
+from its_jax.pipeline import model_parallel
+from its_jax.pipeline.sampler import Sampler
+from its_jax.settings.parse import read_settings
+from its_jax.storage.files import read_json
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "default.py"
-SCHEDULE = d.Schedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1)
+SCHEDULE = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1)
 SHAPE = (4, 6, 4)  # h w c
 STEPS = 8
 COLLECTIVE = re.compile(rf"({COLLECTIVES})(?:-start)?\(")
@@ -47,15 +56,15 @@ class Layered:
         return cls(*(a.astype(np.float32) for a in arrays))
 
     def __call__(self, x, t, text):
-        return self.keeping(x, t, text)[0]
+        return self.with_features(x, t, text)[0]
 
-    def keeping(self, x, t, text):
+    def with_features(self, x, t, text):
         place = jnp.arange(x.shape[1])[:, None, None] - 0.5 * jnp.arange(x.shape[2])[:, None]
         told = (text.mean(axis=1) @ self.of_text)[:, None, None, :]
         inner = jnp.tanh(x @ self.of_x + 0.1 * place + told + jnp.sin(t / 200.0)[:, None, None, None])
-        return self.reusing(x, t, text, inner), inner
+        return self.from_features(x, t, text, inner), inner
 
-    def reusing(self, x, t, text, inner):
+    def from_features(self, x, t, text, inner):
         return inner + 0.1 * x
 
 
@@ -63,48 +72,48 @@ def make_run(b, terms, *, unguided=(), starts=0, width=SHAPE[1], windows=None, c
     """Models and the rest that `denoise` takes, all on the host; every sample has numbers of its own."""
     rng = np.random.default_rng(b)
     weights, starts = rng.uniform(0.2, 1, (terms, b)), np.broadcast_to(np.asarray(starts).reshape(-1, 1), (terms, b))
-    table, active = d.term_weights(weights, starts, STEPS, SCHEDULE)
+    table, active = term_weights(weights, starts, STEPS, SCHEDULE)
     of_terms, chosen = [], []
     for i, view in enumerate(("identity", "identity", "rotate_180", "rotate_90")[:terms]):
         scale = np.repeat(rng.uniform(2, 8, (b, 1)).astype(np.float32), len(active[i]), axis=1)
         scale[:, 0 if i in unguided else guided_steps :] = 1
         guided = (False,) if i in unguided else (True,) if guided_steps == STEPS else (True, False)
         reused = (False, True) if cache_interval > 1 else (False,)
-        ways = tuple(itertools.starmap(d.Way, itertools.product(guided, reused)))
+        ways = tuple(itertools.starmap(Mode, itertools.product(guided, reused)))
         texts = rng.normal(size=(b, 1 if i in unguided else 2, 3, 5)).astype(np.float32)
-        of_terms.append(d.Term(texts, scale, table[i], VIEWS[view], windows, ways))
+        of_terms.append(denoise.Term(texts, scale, table[i], VIEWS[view], windows, ways))
         guided = (scale != 1).any(axis=0) if guided == (True, False) else np.full(len(active[i]), guided[0])
-        chosen.append(d.chosen_ways(active[i], guided, cache_interval, ways))
-    noise = d.initial_noise(np.arange(b, dtype=np.uint32), (SHAPE[0], width, SHAPE[2]))
+        chosen.append(select_modes(active[i], guided, cache_interval, ways))
+    noise = denoise.initial_noise(np.arange(b, dtype=np.uint32), (SHAPE[0], width, SHAPE[2]))
     models = [Layered.random(i) for i in range(terms)]
-    return models, of_terms, d.solver_rows(SCHEDULE, STEPS, "dpmpp_2m"), np.stack(chosen), d.initial_state(noise)
+    return models, of_terms, solver_table(SCHEDULE, STEPS, "dpmpp_2m"), np.stack(chosen), denoise.initial_state(noise)
 
 
 def on_one_device(models, terms, rows, chosen, state):
-    state = state._replace(inner=d.no_inner(models, terms, state.x))
-    return d.denoise(models, terms, rows, chosen, state, np.int32(0), np.int32(STEPS))
+    state = state._replace(caches=empty_caches(models, terms, state.x))
+    return denoise.denoise(models, terms, rows, chosen, state, np.int32(0), np.int32(STEPS))
 
 
 def spread_out(run, devices_per_sample):
     """The compiled program, and its arguments laid out on the devices."""
     models, terms, rows, chosen, state = run
-    mesh = spread.mesh(len(models), devices_per_sample)
+    mesh = model_parallel.mesh(len(models), devices_per_sample)
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    models = [jax.device_put(one, spread.own(mesh, [i])) for i, one in enumerate(models)]
-    models = spread.joined(models, mesh, spread.MODELS)
+    models = [jax.device_put(one, model_parallel.sub_mesh_sharding(mesh, [i])) for i, one in enumerate(models)]
+    models = model_parallel.stack_shards(models, mesh, model_parallel.MODELS)
     placed = []
     for i, term in enumerate(terms):
         texts = np.concatenate([term.texts, term.texts], axis=1)[:, :2] if term.texts.shape[1] == 1 else term.texts
         placed.append(dataclasses.replace(jax.device_put(term, split), texts=put_texts(texts, mesh, i)))
-    terms, state = spread.Terms.of(placed, mesh), jax.device_put(state, split)
-    state = state._replace(inner=spread.no_inner(mesh, terms)(models, terms, state.x))
+    terms, state = model_parallel.Terms.of(placed, mesh), jax.device_put(state, split)
+    state = state._replace(caches=model_parallel.empty_caches(mesh, terms)(models, terms, state.x))
     rest = jax.device_put((rows, chosen, np.int32(0), np.int32(STEPS)), whole)
     arguments = models, terms, *rest[:2], state, *rest[2:], None
-    return spread.lower(mesh, *arguments).compile(), arguments
+    return model_parallel.lower(mesh, *arguments).compile(), arguments
 
 
 def put_texts(texts, mesh, term):
-    return jax.device_put(texts, spread.own(mesh, [term], spread.TEXTS))
+    return jax.device_put(texts, model_parallel.sub_mesh_sharding(mesh, [term], model_parallel.TEXTS))
 
 
 def assert_close(found, expected):
@@ -226,12 +235,12 @@ def make_sampler(job, devices_per_sample, batch_size):
 @pytest.fixture(scope="module")
 def samplers(settings):
     """By devices per sample."""
-    job = jobs.read(settings())[0][0]
+    job = read_settings(settings())[0][0]
     return {n: make_sampler(job, n, 4) for n in (1, 2, 4)}
 
 
 def test_samples_are_those_of_one_device(settings, samplers):
-    todo, _ = jobs.read(settings())
+    todo, _ = read_settings(settings())
     for i, job in enumerate(todo):  # each with numbers and prompts of its own
         numbers = {"weight": 0.2 + i, "guidance_scale": 2.0 + i, "start_step": 1, "prompt": "cat " * i}
         job["image"] = job["image"] | numbers
@@ -253,7 +262,7 @@ def test_devices_of_a_sample_talk_in_the_denoising_loop_alone(samplers):
             *one._join.values(),
             one._draw,
             one._start,
-            one._no_inner,
+            one._empty_caches,
             one._decode,
             one._vocode,
         ):
@@ -293,14 +302,14 @@ def test_a_sample_is_made_again_on_as_many_devices(settings, samplers, tmp_path,
     config.update(settings(devices_per_sample=4))
     sample.run(config, tmp_path / "out")
     (made,) = (tmp_path / "out").glob("*_3_*")
-    record = fields.read_json(made / "sample.json")
+    record = read_json(made / "sample.json")
     assert (record["run"]["devices_per_sample"], record["run"]["position"]) == (4, 3)
     sample.run_again(made / "spectrogram.png", tmp_path / "again")
     (again,) = (tmp_path / "again").iterdir()
     assert again.name == made.name
     for name in ("image.png", "spectrogram.png"):
-        np.testing.assert_array_equal(*(media.read_png(folder / name)[0] for folder in (made, again)))
-    np.testing.assert_array_equal(*(media.read_wav(folder / "audio.wav")[0] for folder in (made, again)))
+        np.testing.assert_array_equal(*(images.read_png(folder / name)[0] for folder in (made, again)))
+    np.testing.assert_array_equal(*(sounds.read_wav(folder / "audio.wav")[0] for folder in (made, again)))
 
 
 def test_every_other_choice(settings, tmp_path, six_devices):
@@ -311,7 +320,7 @@ def test_every_other_choice(settings, tmp_path, six_devices):
     change |= {"keep": "0-0.01s", "num_samples": 1, "cache_interval": 1}
     change["turned"] = settings()["image"] | {"view": "rotate_180", "prompt": "a dog"}
     change["audio"] = settings()["audio"] | {"guidance_scale": 1.0}
-    todo, _ = jobs.read(settings(**change))
+    todo, _ = read_settings(settings(**change))
     found = {}
     for n in (1, 6):
         sampler = make_sampler(todo[0], n, 1)
@@ -325,8 +334,8 @@ def test_every_other_choice(settings, tmp_path, six_devices):
 
 
 def test_devices_that_cannot_be_divided_so(settings, monkeypatch):
-    monkeypatch.setattr(load, "outline", None)  # it is said before models are read
-    todo, run = jobs.read(settings(devices_per_sample=3))
+    monkeypatch.setattr(pretrained, "abstract_model", None)  # it is said before models are read
+    todo, run = read_settings(settings(devices_per_sample=3))
     assert run["devices_per_sample"] == 3
     for n in (3, 0, -2, 8):
         words = rf"devices_per_sample={n}: must be 1, 2 .*or 4 .*the number of devices, 8: here 1 or 2 or 4"
@@ -344,7 +353,7 @@ def test_unets_that_differ_cannot_be_joined(settings, models, tmp_path):
         file.unlink()
     model_folder.small_unet(2, use_linear_projection=True).save_pretrained(narrow)
     other = str(conversion.convert(str(tmp_path / "source"), tmp_path / "other"))
-    todo, _ = jobs.read(settings(image=settings()["image"] | {"model": other}))
+    todo, _ = read_settings(settings(image=settings()["image"] | {"model": other}))
     with pytest.raises(UserError, match="the UNets of image and audio differ in their configs.*set it to 1"):
         Sampler(todo[0], pending=1, devices_per_sample=2)
 
@@ -354,6 +363,6 @@ def test_texts_of_different_lengths_cannot_be_joined():
         tokenizer = types.SimpleNamespace(model_max_length=tokens)
         return types.SimpleNamespace(unet=types.SimpleNamespace(config=None), tokenizer=tokenizer)
 
-    spread.check_models({"image": model(77), "audio": model(77)})
+    model_parallel.check_models({"image": model(77), "audio": model(77)})
     with pytest.raises(UserError, match="image takes texts of 77 tokens and audio of 40, .*set it to 1"):
-        spread.check_models({"image": model(77), "audio": model(40)})
+        model_parallel.check_models({"image": model(77), "audio": model(40)})

@@ -9,13 +9,13 @@ import pytest
 import transformers
 from twins import assert_equal, loaded, normal, torch_result
 
-from its_jax import stages
+from its_jax.audio.mel import log_mel, mel_to_image
+from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
-from its_jax.models.text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.hifigan import Generator, VocoderConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
-from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.spectrogram import log_mel, to_picture
-from its_jax.views import VIEWS
+from its_jax.pipeline import decoding, prompts
 
 IDENTITY = VIEWS["identity"]
 
@@ -44,15 +44,15 @@ def picture():
     """The spectrogram of a hiss that falls in pitch: `[1, 12, 40]`."""
     fall = np.cumsum(normal(800)) * np.linspace(0, 0.1, 800) + normal(800, seed=1) * np.linspace(0.1, 0, 800)
     config = small_mel_config()
-    return to_picture(log_mel(jnp.asarray(fall, jnp.float32)[None], config), config)
+    return mel_to_image(log_mel(jnp.asarray(fall, jnp.float32)[None], config), config)
 
 
 def small_mel_config(height=12):
-    return stages.mel_config(VocoderConfig.from_dict(model_folder.VOCODER), height)
+    return decoding.mel_config(VocoderConfig.from_dict(model_folder.VOCODER), height)
 
 
 def test_tokens_are_padded_and_cut_with_their_end_kept(tokenizer):
-    ids = stages.tokenize(tokenizer, ["a cat", "", "cat " * 80])
+    ids = prompts.tokenize(tokenizer, ["a cat", "", "cat " * 80])
     start, end, cat = (tokenizer.convert_tokens_to_ids(t) for t in ("<|startoftext|>", "<|endoftext|>", "cat</w>"))
     assert ids.shape == (3, 77) and ids.dtype == np.int32
     assert ids[0, :3].tolist() == [start, tokenizer.convert_tokens_to_ids("a</w>"), cat]
@@ -61,9 +61,9 @@ def test_tokens_are_padded_and_cut_with_their_end_kept(tokenizer):
 
 
 def test_a_prompt_that_is_too_long_is_warned_of_with_what_is_cut(tokenizer, caplog):
-    stages.warn_of_prompts(tokenizer, ["cat " * 75])
+    prompts.warn_about_prompts(tokenizer, ["cat " * 75])
     assert not caplog.records
-    stages.warn_of_prompts(tokenizer, ["cat " * 75 + "dog a cat"])
+    prompts.warn_about_prompts(tokenizer, ["cat " * 75 + "dog a cat"])
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "longer than 75 tokens: 'dog a cat' is cut off" in record.getMessage()
@@ -71,9 +71,9 @@ def test_a_prompt_that_is_too_long_is_warned_of_with_what_is_cut(tokenizer, capl
 
 def test_unknown_words_are_warned_of_with_the_vocabulary(tokenizer, caplog):
     vocabulary = frozenset({"cat", "dog", ",", "a"})
-    stages.warn_of_prompts(tokenizer, ["A cat, a Dog", ""], vocabulary=vocabulary)
+    prompts.warn_about_prompts(tokenizer, ["A cat, a Dog", ""], vocabulary=vocabulary)
     assert not caplog.records
-    stages.warn_of_prompts(tokenizer, ["a zebra, a 🐶 zebra"], vocabulary=vocabulary)
+    prompts.warn_about_prompts(tokenizer, ["a zebra, a 🐶 zebra"], vocabulary=vocabulary)
     (record,) = caplog.records
     assert "not trained on 'zebra', '🐶'; it knows: a cat dog" in record.getMessage()
 
@@ -82,10 +82,10 @@ def test_a_text_does_not_depend_on_those_beside_it(tokenizer):
     twin = model_folder.small_text_encoder(len(tokenizer))
     config = CLIPTextConfig.from_dict(twin.config.to_dict())
     encoder = loaded(CLIPTextModel, config, twin)
-    ids = stages.tokenize(tokenizer, ["", "a cat", "dog"])
-    texts = stages.encode_texts(encoder, ids)
+    ids = prompts.tokenize(tokenizer, ["", "a cat", "dog"])
+    texts = prompts.encode_tokens(encoder, ids)
     assert texts.shape == (3, 77, model_folder.TEXT_WIDTH)
-    np.testing.assert_allclose(texts[1], stages.encode_texts(encoder, ids[1:2])[0], atol=1e-5)
+    np.testing.assert_allclose(texts[1], prompts.encode_tokens(encoder, ids[1:2])[0], atol=1e-5)
 
 
 def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
@@ -96,7 +96,7 @@ def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
         scaled = latents / twin.config.scaling_factor
         return torch_result(lambda x: (twin.decode(x).sample / 2 + 0.5).clamp(0, 1), scaled)
 
-    spectrogram, (picture,) = stages.decode(latents, (image_vae, audio_vae), ((1, IDENTITY), (0, IDENTITY)))
+    spectrogram, (picture,) = decoding.decode(latents, (image_vae, audio_vae), ((1, IDENTITY), (0, IDENTITY)))
     assert picture.shape == (2, 6, 16, 3) and spectrogram.shape == (2, 6, 16)
     assert_equal(picture, decoded(image_twin))
     np.testing.assert_allclose(spectrogram, decoded(audio_twin).mean(-1), atol=0.501 / 255 + 2e-5)
@@ -106,7 +106,7 @@ def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
 
 def decoded_by_one(latents, vae, *views, **options):
     """The spectrogram, and the pictures as these views show them."""
-    return stages.decode(latents, (vae,), tuple((0, view) for view in (IDENTITY, *(views or [IDENTITY]))), **options)
+    return decoding.decode(latents, (vae,), tuple((0, view) for view in (IDENTITY, *(views or [IDENTITY]))), **options)
 
 
 def test_the_spectrogram_is_what_8_bits_hold(vaes):
@@ -121,7 +121,7 @@ def test_the_eye_sees_the_latent_as_each_model_did(vaes):
     assert [picture.shape for picture in pictures] == [(1, 16, 8, 3), (1, 8, 16, 3)]
     assert spectrogram.shape == (1, 8, 16)
     for picture, view in zip(pictures, views, strict=True):
-        np.testing.assert_allclose(picture, decoded_by_one(view.look(latents), vae)[1][0], atol=1e-5)
+        np.testing.assert_allclose(picture, decoded_by_one(view.apply(latents), vae)[1][0], atol=1e-5)
     np.testing.assert_array_equal(spectrogram, decoded_by_one(latents, vae)[0])
 
 
@@ -144,7 +144,7 @@ def test_a_loop_is_decoded_and_vocoded_as_part_of_an_endless_one(vaes, vocoder):
     np.testing.assert_allclose(jnp.roll(pictures[1], -26, axis=2), others[1], atol=0.05)
     np.testing.assert_allclose(jnp.roll(spectrogram, 26, axis=2), also, atol=0.05)
     config = small_mel_config()
-    sounds = [stages.vocode(vocoder, jnp.roll(spectrogram, k, axis=2), config, "hifigan", wrap=True) for k in (0, 26)]
+    sounds = [decoding.vocode(vocoder, jnp.roll(spectrogram, k, axis=2), config, "hifigan", wrap=True) for k in (0, 26)]
     np.testing.assert_allclose(jnp.roll(sounds[0], 26 * config.hop_length, axis=1), sounds[1], atol=1e-5)
 
 
@@ -153,12 +153,12 @@ def test_encoding_a_picture_is_the_scaled_mean(vaes, highest_precision):
     picture = np.random.default_rng(0).uniform(size=(1, 6, 8, 3)).astype(np.float32)
     scale = twin.config.scaling_factor
     expected = torch_result(lambda x: twin.encode(2 * x - 1).latent_dist.mean * scale, picture)
-    np.testing.assert_allclose(stages.encode_picture(vae, picture), expected, atol=2e-5)
+    np.testing.assert_allclose(decoding.encode_image(vae, picture), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize(("width", "samples", "kept"), [(1024, 163840, 158720), (512, 81920, 76800), (40, 999, 200)])
 def test_crop_image_shortens_picture_and_sound_alike(width, samples, kept):
-    picture, waveform = stages.cropped(np.zeros((4, width, 3)), np.arange(samples))
+    picture, waveform = decoding.crop(np.zeros((4, width, 3)), np.arange(samples))
     assert picture.shape == (4, width - 32, 3)
     assert kept == samples - int(32 / width * samples)
     np.testing.assert_array_equal(waveform, np.arange(kept))
@@ -175,14 +175,14 @@ def test_the_front_end_is_that_of_the_vocoder():
 def test_sound_is_as_long_as_the_picture_says(vocoder, picture):
     config = small_mel_config()
     for method in ("hifigan", "griffin_lim"):
-        waveform = stages.vocode(vocoder, picture, config, method)
+        waveform = decoding.vocode(vocoder, picture, config, method)
         assert waveform.shape == (1, 40 * config.hop_length) and waveform.dtype == jnp.float32
         assert np.abs(waveform).max() <= 1 and np.std(waveform) > 1e-3
 
 
 def test_griffin_lim_sounds_as_the_picture_looks(vocoder, picture):
     config = small_mel_config()
-    waveform = stages.vocode(vocoder, picture, config, "griffin_lim")
-    heard = to_picture(log_mel(waveform, config), config)
+    waveform = decoding.vocode(vocoder, picture, config, "griffin_lim")
+    heard = mel_to_image(log_mel(waveform, config), config)
     inside = np.s_[..., 3:-3]
     assert np.abs(heard - picture)[inside].mean() < 0.1 * np.abs(picture[:, ::-1] - picture)[inside].mean()

@@ -10,11 +10,15 @@ from twins import normal
 
 from bench import success
 from bench import success_forms as forms
-from its_jax import denoise
-from its_jax.tiny import data, judges, pictures, recipe, sounds
+from its_jax.diffusion import denoise
+from its_jax.diffusion.schedule import NoiseSchedule
+from its_jax.diffusion.solvers import solver_table
+from its_jax.diffusion.term_schedule import term_weights
+from its_jax.tiny import judges, recipe
+from its_jax.tiny.data import items, pictures, sounds
 
 SHAPE = 3, 2, 4, 4  # b h w c
-SCHEDULE = denoise.Schedule(1000, 0.00085, 0.012, "scaled_linear")
+SCHEDULE = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear")
 
 
 def model(gain, x, t, text):
@@ -23,10 +27,10 @@ def model(gain, x, t, text):
 
 def setting(steps=6):
     models = [jax.tree_util.Partial(model, gain) for gain in (0.5, -0.3)]
-    weights, active = denoise.term_weights([[1, 2, 0.6]] * 2, [[2] * 3, [0] * 3], steps, SCHEDULE)
+    weights, active = term_weights([[1, 2, 0.6]] * 2, [[2] * 3, [0] * 3], steps, SCHEDULE)
     scales = np.full((3, 1000), 4, np.float32)
     terms = [denoise.Term(normal((3, 2, *SHAPE[1:]), i), scales, w) for i, w in enumerate(weights)]
-    rows = denoise.solver_rows(SCHEDULE, steps, "dpmpp_2m")
+    rows = solver_table(SCHEDULE, steps, "dpmpp_2m")
     return models, terms, rows, active, denoise.initial_state(normal(SHAPE)), np.int32(0), np.int32(steps), None
 
 
@@ -122,8 +126,8 @@ def test_judges_like_the_candidate_that_shows_and_sounds_what_was_asked_for(monk
     job = {"image": {"prompt": "a painting of dogs, grayscale"}, "audio": {"prompt": "church bells ringing"}}
 
     def liked(subject, sound):
-        grey = pictures.draw(subject, data.generator("picture", "held_out", 1)).clip(0, 1).astype(np.float32)
-        waveform = sounds.synthesise(sound, data.generator("sound", "held_out", 1))
+        grey = pictures.draw(subject, items.generator("picture", "held_out", 1)).clip(0, 1).astype(np.float32)
+        waveform = sounds.synthesize(sound, items.generator("sound", "held_out", 1))
         return success._by_judges(None, [job], grey[None], waveform[None], recipe.MEL)[0]
 
     assert liked("dog", "bell") > max(liked("castle", "bell"), liked("dog", "frog")) + 1

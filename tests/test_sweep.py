@@ -17,7 +17,14 @@ import pytest
 import sweep_driver
 from small import CONFIG
 
-from its_jax import errors, files, groups, jobs, locks, outlook, samples, scoring, store, sweep
+from its_jax import errors
+from its_jax.generate import groups
+from its_jax.scoring import registry
+from its_jax.settings.ids import sample_id
+from its_jax.settings.records import from_record
+from its_jax.storage import files, locks, samples, writers
+from its_jax.sweep import forecast, run
+from its_jax.sweep.run import run_sweep
 
 DRIVER = pathlib.Path(__file__).with_name("sweep_driver.py")
 TINY = ["--config.height=16", "--config.width=32", "--config.num_samples=1", "--config.video=False"]
@@ -39,7 +46,7 @@ def tiny(noise):
         from configs import default
 
         settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False} | more
-        sweep.run(settings, workdir, axes=list(axes), share=share, plan_only=plan_only)
+        run_sweep(settings, workdir, axes=list(axes), share=share, plan_only=plan_only)
 
     return run
 
@@ -61,7 +68,7 @@ def finish(process):
 def latents(workdir):
     """Id -> hash of the latents, of a work folder of any layout; pictures and sounds are read, too."""
     found = {}
-    for name, sample in samples.open(workdir).items():
+    for name, sample in samples.open_samples(workdir).items():
         assert sample.picture().shape == (16, 32) and sample.picture("image").shape == (16, 32, 3)
         assert sample.waveform()[0].shape == (32 * 160,)
         assert json.loads(sample.read("sample.json"))["id"] == name and sample.record["id"] == name
@@ -80,7 +87,7 @@ def strays(workdir):
 def unbroken(tmp_path_factory):
     """What one run makes that nothing disturbs, in each layout."""
     made = {}
-    for layout in store.LAYOUTS:
+    for layout in writers.LAYOUTS:
         workdir = tmp_path_factory.mktemp(layout)
         finish(start(workdir, f"--layout={layout}", seconds=0))
         made[layout] = latents(workdir)
@@ -91,7 +98,7 @@ def unbroken(tmp_path_factory):
 # Kills
 
 
-@pytest.mark.parametrize("layout", store.LAYOUTS)
+@pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_killed_at_any_moment_it_makes_the_same_in_the_end(layout, unbroken, tmp_path):
     rng, kills = random.Random(layout), 0
     while True:
@@ -135,7 +142,7 @@ def test_three_shards_one_of_them_killed_make_what_one_run_makes(unbroken, tmp_p
     os.killpg(running[1].pid, signal.SIGKILL)
     running[1].wait()
     finish(running[0]), finish(running[2])
-    assert len(samples.open(tmp_path)) < 40
+    assert len(samples.open_samples(tmp_path)) < 40
     finish(start(tmp_path, "--shard_index=1", "--num_shards=3", seconds=0))
     assert latents(tmp_path) == unbroken and not strays(tmp_path)
 
@@ -151,7 +158,7 @@ def test_the_same_shard_twice_is_refused(tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     finish(start(tmp_path, seconds=0))  # the lock ended with its process
-    assert len(samples.open(tmp_path)) == 40
+    assert len(samples.open_samples(tmp_path)) == 40
 
 
 # What is made
@@ -175,7 +182,7 @@ def test_a_finished_share_loads_nothing(tiny, tmp_path, monkeypatch):
     tiny(tmp_path, ["seed=0..15"], share=(0, 2))
     monkeypatch.setattr(groups, "Sampler", None)
     tiny(tmp_path, ["seed=0..15"], share=(0, 2))
-    assert len(samples.open(tmp_path)) == 8
+    assert len(samples.open_samples(tmp_path)) == 8
 
 
 def test_the_plan_is_told_and_nothing_made(tiny, tmp_path, caplog):
@@ -221,7 +228,7 @@ def test_faults_of_one_program_leave_the_others(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "Sampler", Picky)
     with pytest.raises(errors.UserError, match="not written: width=40: must be a multiple of 16"):
         tiny(tmp_path, ["width=32,40,48"])
-    assert {sample.record["width"] for sample in samples.open(tmp_path).values()} == {32, 48}
+    assert {sample.record["width"] for sample in samples.open_samples(tmp_path).values()} == {32, 48}
 
 
 def test_the_sampler_is_asked_for_few_enough_for_each_share(tiny, tmp_path, monkeypatch):
@@ -254,16 +261,16 @@ def failing(items):
 
 def test_scores_are_columns_of_the_records(tiny, tmp_path):
     tiny(tmp_path, scorers="test_sweep:loud")
-    for sample in samples.open(tmp_path).values():
+    for sample in samples.open_samples(tmp_path).values():
         assert sample.record["scores"]["one"] == 1
         assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.waveform()[0]).mean(), abs=1e-4)
-        job, _ = jobs.from_record(sample.record)
-        assert jobs.job_id(job) == sample.id
+        job, _ = from_record(sample.record)
+        assert sample_id(job) == sample.id
 
 
 def test_a_score_that_is_no_number_costs_only_itself(tiny, tmp_path, caplog):
     tiny(tmp_path, ["seed=0..3"], scorers="test_sweep:partly,test_sweep:loud")
-    found = {sample.record["seed"]: sample for sample in samples.open(tmp_path).values()}
+    found = {sample.record["seed"]: sample for sample in samples.open_samples(tmp_path).values()}
     assert [found[seed].record["scores"].get("brightness") for seed in range(4)] == [1, None, 1, 1]
     assert all("loudness" in sample.record["scores"] for sample in found.values())
     assert caplog.text.count("is left out: scorers must give finite numbers") == 1
@@ -310,18 +317,18 @@ def test_a_folder_that_is_none_is_named(tiny, tmp_path):
 def test_samples_without_the_scores_that_are_asked_for_are_told(tiny, tmp_path, caplog):
     finished.write(tmp_path, [finished.record({"seed": seed}) for seed in range(2)])
     made = {path.parent.name for path in tmp_path.glob("*/sample.json")}
-    kept = store.open_store("folders", tmp_path)
-    outlook.tell(tmp_path, [], made, {}, kept, scoring.own("clap@x, my:scorer,clip"))
+    kept = writers.open_writer("folders", tmp_path)
+    forecast.log_forecast(tmp_path, [], made, {}, kept, registry.builtin_columns("clap@x, my:scorer,clip"))
     assert f"have no clip and clap: python -m its_jax.evaluate --workdir={tmp_path}" in caplog.text
     caplog.clear()
-    outlook.tell(tmp_path, [], made, {}, kept, scoring.own("my:scorer"))
+    forecast.log_forecast(tmp_path, [], made, {}, kept, registry.builtin_columns("my:scorer"))
     assert "scores" not in caplog.text and "have no" not in caplog.text
 
 
 def test_an_unreadable_line_of_an_index_is_named_and_made_again(tiny, tmp_path, caplog):
     tiny(tmp_path, layout="shards")
     before = latents(tmp_path)
-    (index,) = store.indices(tmp_path)
+    (index,) = writers.indices(tmp_path)
     lines = index.read_bytes().splitlines(keepends=True)
     index.write_bytes(lines[0] + b'{"id": \n' + b"".join(lines[2:]))
     tiny(tmp_path, layout="shards")
@@ -329,7 +336,7 @@ def test_an_unreadable_line_of_an_index_is_named_and_made_again(tiny, tmp_path, 
     assert latents(tmp_path) == before
 
 
-@pytest.mark.parametrize("layout", store.LAYOUTS)
+@pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_a_full_disk_ends_it_with_status_3_and_the_rest_can_be_made(layout, tiny, tmp_path, monkeypatch):
     tiny(tmp_path / "whole", ["seed=0..9"], layout=layout)
     calls, write = [], os.fsync
@@ -350,7 +357,7 @@ def test_a_full_disk_ends_it_with_status_3_and_the_rest_can_be_made(layout, tiny
     assert latents(tmp_path / "out") == latents(tmp_path / "whole") and not strays(tmp_path)
 
 
-@pytest.mark.parametrize("layout", store.LAYOUTS)
+@pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_a_disk_that_is_really_full(layout, tiny, tmp_path):
     """At many moments, where this machine lets us mount small disks."""
     tiny(tmp_path / "whole", ["seed=0..9"], layout=layout)
@@ -414,7 +421,7 @@ def test_shares_of_another_count_are_refused(tmp_path):
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     finish(start(tmp_path, seconds=0))
-    assert len(samples.open(tmp_path)) == 40
+    assert len(samples.open_samples(tmp_path)) == 40
 
 
 def test_shares_agree_on_the_size_of_batches(tiny, tmp_path):
@@ -423,20 +430,20 @@ def test_shares_agree_on_the_size_of_batches(tiny, tmp_path):
     with pytest.raises(errors.UserError, match="batch_size=2: the other shares of this work folder make 4 at once"):
         tiny(tmp_path, axes, share=(1, 2), batch_size=2)
     tiny(tmp_path, axes, share=(1, 2))
-    assert len(samples.open(tmp_path)) == 24
+    assert len(samples.open_samples(tmp_path)) == 24
 
 
 def test_who_writes_a_tar_file_is_left_in_peace(tiny, tmp_path):
-    kept = store.Shards(tmp_path, "actor-0")
+    kept = writers.ShardWriter(tmp_path, "actor-0")
     content = [("a.png", b"1" * 999), ("sample.json", b"{}")]
-    with locks.held(tmp_path, "actor-0"):
+    with locks.hold(tmp_path, "actor-0"):
         kept.add("first", content)
-        sweep._sweep_up("shards", tmp_path)
+        run._sweep_up("shards", tmp_path)
         kept.add("second", content)
         with open(tmp_path / "shards" / "actor-0-00000.tar", "ab") as tar:
             tar.write(b"torn")
     kept.close()
-    sweep._sweep_up("shards", tmp_path)
+    run._sweep_up("shards", tmp_path)
     with tarfile.open(tmp_path / "shards" / "actor-0-00000.tar") as tar:
         assert tar.getnames() == ["first.a.png", "first.json", "second.a.png", "second.json"]
 
@@ -450,18 +457,18 @@ def test_a_sweep_makes_the_samples_that_sample_makes(small, quick_programs, tmp_
 
     config = small(num_samples=1, batch_size=2)
     axes = ["seed=0,1", "image.weight=0.3,0.7", "num_steps=4,5"]
-    sweep.run(config.to_dict(), tmp_path / "sweep", axes=axes)
-    made = samples.open(tmp_path / "sweep")
+    run_sweep(config.to_dict(), tmp_path / "sweep", axes=axes)
+    made = samples.open_samples(tmp_path / "sweep")
     assert len(made) == 8
     sample.run(small({"image.weight": 0.7, "num_steps": 5}, num_samples=2, batch_size=2), tmp_path / "alone")
-    for name, alone in samples.open(tmp_path / "alone").items():
+    for name, alone in samples.open_samples(tmp_path / "alone").items():
         assert alone.record["run"]["latents_sha256"] == made[name].record["run"]["latents_sha256"]
 
 
 def test_layouts_hold_the_same(tiny, tmp_path):
-    for layout in store.LAYOUTS:
+    for layout in writers.LAYOUTS:
         tiny(tmp_path / layout, ["seed=0..2"], layout=layout)
-    folders, shards = (samples.open(tmp_path / layout) for layout in store.LAYOUTS)
+    folders, shards = (samples.open_samples(tmp_path / layout) for layout in writers.LAYOUTS)
     assert list(folders) == list(shards)
     for name in folders:
         np.testing.assert_array_equal(folders[name].picture("image"), shards[name].picture("image"))

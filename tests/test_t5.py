@@ -12,8 +12,8 @@ from bench.random_weights import randomised_t5
 from convert.names import canonical
 from convert.tensors import Tensor
 from its_jax.errors import UserError
+from its_jax.models.state_dict import abstract_arrays, load_state_dict, to_state_dict, torch_shapes
 from its_jax.models.t5 import T5Config, T5EncoderModel, buckets
-from its_jax.weights import abstract, load_state_dict, to_state_dict, torch_shapes
 
 SMALL = dict(vocab_size=99, d_model=24, d_kv=8, d_ff=40, num_layers=3, num_heads=3, feed_forward_proj="gated-gelu")
 TWINS = {
@@ -37,7 +37,7 @@ def torch_twin(name):
 
 def converted(config, twin, dtype=jnp.float32):
     tensors = canonical({key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()})
-    model = abstract(T5EncoderModel, config, dtype=dtype, param_dtype=dtype)
+    model = abstract_arrays(T5EncoderModel, config, dtype=dtype, param_dtype=dtype)
     return load_state_dict(model, {key: tensor.read() for key, tensor in tensors.items()})
 
 
@@ -84,7 +84,7 @@ def test_buckets_are_those_of_transformers(number, farthest):
 
 def test_the_full_size_has_the_published_parameters():
     published = {key: Tensor("float32", None) for key in read("shapes", "if.text_encoder")}
-    outline = abstract(T5EncoderModel, T5Config.from_dict(read("configs", "if.text_encoder")))
+    outline = abstract_arrays(T5EncoderModel, T5Config.from_dict(read("configs", "if.text_encoder")))
     shapes = {key: tuple(read("shapes", "if.text_encoder")[key]) for key in canonical(published)}
     assert torch_shapes(outline) == shapes
     assert sum(np.prod(shape) for shape in shapes.values()) == 4_762_310_656

@@ -12,9 +12,9 @@ from twins import TOLERANCE, assert_rounded, loaded, normal, read, torch_result
 from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.errors import UserError
-from its_jax.models.text import CLIPTextConfig, CLIPTextModel
-from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.weights import torch_shapes
+from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.hifigan import Generator, VocoderConfig
+from its_jax.models.state_dict import torch_shapes
 
 TEXT = {
     "quick_gelu": dict(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2,

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from its_jax import media
-from its_jax.spectrogram import from_picture
-from its_jax.tiny import data, embedders, export, fit, judges, modules, pictures, pixels, recipe, sounds, vocoding
+from its_jax.audio.mel import image_to_mel
+from its_jax.storage.files import write_json
+from its_jax.tiny import judges, modules, recipe
+from its_jax.tiny.data import items, pictures, sounds
+from its_jax.tiny.training import dual_encoder_folder, export, loop, pixel_folder, vocoder_loss
 
 
 @pytest.mark.parametrize("kind", recipe.KINDS)
@@ -21,7 +23,7 @@ def test_every_caption_is_made_of_whole_words(kind, tmp_path):
     assert len(tokenizer) == size
     assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
     assert len(tokenizer.tokenize("xylophone")) > 1
-    source, classes = (pictures, data.SUBJECTS) if kind == "image" else (sounds, data.SOUNDS)
+    source, classes = (pictures, items.SUBJECTS) if kind == "image" else (sounds, items.SOUNDS)
     rng = np.random.default_rng(0)
     for caption in [source.caption(name, rng) for name in classes for _ in range(20)]:
         pieces = tokenizer.tokenize(caption)
@@ -30,14 +32,14 @@ def test_every_caption_is_made_of_whole_words(kind, tmp_path):
 
 
 def test_splits_never_meet():
-    draws = {split: data.make_pictures(split, 2) for split in data.SPLITS}
-    assert all(not np.array_equal(draws["train"], draws[split]) for split in data.SPLITS[1:])
-    np.testing.assert_array_equal(draws["train"], data.make_pictures("train", 2))
+    draws = {split: items.make_pictures(split, 2) for split in items.SPLITS}
+    assert all(not np.array_equal(draws["train"], draws[split]) for split in items.SPLITS[1:])
+    np.testing.assert_array_equal(draws["train"], items.make_pictures("train", 2))
 
 
 def test_spectrograms_do_not_depend_on_how_they_are_batched():
     np.testing.assert_array_equal(
-        data.make_spectrograms("train", 5, block=2), data.make_spectrograms("train", 5, block=5)
+        items.make_spectrograms("train", 5, block=2), items.make_spectrograms("train", 5, block=5)
     )
 
 
@@ -59,15 +61,15 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(tmp_path, monkeypatc
             raise Killed
         return batches(step)
 
-    whole, _ = fit.fit(loss, params, batches, stage, tmp_path / "whole")
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    whole, _ = loop.fit(loss, params, batches, stage, tmp_path / "whole")
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     with pytest.raises(Killed):
-        fit.fit(loss, params, killed_at_17, stage, tmp_path / "broken")
+        loop.fit(loss, params, killed_at_17, stage, tmp_path / "broken")
     seen = []
-    resumed, _ = fit.fit(loss, params, lambda step: (seen.append(step), batches(step))[1], stage, tmp_path / "broken")
+    resumed, _ = loop.fit(loss, params, lambda step: (seen.append(step), batches(step))[1], stage, tmp_path / "broken")
     assert seen == list(range(17, 30))
     np.testing.assert_array_equal(whole["w"], resumed["w"])
-    again, _ = fit.fit(loss, params, lambda step: pytest.fail("finished stages are only restored"), stage,
+    again, _ = loop.fit(loss, params, lambda step: pytest.fail("finished stages are only restored"), stage,
                        tmp_path / "broken")  # fmt: skip
     np.testing.assert_array_equal(whole["w"], again["w"])
 
@@ -92,14 +94,14 @@ def test_a_shortened_cycle_begins_as_the_longer_one():
 def test_rates_slow_a_parameter_down(tmp_path):
     stage = recipe.Stage([(3, 0.1)], batch=1)
     params, rates = {"a": jnp.zeros(()), "b": jnp.zeros(())}, {"a": 1.0, "b": 0.0}
-    result, _ = fit.fit(lambda p, b, k: (p["a"] + p["b"] - 1) ** 2, params, lambda step: 0.0, stage, tmp_path, rates)
+    result, _ = loop.fit(lambda p, b, k: (p["a"] + p["b"] - 1) ** 2, params, lambda step: 0.0, stage, tmp_path, rates)
     assert result["a"] > 0 and result["b"] == 0
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     stage = recipe.Stage([(5, 1e-2)], batch=1)
     with pytest.raises(FloatingPointError, match="not finite"):
-        fit.fit(lambda p, b, k: jnp.sum(p) * jnp.nan, jnp.ones(2), lambda step: 0.0, stage, tmp_path / "bad")
+        loop.fit(lambda p, b, k: jnp.sum(p) * jnp.nan, jnp.ones(2), lambda step: 0.0, stage, tmp_path / "bad")
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +112,13 @@ def exported(tmp_path_factory):
     made = {"vae": modules.vae(), "vocoder": modules.vocoder()}
     made |= {kind: modules.text_and_unet(kind) for kind in recipe.KINDS}
     made |= {f"judge_{kind}": modules.judge() for kind in ("picture", "sound")}
-    made |= {kind: modules.embedder(kind) for kind in embedders.KINDS} | {"color": pixels.text_and_unet()}
+    made |= {kind: modules.embedder(kind) for kind in dual_encoder_folder.KINDS} | {
+        "color": pixel_folder.text_and_unet()
+    }
     jax.config.update("jax_disable_most_optimizations", False)
     for name, module in made.items():
-        fit.save_result(workdir / name, nnx.state(module))
-        media.write_json(workdir / f"{name}.json", {"latent_std": 2.0})
+        loop.save_result(workdir / name, nnx.state(module))
+        write_json(workdir / f"{name}.json", {"latent_std": 2.0})
     export.export(workdir)
     return workdir / "export", made
 
@@ -150,12 +154,12 @@ def test_diffusers_and_transformers_open_the_export(exported, highest_precision)
 
 
 def test_the_export_loads_as_a_model(exported, tmp_path, monkeypatch):
-    from its_jax import load
+    from its_jax import pretrained
 
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
     folder, _ = exported
-    image = load.load(str(folder / "image"), parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
-    audio = load.load(str(folder / "audio"), dtype=jnp.float32, share=[image])
+    image = pretrained.load_model(str(folder / "image"), parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    audio = pretrained.load_model(str(folder / "audio"), dtype=jnp.float32, share=[image])
     assert image.vae is audio.vae
     assert image.schedule == audio.schedule
     assert image.vocabulary == frozenset(recipe.vocabulary("image"))
@@ -164,14 +168,14 @@ def test_the_export_loads_as_a_model(exported, tmp_path, monkeypatch):
 
 def test_the_export_holds_the_judges(exported):
     folder, made = exported
-    x = data.make_pictures("train", 2) / np.float32(255)
+    x = items.make_pictures("train", 2) / np.float32(255)
     judge = judges.load("picture", folder)
     np.testing.assert_allclose(judge(x), made["judge_picture"](x), atol=5e-3)
 
 
 def test_judges_keep_their_input_in_range_when_it_is_disturbed():
     rng = np.random.default_rng(0)
-    item, other = data.make_pictures("train", 1)[0], data.make_spectrograms("train", 1)[0]
+    item, other = items.make_pictures("train", 1)[0], items.make_spectrograms("train", 1)[0]
     for _ in range(20):
         x = judges.disturbed(rng, item, other)
         assert x.shape == item.shape and x.min() >= 0 and x.max() <= 1
@@ -179,30 +183,30 @@ def test_judges_keep_their_input_in_range_when_it_is_disturbed():
 
 def test_the_vocoder_begins_as_a_bank_of_oscillators():
     """Untrained, it has nearly the spectrogram that it is given, loud pictures included."""
-    spectrograms = np.concatenate([data.make_pictures("train", 2), data.make_spectrograms("train", 2)])
+    spectrograms = np.concatenate([items.make_pictures("train", 2), items.make_spectrograms("train", 2)])
     spectrograms = spectrograms / np.float32(255)
-    waveform = modules.vocoder()(from_picture(spectrograms, recipe.MEL))
+    waveform = modules.vocoder()(image_to_mel(spectrograms, recipe.MEL))
     assert waveform.shape == (4, recipe.NUM_SAMPLES)
-    assert np.abs(data.to_spectrogram(waveform) - spectrograms).mean() < 0.08
+    assert np.abs(items.to_spectrogram(waveform) - spectrograms).mean() < 0.08
 
 
 def test_a_centred_vocoder_is_the_same_vocoder():
     graph, params = nnx.split(modules.vocoder())
-    log_mels = from_picture(data.make_pictures("train", 1)[:, :, :64] / np.float32(255), recipe.MEL)
-    centred = vocoding.centred(params, 1)
+    log_mels = image_to_mel(items.make_pictures("train", 1)[:, :, :64] / np.float32(255), recipe.MEL)
+    centred = vocoder_loss.centred(params, 1)
     black = jnp.full((1, 7, recipe.HEIGHT), recipe.MEL.log_min)
     first = nnx.merge(graph, params).conv_pre(black)[0, 3]
     np.testing.assert_allclose(first, centred["conv_pre"]["bias"][...], atol=1e-4)  # black has become its zero
-    back = vocoding.centred(centred, -1)
+    back = vocoder_loss.centred(centred, -1)
     np.testing.assert_allclose(nnx.merge(graph, back)(log_mels), nnx.merge(graph, params)(log_mels), atol=1e-5)
 
 
 def test_silence_is_as_good_as_black_to_the_vocoders_loss():
     black = jnp.full((1, 8, recipe.HEIGHT), recipe.MEL.log_min)
     silence = jnp.zeros((1, 8 * recipe.MEL.hop_length))
-    assert (vocoding.floored_log_mel(silence, black) == black).all()
+    assert (vocoder_loss.floored_log_mel(silence, black) == black).all()
     # Where there should be sound, it must be told how far it is from it.
-    gradient = jax.grad(lambda x: vocoding.floored_log_mel(silence + x, black + 1).sum())(1e-6)
+    gradient = jax.grad(lambda x: vocoder_loss.floored_log_mel(silence + x, black + 1).sum())(1e-6)
     assert gradient != 0
 
 

@@ -2,17 +2,19 @@
 
 import numpy as np
 
-from its_jax import scoring
-from its_jax.tiny import data, pictures, scorer, sounds
+from its_jax.scoring import registry
+from its_jax.scoring.item import Item
+from its_jax.tiny import scorer
+from its_jax.tiny.data import items, pictures, sounds
 
 
 def item(image, audio, subject="dog", sound="bell"):
     """A picture and a sound made by program, and the prompts that they are held against."""
-    return scoring.Item(
+    return Item(
         {"image": {"prompt": image}, "audio": {"prompt": audio}},
         {},
-        np.clip(pictures.draw(subject, data.generator("picture", "held_out", 1)), 0, 1).astype(np.float32),
-        sounds.synthesise(sound, data.generator("sound", "held_out", 1)),
+        np.clip(pictures.draw(subject, items.generator("picture", "held_out", 1)), 0, 1).astype(np.float32),
+        sounds.synthesize(sound, items.generator("sound", "held_out", 1)),
         16000,
     )
 
@@ -29,6 +31,6 @@ def test_what_was_asked_for_scores_high_and_other_things_low():
 
 
 def test_what_the_judges_do_not_know_has_no_score():
-    scores = scoring.scores([scorer.right], item("a painting of zebras", "church bells ringing"))
+    scores = registry.score_item([scorer.right], item("a painting of zebras", "church bells ringing"))
     assert scores["scores"].keys() == {"sound"}
-    assert scoring.load("its_jax.tiny.scorer:right") == [scorer.right]
+    assert registry.load_scorers("its_jax.tiny.scorer:right") == [scorer.right]

@@ -17,11 +17,11 @@ from twins import (
 )
 
 from bench.random_weights import randomised
-from its_jax import stages
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK, timestep_embedding
+from its_jax.models.state_dict import abstract_arrays, torch_shapes
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
-from its_jax.weights import abstract, torch_shapes
+from its_jax.pipeline import prompts
 
 CROSS_DOWN, DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -93,7 +93,7 @@ def test_unet_is_the_torch_twin(name, highest_precision):
 def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precision):
     twin, config, (x, _, text), _ = torch_twin("attention at unusual places, layers per block")
     model = loaded(UNet2DConditionModel, config, twin)
-    prepared, texts = stages.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    prepared, texts = prompts.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
     np.testing.assert_allclose(call(prepared, x, t, texts), call(model, x, t, text), rtol=0, atol=1e-6)
     # Nothing of it is left in the program of a step.
@@ -106,10 +106,10 @@ def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precisio
 def test_the_last_layer_goes_on_from_what_the_inner_ones_gave(name, highest_precision):
     _, config, (x, _, text), _ = torch_twin(name)
     model = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
-    prepared, texts = stages.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    prepared, texts = prompts.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
-    eps, inner = jit(lambda model, *a: model.keeping(*a))(prepared, x, t, texts)
-    reuse = jit(lambda model, *a: model.reusing(*a))
+    eps, inner = jit(lambda model, *a: model.with_features(*a))(prepared, x, t, texts)
+    reuse = jit(lambda model, *a: model.from_features(*a))
     np.testing.assert_array_equal(eps, call(prepared, x, t, texts))
     np.testing.assert_allclose(reuse(prepared, x, t, texts, inner), eps, rtol=0, atol=1e-5)
     other = call(prepared, 1.1 * x, t, texts)
@@ -134,7 +134,7 @@ def test_timestep_embedding_to_the_last_timestep():
 
 def test_full_size_unet_has_the_published_parameters():
     config = UNetConfig.from_dict(read("configs", "sd15.unet"))
-    assert torch_shapes(abstract(UNet2DConditionModel, config)) == {
+    assert torch_shapes(abstract_arrays(UNet2DConditionModel, config)) == {
         k: tuple(v) for k, v in read("shapes", "sd15.unet").items()
     }
 

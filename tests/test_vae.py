@@ -20,8 +20,8 @@ from twins import (
 from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK
+from its_jax.models.state_dict import abstract_arrays, torch_shapes
 from its_jax.models.vae import AutoencoderKL, VAEConfig
-from its_jax.weights import abstract, torch_shapes
 
 # Config, then the picture's height and width.
 TWINS = {
@@ -114,7 +114,9 @@ def test_vae_in_bfloat16():
 
 def test_full_size_vae_has_the_published_parameters():
     config = VAEConfig.from_dict(read("configs", "sd15.vae"))
-    assert torch_shapes(abstract(AutoencoderKL, config)) == {k: tuple(v) for k, v in read("shapes", "sd15.vae").items()}
+    assert torch_shapes(abstract_arrays(AutoencoderKL, config)) == {
+        k: tuple(v) for k, v in read("shapes", "sd15.vae").items()
+    }
     assert config.scaling_factor == 0.18215 and config.factor == 8
 
 

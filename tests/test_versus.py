@@ -7,8 +7,10 @@ import finished
 import pytest
 from in_browser import reloaded
 
-from its_jax import metrics, samples, versus
 from its_jax.errors import UserError
+from its_jax.scoring import metrics
+from its_jax.storage import samples
+from its_jax.versus import study
 
 PROMPTS = [("a painting of trees", "bell ringing"), ("a painting of <b>dogs</b> & cats", 'train "whistling"')]
 
@@ -28,9 +30,9 @@ def workdirs(tmp_path):
 
 def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
     dirs = workdirs(tmp_path)
-    versus.write(dirs, tmp_path / "page", pairs=20, seed=1)
+    study.write(dirs, tmp_path / "page", pairs=20, seed=1)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
-    records = {workdir: samples.open(workdir) for workdir in dirs}
+    records = {workdir: samples.open_samples(workdir) for workdir in dirs}
     for two in key["pairs"]:
         assert {side["of"] for side in two} == set(dirs)
         a, b = (records[side["of"]][side["id"]].record for side in two)
@@ -42,15 +44,15 @@ def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
     for file in (tmp_path / "page" / "media").iterdir():
         assert b"weight" not in file.read_bytes()
     assert len(list((tmp_path / "page" / "media").iterdir())) == 80
-    versus.write(dirs, tmp_path / "again", pairs=20, seed=1)
+    study.write(dirs, tmp_path / "again", pairs=20, seed=1)
     assert json.loads((tmp_path / "again" / "key.json").read_text()) == key
-    versus.write(dirs, tmp_path / "other", pairs=20, seed=2)
+    study.write(dirs, tmp_path / "other", pairs=20, seed=2)
     assert json.loads((tmp_path / "other" / "key.json").read_text())["page"] != key["page"]  # nor fit its answers
 
 
 def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     dirs = workdirs(tmp_path)
-    page = versus.write(dirs, tmp_path / "page", pairs=4, seed=0)
+    page = study.write(dirs, tmp_path / "page", pairs=4, seed=0)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
     tab = opened(page)
     for i, two in enumerate(key["pairs"]):
@@ -70,33 +72,33 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     with tab.expect_download() as download:
         tab.get_by_text("Save answers").click()
     download.value.save_as(tmp_path / "page" / "answers-1.json")
-    rates = {rate["question"]: rate for rate in versus.tally(tmp_path / "page")}
+    rates = {rate["question"]: rate for rate in study.tally(tmp_path / "page")}
     assert {question: (rate["won"], rate["n"]) for question, rate in rates.items()} == {
         "picture": (1.0, 4), "sound": (0.75, 4), "both": (0.0, 4)
     }  # fmt: skip
     page = tmp_path / "page"  # what one browser saved twice counts once, what another saved counts too
     told = json.loads((page / "answers-1.json").read_text())
     (page / "answers-2.json").write_text(json.dumps(told))
-    assert {rate["n"] for rate in versus.tally(page)} == {4}
+    assert {rate["n"] for rate in study.tally(page)} == {4}
     (page / "answers-3.json").write_text(json.dumps(told | {"who": "another"}))
-    assert {rate["n"] for rate in versus.tally(page)} == {8}
+    assert {rate["n"] for rate in study.tally(page)} == {8}
     assert rates["sound"]["interval"] == list(metrics.wilson(3, 4)) and rates["sound"]["a"] == dirs[0]
-    assert f"{dirs[0]} wins over {dirs[1]} in 75%" in versus.text(list(rates.values()))
+    assert f"{dirs[0]} wins over {dirs[1]} in 75%" in study.rates_table(list(rates.values()))
 
 
 def test_methods_of_one_folder_are_compared(tmp_path):
     made = [finished.record({"seed": seed, "method": method}) for seed in range(2) for method in ("fused", "imprint")]
     finished.write(tmp_path / "work", made)
-    page = versus.write([str(tmp_path / "work")], tmp_path / "page", pairs=3, seed=0, by="method").parent
+    page = study.write([str(tmp_path / "work")], tmp_path / "page", pairs=3, seed=0, by="method").parent
     key = json.loads((page / "key.json").read_text())
     assert sorted(key["sides"]) == [f"{tmp_path / 'work'}: method={method}" for method in ("fused", "imprint")]
     assert len(key["pairs"]) == 3 and all({side["of"] for side in two} == set(key["sides"]) for two in key["pairs"])
     with pytest.raises(UserError, match="--by=num_steps: all samples have one value"):
-        versus.write([str(tmp_path / "work")], tmp_path / "none", pairs=3, seed=0, by="num_steps")
+        study.write([str(tmp_path / "work")], tmp_path / "none", pairs=3, seed=0, by="num_steps")
 
 
 def test_questions_hold_prompts_as_they_are(tmp_path):
-    page = versus.write(workdirs(tmp_path), tmp_path / "page", pairs=2, seed=0)
+    page = study.write(workdirs(tmp_path), tmp_path / "page", pairs=2, seed=0)
     assert "<b>dogs" not in page.read_text() and "\\u003cb>dogs\\u003c/b> & cats" in page.read_text()
 
 
@@ -109,31 +111,31 @@ def test_a_share_has_an_interval():
 def test_what_cannot_be_compared_is_told(tmp_path):
     dirs = workdirs(tmp_path)
     with pytest.raises(UserError, match="give --workdir twice or more"):
-        versus.write(dirs[:1], tmp_path / "page", pairs=2, seed=0)
+        study.write(dirs[:1], tmp_path / "page", pairs=2, seed=0)
     finished.write(tmp_path / "other", [finished.record({"audio.prompt": "siren wailing"})])
     with pytest.raises(UserError, match="have no prompts in common"):
-        versus.write([dirs[0], str(tmp_path / "other")], tmp_path / "page", pairs=2, seed=0)
-    page = versus.write(dirs, tmp_path / "page", pairs=2, seed=0).parent
+        study.write([dirs[0], str(tmp_path / "other")], tmp_path / "page", pairs=2, seed=0)
+    page = study.write(dirs, tmp_path / "page", pairs=2, seed=0).parent
     with pytest.raises(UserError, match="holds a page already"):
-        versus.write(dirs, page, pairs=2, seed=0)
+        study.write(dirs, page, pairs=2, seed=0)
     with pytest.raises(UserError, match="there are no answers-"):
-        versus.tally(page)
+        study.tally(page)
     odd = {"answers": [{"pair": 0, "question": ["picture"], "chosen": 0}]}
     for told in ({"answers": [{"pair": 9, "question": "sound", "chosen": 0}]}, odd, {"answers": []}, {}):
         pathlib.Path(page / "answers-1.json").write_text(json.dumps(told))
         with pytest.raises(UserError, match="answers-1.json: these are not the answers to this page"):
-            versus.tally(page)
+            study.tally(page)
     (page / "key.json").write_text("{}")
     with pytest.raises(UserError, match="key.json: is not the key to a page of ours"):
-        versus.tally(page)
+        study.tally(page)
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     dirs = workdirs(tmp_path)
-    damaged = list(samples.open(dirs[0]).values())
+    damaged = list(samples.open_samples(dirs[0]).values())
     for sample in damaged[:2]:
         (sample.place / "audio.wav").write_bytes(b"no sound")
-    versus.write(dirs, tmp_path / "page", pairs=20, seed=1)
+    study.write(dirs, tmp_path / "page", pairs=20, seed=1)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
     left_out = [message for message in caplog.messages if "a pair is left out: " in message]
     assert 0 < len(left_out) < 20 and len(key["pairs"]) == 20 - len(left_out)
@@ -143,5 +145,5 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     for sample in damaged:
         (sample.place / "spectrogram.png").unlink()
     with pytest.raises(UserError, match="there is no pair of samples that can both be read"):
-        versus.write(dirs, tmp_path / "none", pairs=20, seed=1)
+        study.write(dirs, tmp_path / "none", pairs=20, seed=1)
     assert not (tmp_path / "none").exists()

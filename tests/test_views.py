@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from its_jax.views import VIEWS
+from its_jax.diffusion.views import VIEWS
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 3)), jnp.float32)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_the_way_back_undoes_the_look(view):
-    np.testing.assert_array_equal(view.back(view.look(X)), X)
+    np.testing.assert_array_equal(view.invert(view.apply(X)), X)
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ def test_the_way_back_undoes_the_look(view):
     ],
 )
 def test_what_a_model_sees(name, seen):
-    np.testing.assert_array_equal(VIEWS[name].look(X), seen)
+    np.testing.assert_array_equal(VIEWS[name].apply(X), seen)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_cells_of_a_latent_move_as_the_pixels_they_stand_for(view):
     pixels = jnp.repeat(jnp.repeat(X, 8, axis=1), 8, axis=2)
-    cells = jnp.repeat(jnp.repeat(view.look(X), 8, axis=1), 8, axis=2)
-    np.testing.assert_array_equal(view.look(pixels), cells)
+    cells = jnp.repeat(jnp.repeat(view.apply(X), 8, axis=1), 8, axis=2)
+    np.testing.assert_array_equal(view.apply(pixels), cells)

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from twins import normal
 
+from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import List
-from its_jax.weights import abstract, load_state_dict, to_state_dict, torch_name, torch_shapes
+from its_jax.models.state_dict import abstract_arrays, load_state_dict, to_state_dict, torch_name, torch_shapes
 
 
 class Model(nnx.Module):
@@ -55,17 +55,17 @@ def tensors(**changes):
 
 
 def test_names_and_shapes_are_those_of_torch():
-    assert torch_shapes(abstract(Model)) == SHAPES
+    assert torch_shapes(abstract_arrays(Model)) == SHAPES
     assert torch_name(("blocks", 0, "attn", "kernel")) == "blocks.0.attn.weight"
 
 
 def test_abstract_holds_no_arrays():
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract(Model)))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract_arrays(Model)))
 
 
 def test_round_trip_is_exact():
     given = tensors()
-    found = to_state_dict(load_state_dict(abstract(Model), given))
+    found = to_state_dict(load_state_dict(abstract_arrays(Model), given))
     assert found.keys() == given.keys()
     for key, value in given.items():
         np.testing.assert_array_equal(found[key], value)
@@ -73,7 +73,7 @@ def test_round_trip_is_exact():
 
 def test_layouts():
     given = tensors()
-    model = load_state_dict(abstract(Model), given)
+    model = load_state_dict(abstract_arrays(Model), given)
     np.testing.assert_array_equal(model.blocks[0].kernel[...], given["blocks.0.weight"].T)
     np.testing.assert_array_equal(model.embed.embedding[...], given["embed.weight"])
     assert model.blocks[2].kernel.shape == (3, 5, 2, 4)
@@ -96,14 +96,14 @@ def test_tensors_are_read_one_by_one():
             asked.append(key)
             return given[key]
 
-    load_state_dict(abstract(Model), Lazy.fromkeys(given))
+    load_state_dict(abstract_arrays(Model), Lazy.fromkeys(given))
     assert sorted(asked) == sorted(given)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_weights_take_the_dtype_of_the_module(dtype):
     given = tensors()
-    model = load_state_dict(abstract(Model, param_dtype=dtype), given)
+    model = load_state_dict(abstract_arrays(Model, param_dtype=dtype), given)
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype(dtype)}
     for key, value in to_state_dict(model).items():
         np.testing.assert_array_equal(value, given[key].astype(dtype))
@@ -112,7 +112,7 @@ def test_weights_take_the_dtype_of_the_module(dtype):
 def test_weights_go_where_the_sharding_says():
     mesh = jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    model = load_state_dict(abstract(Model), tensors(), sharding=sharding)
+    model = load_state_dict(abstract_arrays(Model), tensors(), sharding=sharding)
     assert {leaf.sharding for leaf in jax.tree.leaves(model)} == {sharding}
 
 
@@ -130,13 +130,13 @@ def test_weights_go_where_the_sharding_says():
 )
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(UserError, match=f"^the vocoder: .*{message}"):
-        load_state_dict(abstract(Model), tensors(**changes), name="the vocoder")
+        load_state_dict(abstract_arrays(Model), tensors(**changes), name="the vocoder")
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_value_beyond_the_dtype_is_named():
     with pytest.raises(UserError, match="'norm.bias' holds values that are not finite as float16"):
-        load_state_dict(abstract(Model, param_dtype=jnp.float16), tensors(norm__bias=np.full(3, 1e6)))
+        load_state_dict(abstract_arrays(Model, param_dtype=jnp.float16), tensors(norm__bias=np.full(3, 1e6)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from its_jax.windows import Windows
+from its_jax.diffusion.windows import Windows
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 50, 4)), jnp.float32)
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from its_jax import xla_flags
+from its_jax.runtime import xla_flags
 
 # Two matrices in turn that come to lie at the same address: products must be those of the one that lies there now.
 PRODUCTS = """

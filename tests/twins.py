@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from its_jax.weights import abstract, load_state_dict, to_state_dict
+from its_jax.models.state_dict import abstract_arrays, load_state_dict, to_state_dict
 
 TOLERANCE = 2e-5  # max abs difference in float32, of outputs of the order of 1
 
@@ -24,7 +24,7 @@ def read(kind, name):
 
 def loaded(cls, config, twin, dtype=jnp.float32):
     """Our module with the twin's weights."""
-    model = abstract(cls, config, dtype=dtype, param_dtype=dtype)
+    model = abstract_arrays(cls, config, dtype=dtype, param_dtype=dtype)
     return load_state_dict(model, {k: v.numpy() for k, v in twin.state_dict().items()})
 
 

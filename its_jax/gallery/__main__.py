@@ -8,7 +8,8 @@ import logging
 
 from absl import flags
 
-from its_jax import cli, gallery
+from its_jax import gallery
+from its_jax.runtime import cli
 
 _EMBED = flags.DEFINE_bool("embed", False, "A single file that holds all pictures and sounds.")
 
@@ -18,4 +19,4 @@ def main(workdir):
 
 
 if __name__ == "__main__":
-    cli.start(main, "WORKDIR")
+    cli.run(main, "WORKDIR")

@@ -7,14 +7,17 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from its_jax import files, gallery, media, samples, store
+from its_jax import gallery
 from its_jax.errors import UserError
 from its_jax.gallery import table
+from its_jax.media import sounds
+from its_jax.storage import files, samples
+from its_jax.storage import writers as storage_writers
 
 # One after another they make the page's only script.
 SCRIPTS = ("table.js", "stars.js", "player.js", "layout.js", "tiles.js", "detail.js", "export.js", "main.js")
 ASSETS = "gallery"  # the folder for what lies in tar files, which a browser cannot look into
-_SOUND = store.Folders.sound
+_SOUND = storage_writers.FolderWriter.sound
 _KINDS = {"png": "image/png", "wav": "audio/wav"}
 _WRITERS = 8
 _FRAME = '<div><iframe srcdoc="{page}" style="width: 100%; height: {height}px; border: 0"></iframe></div>'
@@ -22,7 +25,7 @@ _FRAME = '<div><iframe srcdoc="{page}" style="width: 100%; height: {height}px; b
 
 def write(workdir: str | Path, embed: bool) -> Path:
     """See `gallery.write`."""
-    workdir = files.folder(workdir)
+    workdir = files.to_path(workdir)
     path = workdir / (gallery.EMBEDDED if embed else gallery.PAGE)
     files.write(path, _page(workdir, embed).encode())
     return path
@@ -30,15 +33,15 @@ def write(workdir: str | Path, embed: bool) -> Path:
 
 def frame(workdir: str | Path, height: int) -> str:
     """HTML of a frame of so many pixels that holds the whole page."""
-    return _FRAME.format(page=html.escape(_page(files.folder(workdir), embed=True)), height=height)
+    return _FRAME.format(page=html.escape(_page(files.to_path(workdir), embed=True)), height=height)
 
 
 def _page(workdir, embed):
-    found = list(samples.open(workdir).values())
+    found = list(samples.open_samples(workdir).values())
     if not found:
         raise UserError(f"{workdir}: there are no finished samples in it yet")
-    data = table.of(found, _folder)
-    data["workdir"] = files.absolute(workdir)
+    data = table.build_table(found, _folder)
+    data["workdir"] = files.absolute_path(workdir)
     data["embedded"] = _embedded(found) if embed else {}
     _extract(found, workdir)
     return _filled(_part("page.html"), {"style": _part("page.css"), "data": _json(data), "script": _script()})
@@ -59,7 +62,7 @@ def _shown(sample):
 
 def _content(sample, name):
     if name == _SOUND and name not in sample.files:  # it is FLAC, in some of which Chromium finds no place to start at
-        return media.wav(*sample.waveform(), dict(sample.record))
+        return sounds.wav(*sample.waveform(), dict(sample.record))
     return sample.read(name)
 
 
@@ -74,7 +77,7 @@ def _extract(found, workdir):
 def _extract_one(sample, folder):
     names = [name for name in _shown(sample) if not (folder / name).exists()]
     if names:
-        with files.reasons(folder):
+        with files.explain_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         files.write(folder / name, _content(sample, name))

@@ -8,26 +8,26 @@ from typing import Any
 import soundfile
 from PIL import Image
 
-from its_jax import columns
 from its_jax.errors import UserError
-from its_jax.samples import Sample
+from its_jax.gallery import axes
+from its_jax.storage.samples import Sample
 
 _DIGITS = 6  # of a score
 # What decides the size of picture and sound: files are looked into once for each of these.
 _CANVAS = ("width", "height", "crop_image", "cutoff_latent", "audio.model")
 
 
-def of(samples: Sequence[Sample], folder: Callable[[Sample], str]) -> dict[str, Any]:
+def build_table(samples: Sequence[Sample], folder: Callable[[Sample], str]) -> dict[str, Any]:
     """What the page is told, in JSON's values; samples in the order of their settings.
 
     Args:
       folder: of a sample's files, relative to the page. Its last part is the sample's id.
     """
-    settings = columns.of([sample.record for sample in samples])
-    order = columns.order(settings)
+    settings = axes.columns_of([sample.record for sample in samples])
+    order = axes.sort_order(settings)
     samples = [samples[i] for i in order]
     settings = {name: [column[i] for i in order] for name, column in settings.items()}
-    varying = columns.varying(settings)
+    varying = axes.varying(settings)
     return {
         "ids": [sample.id for sample in samples],
         "common": {name: column[0] for name, column in settings.items() if name not in varying},

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from its_jax.config_fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.errors import UserError
-from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
+from its_jax.models.clap_text import ClapTextConfig, ClapTextModel, Output
 from its_jax.models.layers import List, layer_norm, unit
-from its_jax.models.roberta import ClapTextConfig, ClapTextModel, Output
 
 _NOT_FUSED = {"enable_fusion": (False,), "fusion_type": (None,), "patch_embed_input_channels": (1,)}
 _FIXED = {"model_type": ("clap_audio_model",), "hidden_act": ("gelu",), "projection_hidden_act": ("relu",)}

@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 from flax import nnx
 
-from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
+from its_jax.config_fields import BOOKKEEPING, check_sizes, read_fields
+from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, Encoder, check_transformer
 from its_jax.models.layers import layer_norm, unit
-from its_jax.models.text import CLIPTextConfig, CLIPTextModel, Encoder, check_transformer
 
 _FIXED = {"model_type": ("clip_vision_model",), "num_channels": (3,), "is_encoder_decoder": (False,)}
 _FIXED |= {"chunk_size_feed_forward": (0,)}

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from its_jax.config_fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.errors import UserError
-from its_jax.fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.models.layers import List
 
 # The gated feed-forward layer is what makes it v1.1; `gelu_new` is the tanh form.

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import (
     Attention,
     Downsample2D,
@@ -353,7 +353,7 @@ class UNet2DConditionModel(nnx.Module):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class PrecomputedUNet:
     """A UNet for `its_jax.denoise`: it takes texts from `project_text`, and timesteps from a table of all of them."""
 
     unet: UNet2DConditionModel
@@ -366,11 +366,11 @@ class Prepared:
         """The noise where every one of the batch has a timestep of its own."""
         return self.unet.predict(x, [table[t] for table in self.time], text)
 
-    def keeping(self, x, t, text):
-        """The noise, and what the inner layers give, for `reusing`."""
+    def with_features(self, x, t, text):
+        """The noise, and what the inner layers give, for `from_features`."""
         return self.unet.predict_keeping(x, self._time(t), text)
 
-    def reusing(self, x, t, text, inner):
+    def from_features(self, x, t, text, inner):
         return self.unet.predict_reusing(x, self._time(t), text, inner)
 
     def _time(self, t):

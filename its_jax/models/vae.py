@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
-from its_jax.fields import check_sizes, read_fields
 from its_jax.models.layers import Attention, Downsample2D, List, ResnetBlock2D, Upsample2D, conv1x1, conv3x3, group_norm
 
 _EPSILON = 1e-6  # of every norm in diffusers' Encoder and Decoder

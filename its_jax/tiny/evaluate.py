@@ -11,8 +11,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from its_jax import cli
 from its_jax.errors import UserError
+from its_jax.runtime import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
@@ -24,11 +24,11 @@ _BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.", lower_bound=1)
 def main():
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, say configs/default.py")
-    from its_jax.tiny import evaluation  # slow, as JAX is: what is wrong with the flags is said before
+    from its_jax.tiny.evaluation import run  # slow, as JAX is: what is wrong with the flags is said before
 
     settings, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value)
-    evaluation.run(settings, workdir, seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)
+    run.run(settings, workdir, seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run(main)

@@ -14,15 +14,16 @@ from flax import nnx
 from safetensors.numpy import load_file
 from scipy.ndimage import gaussian_filter
 
-from its_jax import weights
+from its_jax.models import state_dict
 from its_jax.models.layers import List
-from its_jax.tiny import data, recipe
-from its_jax.tiny.fit import fit
+from its_jax.tiny import recipe
+from its_jax.tiny.data import items as data_items
+from its_jax.tiny.training.loop import fit
 
 WEIGHTS = Path(__file__).with_name("weights")
 TRAIN_ITEMS, HELD_OUT_ITEMS = 1800, 480
 CHANNELS = (24, 48, 64, 96)
-CLASSES = len(data.SUBJECTS)
+CLASSES = len(data_items.SUBJECTS)
 COMB = {"picture": 0.0, "sound": 0.5}  # sounds are judged as they are heard
 _OTHER = {"picture": "sound", "sound": "picture"}
 
@@ -67,7 +68,7 @@ def _comb():
     """
     clicks = np.zeros((1, recipe.NUM_SAMPLES), np.float32)
     clicks[:, :: recipe.MEL.hop_length] = 0.1
-    response = np.asarray(data.to_spectrogram(clicks)).mean(axis=2).T
+    response = np.asarray(data_items.to_spectrogram(clicks)).mean(axis=2).T
     return np.minimum(response - np.median(response), 0)
 
 
@@ -97,7 +98,7 @@ def disturbed(rng, item, other, comb=0.0):
 
 
 def _items(kind, split, count):
-    return data.make_pictures(split, count) if kind == "picture" else data.make_spectrograms(split, count)
+    return data_items.make_pictures(split, count) if kind == "picture" else data_items.make_spectrograms(split, count)
 
 
 def train(kind, workdir, split="judge_train", seed=0):
@@ -106,7 +107,7 @@ def train(kind, workdir, split="judge_train", seed=0):
     items, others = (_items(k, split, TRAIN_ITEMS) for k in (kind, _OTHER[kind]))
 
     def batches(step):
-        rng = data.generator(f"judge {kind}", split, step)
+        rng = data_items.generator(f"judge {kind}", split, step)
         chosen = rng.integers(len(items), size=stage.batch)
         x = np.stack([disturbed(rng, items[i], others[rng.integers(len(others))], COMB[kind]) for i in chosen])
         return x.astype(np.float32), chosen % CLASSES
@@ -125,15 +126,15 @@ def train(kind, workdir, split="judge_train", seed=0):
 def load(kind, folder=WEIGHTS):
     """The judge of 'picture' or 'sound' that comes with the package, or one that another training exported."""
     tensors = load_file(folder / "judges" / f"{kind}.safetensors")
-    return weights.load_state_dict(weights.abstract(Judge), tensors, name=f"judge of {kind}")
+    return state_dict.load_state_dict(state_dict.abstract_arrays(Judge), tensors, name=f"judge of {kind}")
 
 
 def _held_out(judge, kind):
     """Accuracies on clean and on disturbed data."""
     clean, others = (_items(k, "judge_held_out", HELD_OUT_ITEMS) for k in (kind, _OTHER[kind]))
-    rng = data.generator(f"judge {kind}", "judge_held_out", 0)
+    rng = data_items.generator(f"judge {kind}", "judge_held_out", 0)
     hard = np.stack([disturbed(rng, x, others[rng.integers(len(others))], COMB[kind]) for x in clean])
-    truth = data.labels(HELD_OUT_ITEMS)
+    truth = data_items.labels(HELD_OUT_ITEMS)
     return {
         "held_out": float(np.mean(classify(judge, clean / np.float32(255)) == truth)),
         "held_out_disturbed": float(np.mean(classify(judge, hard) == truth)),

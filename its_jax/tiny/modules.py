@@ -3,14 +3,15 @@
 import jax.numpy as jnp
 from flax import nnx
 
+from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel
+from its_jax.models.hifigan import Generator, VocoderConfig
 from its_jax.models.layers import Group
-from its_jax.models.text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
-from its_jax.models.vocoder import Generator, VocoderConfig
-from its_jax.tiny import embedders, oscillators, recipe
-from its_jax.tiny.fit import load_result
+from its_jax.tiny import recipe
 from its_jax.tiny.judges import Judge
+from its_jax.tiny.training import dual_encoder_folder, vocoder_init
+from its_jax.tiny.training.loop import load_result
 
 
 def vae():
@@ -27,7 +28,7 @@ def text_and_unet(kind):
 
 def vocoder():
     generator = Generator(VocoderConfig.from_dict(recipe.VOCODER), rngs=nnx.Rngs(3))
-    oscillators.begin(generator, recipe.MEL)
+    vocoder_init.begin(generator, recipe.MEL)
     return generator
 
 
@@ -37,11 +38,11 @@ def judge():
 
 def embedder(kind):
     """CLIP or CLAP."""
-    model, settings = embedders.CLASSES[kind]
-    model = model(settings.from_dict(embedders.config(kind)), rngs=nnx.Rngs(4))
+    model, settings = dual_encoder_folder.CLASSES[kind]
+    model = model(settings.from_dict(dual_encoder_folder.config(kind)), rngs=nnx.Rngs(4))
     scales = [model.logit_scale] if kind == "clip" else [model.logit_scale_a, model.logit_scale_t]
     for scale in scales:
-        scale[...] = jnp.asarray(embedders.FIRST_SCALE)
+        scale[...] = jnp.asarray(dual_encoder_folder.FIRST_SCALE)
     return model
 
 

@@ -13,9 +13,9 @@ import optax
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from its_jax.media import write_json
-from its_jax.spectrogram import MelConfig
-from its_jax.tiny import pictures, sounds
+from its_jax.audio.mel import MelConfig
+from its_jax.storage.files import write_json
+from its_jax.tiny.data import pictures, sounds
 
 HEIGHT, WIDTH = 128, 512  # pixels: mel bands and frames of 10 ms
 # 80 dB. White is quiet enough for a picture with much of it to be played without clipping; `sounds` is as quiet.

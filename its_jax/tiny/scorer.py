@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from its_jax.tiny import data, judges, pictures, sounds
+from its_jax.tiny import judges
+from its_jax.tiny.data import items as data_items
+from its_jax.tiny.data import pictures, sounds
 
 
 def right(items):
@@ -14,7 +16,7 @@ def right(items):
     100; none, where the prompt names nothing that they know, or the canvas is not of 128 mel bands."""
     found = {"picture": [], "sound": []}
     for item in items:
-        heard = np.asarray(data.to_spectrogram(item.waveform[None]))[0]
+        heard = np.asarray(data_items.to_spectrogram(item.waveform[None]))[0]
         found["picture"].append(_sure("picture", item.spectrogram, named("picture", item.job["image"]["prompt"])))
         found["sound"].append(_sure("sound", heard, named("sound", item.job["audio"]["prompt"])))
     return found
@@ -24,8 +26,8 @@ def right(items):
 _PHRASES = {
     kind: {phrase: i for i, name in enumerate(names) for phrase in phrases[name]}
     for kind, names, phrases in (
-        ("picture", data.SUBJECTS, pictures.SUBJECTS),
-        ("sound", data.SOUNDS, sounds.SOUNDS),
+        ("picture", data_items.SUBJECTS, pictures.SUBJECTS),
+        ("sound", data_items.SOUNDS, sounds.SOUNDS),
     )
 }
 

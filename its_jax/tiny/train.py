@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax import cli
+from its_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, figures and the exported models go", required=True)
 _STAGE = flags.DEFINE_enum(
@@ -23,10 +23,10 @@ _STAGE = flags.DEFINE_enum(
 
 
 def main():
-    from its_jax.tiny import training  # slow, as JAX is: what is wrong with the flags is said before
+    from its_jax.tiny.training import stages  # slow, as JAX is: what is wrong with the flags is said before
 
-    training.run(Path(_WORKDIR.value).absolute(), _STAGE.value)
+    stages.run(Path(_WORKDIR.value).absolute(), _STAGE.value)
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run(main)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax import cli
 from its_jax.errors import UserError
+from its_jax.runtime import cli
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; twice or more, or once with --by.")
 _BY = flags.DEFINE_string("by", "", "The setting whose values are compared in place of folders, as --by=method.")
@@ -24,18 +24,18 @@ _ANSWERS = flags.DEFINE_string("answers", None, "The folder of a page, with answ
 def main():
     if bool(_WORKDIR.value) == bool(_ANSWERS.value) or bool(_WORKDIR.value) != bool(_OUT.value):
         raise UserError("give either --workdir=A --workdir=B --out=FOLDER or --answers=FOLDER")
-    from its_jax import versus  # slow, as numpy is
+    from its_jax.versus import study  # slow, as numpy is
 
     if _ANSWERS.value:
-        from its_jax import media
+        from its_jax.storage.files import write_json
 
-        rates = versus.tally(Path(_ANSWERS.value))
-        media.write_json(Path(_ANSWERS.value) / "win_rates.json", {"rates": rates})
-        print(versus.text(rates))
+        rates = study.tally(Path(_ANSWERS.value))
+        write_json(Path(_ANSWERS.value) / "win_rates.json", {"rates": rates})
+        print(study.rates_table(rates))
     else:
-        path = versus.write(_WORKDIR.value, Path(_OUT.value), pairs=_PAIRS.value, seed=_SEED.value, by=_BY.value)
+        path = study.write(_WORKDIR.value, Path(_OUT.value), pairs=_PAIRS.value, seed=_SEED.value, by=_BY.value)
         logging.info("%s", path.absolute())
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run(main)

@@ -1,0 +1,186 @@
+"""x"""
+
+import concurrent.futures
+import contextlib
+import logging
+import tempfile
+import time
+
+import jax
+from tqdm import tqdm
+
+from convert.cache import cache_folder
+from its_jax.errors import UserError
+from its_jax.generate.record import sample_record
+from its_jax.media import images, sounds
+from its_jax.media import video as media_video
+from its_jax.pipeline import decoding
+from its_jax.pipeline.methods import resume, subclasses
+from its_jax.pipeline.sampler import Sampler, timed
+from its_jax.scoring import registry
+from its_jax.scoring.item import Item
+from its_jax.settings.ids import sample_id
+from its_jax.settings.records import RECORD, VIDEO, unfinished
+from its_jax.settings.schema import TERMS
+from its_jax.settings.steps import image_terms, total_steps
+from its_jax.storage.files import json_bytes
+from its_jax.storage.writers import FolderWriter
+
+_WRITERS = 2
+
+
+def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
+    """Makes and writes jobs that agree in all but seed, prompts and numbers; returns whether any was missing.
+
+    Args:
+      position: of the first job of each batch in it; the others follow.
+
+    Raises:
+      UserError: bad settings; a folder or disk that cannot be written; samples that are not finite (named; all
+        others are written).
+    """
+    _check_writable(workdir)
+    todo, asked = unfinished(todo, workdir, _files(todo[0], video)), len(todo)
+    if asked > len(todo):
+        logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
+    if not todo:
+        return False
+    keep_programs()
+    how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
+    sampler = subclasses.sampler_for(todo[0], workdir, Sampler, pending=len(todo), **how)
+    sampler.warn(todo)
+    device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
+    store, done = FolderWriter(workdir), 0
+    store.clean(map(sample_id, todo))
+    with pipeline(store, todo, video=video) as line:
+        while done < len(todo):
+            done += line.make(sampler, todo[done : done + sampler.batch_size - position], position)
+    tell(workdir, line)
+    return True
+
+
+def tell(workdir, line, faults=()):
+    """Says what a pipeline has made. UserError: what it could not, and other faults."""
+    logging.info("%d samples in %s", len(line.written), workdir)
+    if faults := [*faults, *line.faults.values()]:
+        raise UserError(f"not written: {'; '.join(faults)}")
+
+
+def keep_programs():
+    """Compiled programs are kept in the cache folder, unless the user has JAX keep them elsewhere, so that a second run
+    of the same shapes need not compile."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a run has two dozen small ones
+
+
+def _files(job, video):
+    pictures = (f"{term}.png" for term in image_terms(job))
+    return *pictures, "spectrogram.png", "audio.wav", *[VIDEO] * video, RECORD
+
+
+@contextlib.contextmanager
+def pipeline(store, todo, *, video, scorers=()):
+    """Gives a `Pipeline` that shows how far these jobs are; at the end all is written."""
+    bar = tqdm(total=sum(map(total_steps, todo)), unit="step", desc="denoise")
+    with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
+        line = Pipeline(store, bar, writers, video, scorers)
+        yield line
+        with timed("write", {}):
+            line.finish()
+        store.close()
+
+
+class Pipeline:
+    """Batches one after another, while threads write the one before: no more than two are in memory.
+
+    Attributes:
+      written: ids of samples. faults: id -> why it could not be written.
+    """
+
+    def __init__(self, store, bar, writers, video, scorers):
+        self._store, self._bar, self._writers, self._video, self._scorers = store, bar, writers, video, scorers
+        self._writing, self.written, self.faults = [], [], {}
+        self._progress = set()
+
+    def make(self, sampler, batch, position=0, wanted=None):
+        """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
+        for each; None: all). Returns how many were made."""
+        wanted = [True] * len(batch) if wanted is None else wanted
+        samples = self._samples(sampler, batch, position, wanted)
+        self.finish()
+        self._progress = {sample.progress for sample in samples} - {None}
+        for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
+            if is_wanted and sample.fault:
+                self.faults[sample_id(job)] = f"{sample_id(job)}: {sample.fault}"
+            elif is_wanted:
+                writing = self._writers.submit(self._write, job, sample, sampler)
+                self._writing.append((sample_id(job), writing))
+        return len(samples)
+
+    def finish(self):
+        """Waits for the writers; if one fails, what else was not written is told with it."""
+        try:
+            while self._writing:
+                name, writing = self._writing.pop(0)
+                writing.result()
+                self.written.append(name)
+            self._store.flush()
+            while self._progress:
+                resume.remove_state(self._progress.pop())
+        except UserError as error:
+            raise type(error)("; ".join([str(error), *self.faults.values()])) from error
+
+    def _write(self, job, sample, sampler):
+        write(job, sample, sampler, self._store, video=self._video, scorers=self._scorers)
+
+    def _samples(self, sampler, batch, position, wanted):
+        start = self._bar.n
+        while True:
+            todo = batch[: sampler.batch_size - position]
+            share = sum(wanted[: len(todo)]) / len(todo)
+            try:
+                return sampler(
+                    todo, lambda steps, share=share: self._bar.update(round(steps * share)), position=position
+                )
+            except jax.errors.JaxRuntimeError as error:
+                sampler.check_can_shrink(error)
+            sampler.shrink()  # out of the except clause, for the error holds on to the arrays of what failed
+            self._bar.n = start
+
+
+def write(job, sample, sampler, store, *, video, scorers=()):
+    """Scores one sample and adds it to a store, the record last."""
+    store.add(sample_id(job), _content(job, sample, sampler, type(store).sound, video, scorers))
+
+
+def _content(job, sample, sampler, sound, video, scorers):
+    """The files of a sample, as (name, bytes)."""
+    start = time.perf_counter()
+    pictures, spectrogram, waveform = sample.pictures, sample.spectrogram, sample.waveform
+    if job["crop_image"]:
+        pictures = {term: decoding.crop(picture, waveform)[0] for term, picture in pictures.items()}
+        spectrogram, waveform = decoding.crop(spectrogram, waveform)
+    rate = sampler.mel.sampling_rate
+    record = sample_record(job, sample, sampler, video, scorers)
+    record |= registry.score_item(scorers, Item(job, pictures, spectrogram, waveform, rate))
+    for term, picture in pictures.items():
+        yield f"{term}.png", images.png(picture, record)
+    yield "spectrogram.png", images.png(spectrogram, record)
+    encode = sounds.flac if sound.endswith(".flac") else sounds.wav
+    yield sound, encode(waveform, rate, record)
+    if video:
+        prompts = (job[term]["prompt"] for term in TERMS)
+        yield VIDEO, media_video.video(spectrogram, waveform, rate, *prompts, settings=record)
+    seconds = {**sample.seconds, "write": time.perf_counter() - start}
+    yield RECORD, json_bytes(record | {"seconds": seconds})
+
+
+def _check_writable(workdir):
+    try:
+        # Nothing is made yet: a model that is refused later leaves no empty folder.
+        with tempfile.TemporaryFile(dir=next(path for path in (workdir, *workdir.parents) if path.exists())):
+            pass
+    except OSError as error:
+        raise UserError(f"workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error

@@ -1,0 +1,55 @@
+"""A gray image as a small network of its pixel coordinates."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from its_jax.models.layers import List
+
+FEATURES, FEATURE_SCALE, WIDTH = 128, 10.0, 256
+NORM_EPSILON = 1e-5  # PyTorch's
+
+
+class BatchNorm(nnx.Module):
+    """With the statistics of the picture's own pixels, in training and after."""
+
+    def __init__(self, features):
+        self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x):
+        """`[n, features]`."""
+        mean = x.mean(axis=0)
+        factor = lax.rsqrt(jnp.square(x - mean).mean(axis=0) + NORM_EPSILON) * self.scale[...]
+        return (x - mean) * factor + self.bias[...]
+
+
+class FourierImage(nnx.Module):
+    """Fourier features of pixels `[n, 2 * FEATURES]` -> their brightness `[n]` in [0, 1]; begins as PyTorch's would."""
+
+    def __init__(self, *, rngs):
+        def linear(features_in, features_out):
+            return nnx.Linear(features_in, features_out, kernel_init=_kernel, bias_init=_bias, rngs=rngs)
+
+        self.convs = List([linear(2 * FEATURES, WIDTH), linear(WIDTH, WIDTH), linear(WIDTH, 1)])
+        self.norms = List([BatchNorm(WIDTH) for _ in range(2)])
+
+    def __call__(self, x):
+        for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
+            x = norm(nnx.relu(conv(x)))
+        return nnx.sigmoid(self.convs[-1](x))[:, 0]
+
+
+_kernel = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # to 1 / sqrt(inputs) on either side
+
+
+def _bias(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -(WIDTH**-0.5), WIDTH**-0.5)  # all layers have as many inputs
+
+
+def render(network: FourierImage, frequencies: Array, height: int, width: int) -> Array:
+    """The picture `[H, W]` in [0, 1] that a network knows, at `frequencies` `[2, FEATURES]` (arXiv 2006.10739)."""
+    rows, columns = jnp.arange(height) / height, jnp.arange(width) / width
+    places = jnp.stack(jnp.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+    angles = 2 * jnp.pi * jnp.matmul(places, frequencies, precision=lax.Precision.HIGHEST)
+    return network(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)).reshape(height, width)

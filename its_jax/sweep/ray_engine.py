@@ -1,0 +1,261 @@
+"""A sweep on a fleet, by Ray: actors that come and go make its batches, each with the chips that it asks for.
+
+The driver plans, hands out batches, and keeps its own record of what is written: a batch whose actor dies is made by
+another one, at the same places, hence to the same bits. Each actor writes what it makes.
+"""
+
+import collections
+import contextlib
+import logging
+import socket
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from its_jax.errors import UserError
+from its_jax.generate import batches as generate_batches
+from its_jax.settings.ids import sample_id
+from its_jax.storage import files, locks, writers
+
+MAX_DEATHS = 3  # of actors over one batch, before it is given up
+_WAIT_SECONDS = 5  # between looks at how large the cluster is
+
+
+def run_on_ray(
+    groups: Sequence[generate_batches.ProgramGroup],
+    workdir: Path,
+    done: Collection[str],
+    *,
+    how: Mapping[str, Any],
+    layout: str = "folders",
+    scorers: str = "",
+    resources: Mapping[str, float] | None = None,
+    address: str = "local",
+) -> None:
+    """Makes and writes what is not done.
+
+    Args:
+      done: ids. how: `batch_size`, `devices_per_sample`, `video`. layout, scorers: by their names.
+      resources: what one actor takes, such as {"TPU": 4}; None: one of what the cluster has of TPU, GPU or CPU.
+      address: of a cluster, or "local" for one on this machine that ends with this process.
+
+    Raises:
+      UserError: Ray is not installed, or has no cluster there; what could not be made (all others are written).
+      DiskFull: at once.
+    """
+    ray = _ray(address)
+    try:
+        finished = writers.open_writer(layout, workdir).finished
+        fleet = ActorPool(
+            ray, resources or _resources(ray), (files.absolute_path(workdir), layout, dict(how), scorers), finished
+        )
+        left = sum(len(group.jobs.keys() - done) for group in groups)
+        with tqdm(total=left, unit="sample") as bar:
+            faults = [fault for group in groups for fault in _make_group(fleet, group, workdir, done, how, bar)]
+            logging.info("%d samples in %s", bar.n, workdir)
+    finally:
+        ray.shutdown()
+    if faults:
+        raise UserError(f"not written: {'; '.join(faults)}")
+
+
+def _make_group(fleet, group, workdir, done, how, bar):
+    """Faults of a group, after all else of it is written."""
+    wanted = group.jobs.keys() - done
+    if not wanted:
+        return []
+    asked = how["batch_size"] or generate_batches.recorded_batch_size(workdir, group)
+    begin = group.key, generate_batches.batch_representatives(group), -(-len(group.jobs) // fleet.capacity()), asked
+    try:
+        size = fleet.batch_size(begin)
+    except UserError as error:  # of these settings; those of other groups may be right
+        return [str(error)]
+    batches = [batch for batch in generate_batches.plan_batches(workdir, group, size) if not wanted.isdisjoint(batch)]
+    return fleet.make(group, begin, batches, wanted, bar)
+
+
+def _ray(address):
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--engine=ray: Ray is not installed; pip install 'its_jax[ray]'") from error
+    _check_reachable(address)
+    try:
+        # 'local', or else Ray would join a cluster that was left running here.
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--ray_address={address}: there is no Ray cluster ({error})") from error
+    return ray
+
+
+def _check_reachable(address):
+    """Ray itself would try for minutes, and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise UserError(f"--ray_address={address}: there is no Ray cluster ({error.strerror or error})") from error
+
+
+def _resources(ray):
+    there = ray.cluster_resources()
+    return {next((name for name in ("TPU", "GPU") if there.get(name)), "CPU"): 1}
+
+
+class ActorPool:
+    """Actors, as many as the cluster has room for at any time and there is work for.
+
+    Args:
+      resources: of one actor. arguments: of its `Worker`. finished: gives the ids of all that is written.
+    """
+
+    def __init__(self, ray, resources, arguments, finished):
+        self._ray, self._resources, self._arguments, self._finished = ray, resources, arguments, finished
+        options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
+        others = {name: count for name, count in resources.items() if name not in ("CPU", "GPU")}
+        self._actor = ray.remote(Worker).options(max_restarts=0, resources=others, **options)
+        self._idle, self._running = [], {}  # future -> actor
+        self._given = {}  # actor -> batch -> ids that it has not told to be written
+
+    def capacity(self) -> int:
+        there = self._ray.cluster_resources()
+        return max(1, int(min(there.get(name, 0) // count for name, count in self._resources.items())))
+
+    def batch_size(self, begin):
+        """Of a group, by an actor that begins it. UserError: it cannot be begun."""
+        for _ in range(MAX_DEATHS):
+            self._grow(1)
+            actor = self._idle.pop()
+            try:
+                size = self._ray.get(actor.begin.remote(*begin))
+            except self._ray.exceptions.RayTaskError as error:
+                self._idle.append(actor)
+                raise _unwrap(error) from error
+            except self._ray.exceptions.RayError as error:
+                self._bury(actor)
+                last = error
+                continue
+            self._idle.append(actor)
+            return size
+        raise UserError(f"{MAX_DEATHS} actors died when they began a program ({last})")
+
+    def make(self, group, begin, batches, wanted, bar):
+        """Makes batches of a group; gives faults. DiskFull, UserError: at once, if nothing can be written."""
+        waiting, deaths, faults = collections.deque(range(len(batches))), collections.Counter(), []
+        wanted = set(wanted)
+        while waiting or self._running or any(self._given.values()):
+            self._grow(len(waiting))
+            self._hand_out(group, begin, batches, wanted, waiting)
+            ready, _ = self._ray.wait(list(self._running), timeout=_WAIT_SECONDS)
+            for future in ready:
+                actor = self._running.pop(future)
+                try:
+                    written, failed = self._ray.get(future)
+                except self._ray.exceptions.RayTaskError as error:
+                    raise _unwrap(error) from error
+                except self._ray.exceptions.RayError as error:
+                    lost = self._bury(actor)
+                    logging.warning("an actor died (%s): %d batches are made again", type(error).__name__, len(lost))
+                    deaths.update(lost)
+                    wanted -= self._finished()  # what it wrote without having told
+                    faults += [f"batch {i}: {MAX_DEATHS} actors died over it" for i in lost if deaths[i] == MAX_DEATHS]
+                    waiting.extendleft(i for i in lost if deaths[i] < MAX_DEATHS)
+                    continue
+                self._idle.append(actor)
+                faults += failed.values()
+                wanted -= written.keys() | failed.keys()
+                bar.update(len(written))
+                self._given[actor] = {
+                    i: left for i, ids in self._given[actor].items() if (left := ids - written.keys() - failed.keys())
+                }
+        return faults
+
+    def _hand_out(self, group, begin, batches, wanted, waiting):
+        from its_jax.generate.groups import to_make
+
+        for actor in list(self._idle):
+            if waiting:
+                i = waiting.popleft()
+                self._given[actor][i] = wanted.intersection(batches[i])
+                future = actor.make.remote(begin, *to_make(group, batches[i], wanted))
+            elif self._given[actor]:
+                future = actor.finish.remote()
+            else:
+                continue
+            self._idle.remove(actor)
+            self._running[future] = actor
+
+    def _grow(self, work):
+        while len(self._given) < min(self.capacity(), len(self._running) + work):
+            actor = self._actor.remote(*self._arguments)
+            self._given[actor] = {}
+            self._idle.append(actor)
+
+    def _bury(self, actor):
+        """Batches of which it has not told that all is written."""
+        self._ray.kill(actor)
+        return list(self._given.pop(actor))
+
+
+def _unwrap(error):
+    """The exception of ours in one of Ray's, or Ray's."""
+    return error.cause if isinstance(error.cause, UserError) else error
+
+
+class Worker:
+    """What an actor does: holds a sampler, and writes what it makes with it while it makes the next."""
+
+    def __init__(self, workdir: str, layout: str, how: Mapping[str, Any], scorers: str):
+        from its_jax.generate import production
+        from its_jax.scoring import registry
+
+        production.keep_programs()
+        self._how = how
+        self._key: str | None = None
+        self._sampler: Any = None
+        folder, name = files.to_path(workdir), f"actor-{uuid.uuid4().hex[:10]}"
+        self._workdir = folder
+        self._store = writers.open_writer(layout, folder, name)
+        pipeline = production.pipeline(self._store, [], video=how["video"], scorers=registry.load_scorers(scorers))
+        self._life = contextlib.ExitStack()  # of the actor
+        self._life.enter_context(locks.hold(folder, name))  # so that nobody sweeps up what it is writing
+        self._line = self._life.enter_context(pipeline)
+
+    def begin(self, key: str, todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int) -> int:
+        """Loads and compiles what a group takes, where that is not done; its batch size."""
+        from its_jax.generate import groups as generate_groups
+
+        if self._key != key:
+            self._line.finish()
+            self._sampler = self._key = None  # its memory is for the next one
+            self._sampler = generate_groups.sampler_for(todo, self._workdir, pending, batch_size, self._how)
+            self._key = key
+        return self._sampler.batch_size
+
+    def make(
+        self, begin: tuple[Any, ...], todo: Sequence[Mapping[str, Any]], wanted: Sequence[bool]
+    ) -> tuple[dict[str, bool], dict[str, str]]:
+        """Makes a batch, and begins to write it; gives what `news` does."""
+        from its_jax.generate import groups as generate_groups
+
+        self.begin(*begin)
+        self._store.clean(sample_id(job) for job, is_wanted in zip(todo, wanted, strict=True) if is_wanted)
+        generate_groups.make_batch(self._line, self._sampler, todo, wanted)
+        return self._news()
+
+    def finish(self) -> tuple[dict[str, bool], dict[str, str]]:
+        """Waits until all is written."""
+        self._line.finish()
+        self._store.close()
+        return self._news()
+
+    def _news(self):
+        """Ids of what has been written, and faults by id, since it was told last."""
+        written, faults = dict.fromkeys(self._line.written, True), dict(self._line.faults)
+        self._line.written.clear()
+        self._line.faults.clear()
+        return written, faults
