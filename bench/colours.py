@@ -6,7 +6,7 @@
 
 `bench.latent_colours` tells how to add pictures by the other method. `usual` is the share of pictures whose hue is one
 that the subject's pictures were drawn in, `chance` the share of the pictures of all other subjects whose hue is, and
-`grey` the share of pictures with hardly any colour (see `hue` in `its_jax.tiny.colours`). `grey_off` is how far the
+`grey` the share of pictures with hardly any colour (see `hue` in `its_jax.tiny.data.colors`). `grey_off` is how far the
 mean of the three channels is from the spectrogram at most, in levels of 1/255. --picture=docs/colours.png shows some
 subjects' first samples, grey and coloured.
 """

@@ -11,8 +11,8 @@ import matplotlib
 import numpy as np
 
 from configs import default
-from its_jax.generate import production
 from its_jax.pipeline.sampler import Sampler
+from its_jax.runtime import cache
 from its_jax.settings.parse import read_settings
 
 ROWS = {
@@ -36,7 +36,7 @@ def main():
 
 def estimates(prompts, seed):
     """For each row: step -> the spectrogram `[h, w]` of what is estimated after it."""
-    production.keep_programs()
+    cache.keep_programs()
     batch = [_job(method, prompts, seed) for method in ROWS]
     sampler, states = Sampler(batch[0], pending=1, batch_size=1), {}
     run = sampler._denoise

@@ -1,4 +1,4 @@
-"""Single layers of full size in three forms: XLA's own, that of `its_jax.models.forms` here, and PyTorch's.
+"""Single layers of full size in three forms: XLA's own, that of `its_jax.models.backends` here, and PyTorch's.
 
     python -m bench.layers --dtype=float32 --out=bench/results/layers_amx_float32.json
 

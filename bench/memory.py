@@ -33,12 +33,12 @@ FILES = {
     "text_encoder": "model.safetensors",
 }
 PROGRAMS = {
-    "baseline": "import jax, its_jax.load; jax.devices()",
-    "baseline with torch": "import jax, its_jax.load, torch; jax.devices()",
+    "baseline": "import jax, its_jax.pretrained; jax.devices()",
+    "baseline with torch": "import jax, its_jax.pretrained, torch; jax.devices()",
     "convert": "import sys; from convert import conversion; conversion.convert(sys.argv[1], sys.argv[2])",
     "load": (
-        "import sys; from its_jax import load\n"
-        "model = load.load(sys.argv[1], parts=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"
+        "import sys; from its_jax.pretrained import load_model\n"
+        "model = load_model(sys.argv[1], parts=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"
     ),
     "to_bin": (
         "import sys, torch, safetensors.torch\ntorch.save(safetensors.torch.load_file(sys.argv[1]), sys.argv[2])"

@@ -70,7 +70,7 @@ def module(part, name, dtype):
 
 def ours(part, name, dtype):
     model = ours_of(part, config(name), module(part, name, dtype), jnp.dtype(dtype))
-    backends.specialize(model, prepare=part == "unet")  # as its_jax.sampler does
+    backends.specialize(model, prepare=part == "unet")  # as its_jax.pipeline.sampler does
     return model
 
 

@@ -3,7 +3,7 @@
     python -m bench.scaling --out=bench/results/scaling.json
 
 The embedded models at `configs/default.py`, with few steps and every term at each of them. A point is a process of its
-own, which runs `its_jax.measure.of_batch`; along an axis only one setting changes:
+own, which runs `its_jax.benchmark.measure.measure_batch`; along an axis only one setting changes:
 
     batch      samples at once
     width      of a canvas that is denoised all at once, so that self-attention grows with its square
@@ -47,9 +47,9 @@ PROMPTS = ("a drawing of a fish", "a drawing of a tree")
 POINT = """
 import json, sys
 import jax
-from its_jax import measure
+from its_jax.benchmark import measure
 jax.config.update("jax_enable_compilation_cache", False)
-print(json.dumps(measure.of_batch(json.loads(sys.argv[1]), int(sys.argv[2]))))
+print(json.dumps(measure.measure_batch(json.loads(sys.argv[1]), int(sys.argv[2]))))
 """
 
 

@@ -1,4 +1,4 @@
-"""What one sample of full size asks of each chip when 1, 2 or 4 chips share it (`its_jax.spread`).
+"""What one sample of full size asks of each chip when 1, 2 or 4 chips share it (`its_jax.pipeline.model_parallel`).
 
     python -m bench.spread --topology=v5e:2x2 --out=bench/results/spread_v5e.json
 

@@ -6,7 +6,7 @@ Every variant makes the same pairs of subject and sound from the same seeds, at 
 for what its name says. `both` is the share in which picture and sound are right, with the 95 % interval of Wilson;
 `lost` and `won` count samples against DDIM at 100 steps, and `more` is what the share has more than there, with its
 95 % interval for pairs. `error` is the mean squared error with which the models denoise the finished sample, see
-`its_jax.tiny.scores`. `gflop` is the arithmetic of denoising one sample. Goes on where it was broken off.
+`its_jax.tiny.evaluation.scores`. `gflop` is the arithmetic of denoising one sample. Goes on where it was broken off.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from scipy import stats
 from bench import flags
 from bench.about import about
 from its_jax.benchmark.measure import stage_flops
-from its_jax.generate.production import keep_programs
 from its_jax.pipeline.sampler import Sampler
+from its_jax.runtime.cache import keep_programs
 from its_jax.settings.parse import expand
 from its_jax.storage.files import write_json
 from its_jax.tiny import judges

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from bench import flags
 from bench.about import about
+from its_jax.runtime import cache
 from its_jax.storage.files import json_bytes, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +81,7 @@ def rate(args):
     todo = sweep_grid.read_grid(settings, settings.pop("grid"))
     (group,) = generate_batches.program_groups(todo)
     how = {"batch_size": 0, "devices_per_sample": 1, "video": False}
-    production.keep_programs()
+    cache.keep_programs()
     sampler = generate_groups.sampler_for(generate_batches.batch_representatives(group), len(todo), 0, how)
     batches = generate_batches.plan_batches(args.scratch / "plan", group, sampler.batch_size)[:BATCHES]
     batches = [[group.jobs[name] for name in batch] for batch in batches]

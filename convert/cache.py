@@ -3,12 +3,12 @@
 import hashlib
 import json
 import logging
-import os
 import pathlib
 
 from convert import originals, sources
 from convert.conversion import FORMAT, METADATA, write
 from its_jax.errors import UserError
+from its_jax.runtime.cache import cache_folder
 from its_jax.storage.files import read_json
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,6 @@ def _located(source):
     if loras and (path / METADATA).exists():
         raise UserError(f"{source}: {path} is converted already; a LoRA is merged when the original is converted")
     return path, loras
-
-
-def cache_folder() -> pathlib.Path:
-    """`$ITS_JAX_CACHE`, or `its_jax` in the user's cache folder."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "its_jax"
-    return pathlib.Path(os.environ.get("ITS_JAX_CACHE") or default).expanduser().absolute()
 
 
 def _content_key(original):

@@ -1,6 +1,6 @@
 """Signs finished files as made by models: `python -m its_jax.sign FILE --certificate=CHAIN.pem --key=KEY.pem`.
 
-FILE is a picture, sound or video, or the folder of a sample, all of whose files are signed. See `its_jax.signing`.
+FILE is a picture, sound or video, or the folder of a sample, all of whose files are signed. See `its_jax.media.signing`.
 """
 
 import logging

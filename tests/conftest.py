@@ -8,8 +8,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 import pytest
-from in_browser import browser, opened  # noqa: F401
-from small import models, quick_programs, small, sources  # noqa: F401
+
+from tests.helpers.browser import browser, opened  # noqa: F401
+from tests.helpers.small import models, quick_programs, small, sources  # noqa: F401
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import sys
 import types
 import zipfile
 
-import finished
 import nbformat
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from its_jax import notebook
 from its_jax.errors import UserError
 from its_jax.evaluate import score_cache
 from its_jax.storage import samples
+from tests.helpers import finished_samples as finished
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 
-import credentials
-import finished
 import pytest
-from flags_of import flags_of
+
+from tests.helpers import credentials
+from tests.helpers import finished_samples as finished
+from tests.helpers.command_flags import flags_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "top", "evalua
 ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate", "its_jax.notebook"}
 ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet", "versus")}
 # What entry points share: it parses the flags for them.
-COMMAND_LINE = "its_jax.cli"
+COMMAND_LINE = "its_jax.runtime.cli"
 FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
 # What takes a second to import, or more: nobody who asks for --help, or misspells a flag, should wait for it.
 SLOW = ("jax", "flax", "orbax", "optax", "numpy", "scipy", "PIL", "soundfile", "transformers", "torch", "diffusers")
@@ -90,7 +90,7 @@ def test_1_models_know_jax_flax_and_their_layers_only():
 
 
 def test_2_the_paper_needs_jax_and_numpy_only():
-    paper = ["its_jax.denoise", "its_jax.views", "its_jax.windows"]
+    paper = ["its_jax.diffusion.denoise", "its_jax.diffusion.views", "its_jax.diffusion.windows"]
     assert_none({name: foreign(name) - imports_of(name, paper) for name in paper})
     assert_none({name: third_parties(name) - {"jax", "numpy"} for name in paper})
 
@@ -126,7 +126,7 @@ def test_5_torch_is_for_conversion_tests_and_benchmarks():
 
 
 def test_5_nothing_that_is_imported_on_the_way_needs_torch():
-    """`its_jax.load` converts, so that `convert` must not import torch before it meets a pickle."""
+    """`its_jax.pretrained` converts, so that `convert` must not import torch before it meets a pickle."""
     reached, waiting = set(), set(modules("its_jax"))
     while waiting:
         reached |= waiting

@@ -115,7 +115,7 @@ def _stage(seconds, work, b, limit):
 
 
 def stage_flops(sampler, job):
-    """Stage -> floating-point operations of one sample in products, see `its_jax.flops`, as the plain layers have them.
+    """Stage -> floating-point operations of one sample in products, see `its_jax.benchmark.flops`, as the plain layers have them.
 
     Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
     """

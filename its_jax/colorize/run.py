@@ -17,8 +17,9 @@ from its_jax.colorize.colorizers import Colorizer, FactorizedColorizer, LatentCo
 from its_jax.colorize.outputs import ColorTask
 from its_jax.colorize.settings import Settings
 from its_jax.errors import UserError
-from its_jax.generate import production, record
+from its_jax.generate import record
 from its_jax.pipeline.sampler import CPU_BATCH, OUT_OF_MEMORY
+from its_jax.runtime import cache
 from its_jax.storage import files, locks, samples
 
 _LOCK = "colors"
@@ -76,7 +77,7 @@ def _todo(how, made):
 def _shares(how: Settings, todo: Sequence[ColorTask]):
     """Painter, and what it is to make; one after the other, so that the models of one are in memory."""
     if todo:
-        production.keep_programs()
+        cache.keep_programs()
     source = lambda painting: painting.settings.get("latent_model", "")  # noqa: E731
     for model, share in itertools.groupby(sorted(todo, key=source), key=source):
         share = list(share)

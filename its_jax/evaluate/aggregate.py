@@ -53,7 +53,7 @@ def missing(
 
 
 def _is_told(sample, one):
-    """Whether the record has the score, of the same model (see `its_jax.production`)."""
+    """Whether the record has the score, of the same model (see `its_jax.generate.record`)."""
     scores = sample.record.get("scores")
     return _is_same(sample, one) and isinstance(scores, Mapping) and _is_finite(scores.get(one.name))
 

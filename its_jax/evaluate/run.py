@@ -6,9 +6,8 @@ from pathlib import Path
 
 from its_jax.errors import UserError
 from its_jax.evaluate import aggregate, feature_networks, measures, references, report
-from its_jax.generate import production
 from its_jax.media import images, sounds
-from its_jax.runtime import hardware
+from its_jax.runtime import cache, hardware
 from its_jax.scoring import clip_clap, registry
 from its_jax.scoring.metrics import Gaussian
 from its_jax.storage import files, samples
@@ -51,7 +50,7 @@ def run(
     labels = {folder: label(name, folder) for name, folder in zip(names, folders, strict=True)}
     made, faults = _opened(folders)
     _tell_canvases(made)
-    production.keep_programs()
+    cache.keep_programs()
     scorers = _scorers(
         models, registry.all_tiny(sample.record for of_folder in made.values() for sample in of_folder.values())
     )

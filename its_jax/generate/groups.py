@@ -1,4 +1,4 @@
-"""A share of a sweep's jobs -> samples, program after program, batch by batch as `its_jax.plan` has them."""
+"""A share of a sweep's jobs -> samples, program after program, batch by batch as `its_jax.generate.batches` has them."""
 
 import itertools
 import logging
@@ -12,6 +12,7 @@ from its_jax.generate import batches as generate_batches
 from its_jax.generate import production
 from its_jax.pipeline.methods import subclasses
 from its_jax.pipeline.sampler import Sampler
+from its_jax.runtime import cache
 from its_jax.runtime.duration import format_duration
 from its_jax.scoring.item import Scorer
 from its_jax.settings.steps import denoising_runs
@@ -36,7 +37,7 @@ def make(
     Raises:
       UserError: what could not be made, group or sample; all others are written. DiskFull: at once.
     """
-    production.keep_programs()
+    cache.keep_programs()
     todo = [job for group in groups for name, job in group.jobs.items() if name not in done]
     faults, clock = [], _Clock(-(-len(todo) // share[1]))
     with production.pipeline(store, todo[:: share[1]], video=how["video"], scorers=scorers) as line:

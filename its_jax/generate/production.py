@@ -9,7 +9,6 @@ import time
 import jax
 from tqdm import tqdm
 
-from convert.cache import cache_folder
 from its_jax.errors import UserError
 from its_jax.generate.record import sample_record
 from its_jax.media import images, sounds
@@ -17,6 +16,7 @@ from its_jax.media import video as media_video
 from its_jax.pipeline import decoding
 from its_jax.pipeline.methods import resume, subclasses
 from its_jax.pipeline.sampler import Sampler, timed
+from its_jax.runtime.cache import keep_programs
 from its_jax.scoring import registry
 from its_jax.scoring.item import Item
 from its_jax.settings.ids import sample_id
@@ -65,14 +65,6 @@ def tell(workdir, line, faults=()):
     logging.info("%d samples in %s", len(line.written), workdir)
     if faults := [*faults, *line.faults.values()]:
         raise UserError(f"not written: {'; '.join(faults)}")
-
-
-def keep_programs():
-    """Compiled programs are kept in the cache folder, unless the user has JAX keep them elsewhere, so that a second run
-    of the same shapes need not compile."""
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a run has two dozen small ones
 
 
 def _files(job, video):

@@ -25,7 +25,7 @@ def write_wav(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int,
 def wav(waveform: np.ndarray, sampling_rate: int, settings: dict) -> bytes:
     """16-bit mono WAV; value = round(32768 x), at most 32767.
 
-    The title tag holds the prompts, the comment tag `settings` as JSON, the software tag the mark of `its_jax.marks`.
+    The title tag holds the prompts, the comment tag `settings` as JSON, the software tag the mark of `its_jax.media.metadata`.
     """
     # libsndfile could write these tags, but drops those longer than 2 KB: they are appended by hand.
     tags = _riff_chunk(b"INAM", prompts_title(settings).encode() + b"\0")

@@ -34,7 +34,7 @@ def video(
 
     The picture spans the whole sound: at second t the playhead is t / duration of its width from the left.
     The number of frames is duration * fps, rounded. The title tag holds the prompts, the comment tag `settings` as
-    JSON, the description the mark of `its_jax.marks`. OSError: ffmpeg fails.
+    JSON, the description the mark of `its_jax.media.metadata`. OSError: ffmpeg fails.
     """
     slide, (left, top, width, height) = text_layout.video_frame(to_pillow(picture), image_prompt, audio_prompt)
     playhead = text_layout.playhead(height)

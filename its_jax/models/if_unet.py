@@ -389,7 +389,7 @@ class PixelUNet(nnx.Module):
           level: of the second stage, the timestep `[b]` to which the small picture is noised.
 
         Returns:
-          `[b, h, w, out_channels]` in the model's dtype: noise, then as many channels from which `its_jax.ddpm`
+          `[b, h, w, out_channels]` in the model's dtype: noise, then as many channels from which `its_jax.diffusion.ddpm`
           takes the variance.
 
         Raises:

@@ -1,7 +1,7 @@
 """Layers that several models share. Arrays are channels last: pictures `[b, h, w, c]`, tokens `[b, n, d]`.
 
 Every module takes `dtype` (activations) and `param_dtype` (weights); the attributes carry the names of the
-PyTorch modules, so that `its_jax.weights` needs no table of names.
+PyTorch modules, so that `its_jax.models.state_dict` needs no table of names.
 """
 
 import functools

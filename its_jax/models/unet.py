@@ -354,7 +354,7 @@ class UNet2DConditionModel(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PrecomputedUNet:
-    """A UNet for `its_jax.denoise`: it takes texts from `project_text`, and timesteps from a table of all of them."""
+    """A UNet for `its_jax.diffusion.denoise`: it takes texts from `project_text`, and timesteps from a table of all of them."""
 
     unet: UNet2DConditionModel
     time: list[jax.Array]  # `project_time` of 0, 1, ..., `[timesteps, channels]` each

@@ -5,7 +5,7 @@
     half   one place; or two, one for a term's negative text and one for its positive text
 
 A step adds the parts up with one all-reduce of the latent's size; all else is computed where it is needed, the solver's
-step on each device of a sample. Noise is the average of `its_jax.denoise`, with negative + s (positive - negative)
+step on each device of a sample. Noise is the average of `its_jax.diffusion.denoise`, with negative + s (positive - negative)
 written as (1 - s) negative + s positive where the two are on different devices.
 """
 
@@ -55,7 +55,7 @@ def sub_mesh_sharding(whole: Mesh, places: Sequence[int], spec: P = WHOLE) -> Na
 
 
 def check_models(models: Mapping[str, Any]) -> None:
-    """Raises `UserError` for terms whose models (`its_jax.load.Model` by term) cannot be one program's argument."""
+    """Raises `UserError` for terms whose models (`its_jax.checkpoints.load.Model` by term) cannot be one program's argument."""
     (first, ours), *others = models.items()
     for name, model in others:
         if model.unet.config != ours.unet.config:
@@ -95,7 +95,7 @@ def stack_shards(trees: Sequence[Any], whole: Mesh, spec: P) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """All terms, each an `its_jax.denoise.Term` with guidance scales `[b steps]`, 1 where it is not guided."""
+    """All terms, each an `its_jax.diffusion.denoise.Term` with guidance scales `[b steps]`, 1 where it is not guided."""
 
     each: tuple[denoise.Term, ...]  # without their texts
     texts: Any  # `joined`, leaves [terms * b 2 ...]; the positive one twice where a term is never guided
@@ -180,7 +180,7 @@ def specs_of(tree: Any) -> Any:
 
 
 class TermParallel(placement.DataParallel):
-    """`its_jax.layout.Alone` for several devices to a sample: as many as terms, or twice as many."""
+    """`its_jax.pipeline.placement.DataParallel` for several devices to a sample: as many as terms, or twice as many."""
 
     def __init__(self, terms: int, devices_per_sample: int):
         super().__init__(mesh(terms, devices_per_sample))

@@ -1,6 +1,6 @@
 """Where a sampler's arrays lie: here each device has all weights and makes samples of its own.
 
-`its_jax.spread` has the other way, with the same methods: several devices make one sample together.
+`its_jax.pipeline.model_parallel` has the other way, with the same methods: several devices make one sample together.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ class DataParallel:
         return self.sharded
 
     def check(self, models: Mapping[str, Any]) -> None:
-        """Raises `UserError` for models (`its_jax.load.Model` by term) that cannot lie so."""
+        """Raises `UserError` for models (`its_jax.checkpoints.load.Model` by term) that cannot lie so."""
 
     def prompts(self, prompts: Sequence[str]) -> Sequence[str]:
         """Of a term's prompts those that are encoded."""

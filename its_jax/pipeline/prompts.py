@@ -77,7 +77,7 @@ def project_text(unet, text):
 
 
 def prepare_unet(unet, timesteps):
-    """A UNet for `its_jax.denoise`, with what it takes from its `timesteps`; the weights stay where they are."""
+    """A UNet for `its_jax.diffusion.denoise`, with what it takes from its `timesteps`; the weights stay where they are."""
     return PrecomputedUNet(unet, _project_time(unet, jnp.arange(timesteps)))
 
 

@@ -116,9 +116,9 @@ class Sampler:
     Args of the constructor:
       job: one of the jobs. pending: how many there are. batch_size: samples at once, 0 to choose.
       may_shrink: whether there may be fewer at once where the memory does not suffice, even if they were not chosen.
-      devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.spread`.
+      devices_per_sample: 1, or as many as terms, or twice as many, see `its_jax.pipeline.model_parallel`.
 
-    `its_jax.methods` has what some methods do in another way.
+    `its_jax.pipeline.methods.subclasses` has what some methods do in another way.
 
     Attributes:
       models: term -> `load.Model`; terms of one source share it. batch_size: a multiple of how many samples the

@@ -29,12 +29,12 @@ def resolve_names(names: str, jobs: Iterable[Mapping[str, Any]]) -> str:
 
 
 def builtin_columns(names: str) -> list[str]:
-    """Of the scorers, those of `its_jax.similarity`, whose columns have their names."""
+    """Of the scorers, those of `its_jax.scoring.clip_clap`, whose columns have their names."""
     return [own for own in BUILTIN if any(own == name.strip().partition("@")[0] for name in names.split(","))]
 
 
 def check(names: str) -> None:
-    """What `load` does, but for the models of `its_jax.similarity`. UserError: as `load`."""
+    """What `load` does, but for the models of `its_jax.scoring.clip_clap`. UserError: as `load`."""
     load_scorers(",".join(name for name in names.split(",") if not builtin_columns(name)))
 
 

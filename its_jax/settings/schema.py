@@ -7,7 +7,7 @@ TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all 
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
-SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.denoise` has them
+SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.diffusion.denoise` has them
 METHODS = (
     "fused",
     "image_only",

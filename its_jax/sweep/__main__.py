@@ -1,6 +1,6 @@
 """A grid of settings -> samples: `python -m its_jax.sweep --config=configs/sweep.py --workdir=sweep`.
 
-Axes are in the config's `grid`, or given as --axis=SETTING=VALUES; `its_jax.grid` says how they are written. The plan
+Axes are in the config's `grid`, or given as --axis=SETTING=VALUES; `its_jax.sweep.grid` says how they are written. The plan
 is printed before anything is made (--plan stops there). The same command again, after whatever happened, makes only
 what is missing, with the bits that an unbroken run gives; so it does after the grid has grown. Several processes can
 share one work folder: each makes the share that --shard_index and --num_shards name, or the scheduler that started it.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from its_jax.errors import UserError
 from its_jax.generate import batches as generate_batches
+from its_jax.runtime import cache
 from its_jax.settings.ids import sample_id
 from its_jax.storage import files, locks, writers
 
@@ -213,7 +214,7 @@ class Worker:
         from its_jax.generate import production
         from its_jax.scoring import registry
 
-        production.keep_programs()
+        cache.keep_programs()
         self._how = how
         self._key: str | None = None
         self._sampler: Any = None

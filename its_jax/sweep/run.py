@@ -31,7 +31,7 @@ def run_sweep(
     Args:
       settings: of samples and their run, and `grid`, `prompts`, `layout` and `scorers`. axes: as the flag --axis.
       share: index and count of this process's share; None: of JAX's processes.
-      ray: `address` and `resources` of `its_jax.fleet.make`, if that is to make it.
+      ray: `address` and `resources` of `its_jax.sweep.ray_engine.run_on_ray`, if that is to make it.
 
     Raises:
       UserError: settings that are wrong; programs or samples that could not be made (named; all others are there).

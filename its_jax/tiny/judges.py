@@ -64,7 +64,7 @@ def log_chances(judge, items):
 def _comb():
     """What the harmonics of the frame rate leave of an even spectrogram, `[128, 1]`, 0 where it is whole.
 
-    A vocoder without noise has nothing else to put in the place of a steady sound, see `its_jax.tiny.oscillators`.
+    A vocoder without noise has nothing else to put in the place of a steady sound, see `its_jax.tiny.training.vocoder_init`.
     """
     clicks = np.zeros((1, recipe.NUM_SAMPLES), np.float32)
     clicks[:, :: recipe.MEL.hop_length] = 0.1

@@ -25,7 +25,7 @@ NUM_CROPS = 8
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PixelGuide:
-    """A diffusion model of pixels, of the first stage; `its_jax.sds.LatentModel` is the other kind."""
+    """A diffusion model of pixels, of the first stage; `its_jax.pipeline.methods.sds_latent.LatentGuide` is the other kind."""
 
     unet: PixelUNet
     alphas_cumprod: Array  # [timesteps] float32

@@ -102,9 +102,9 @@ BLOCK, SHOWN = 25, 8
 
 
 class Distiller(Sampler):
-    """Score distillation, see `its_jax.sds`: in place of latents, grey pictures are optimised.
+    """Score distillation, see `its_jax.pipeline.methods.sds_loop`: in place of latents, grey pictures are optimised.
 
-    Its models but the sound's may be of pixels, see `its_jax.crops`.
+    Its models but the sound's may be of pixels, see `its_jax.pipeline.methods.sds_pixel`.
 
     Args of the constructor, besides those of `Sampler`:
       workdir: where progress is kept, so that a run that was broken off goes on; None keeps none.

@@ -1,0 +1,110 @@
+"""The figures of a benchmark: every stage of every size of batch, and where memory ends."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import pytest
+
+from its_jax.benchmark import measure
+from its_jax.pipeline import decoding
+from its_jax.pipeline.sampler import Sampler
+from its_jax.runtime import hardware
+from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import TERMS
+from tests.helpers import model_folder
+
+CONFIG = Path(__file__).parents[2] / "configs" / "default.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(tmp_path_factory):
+    """One device, programs compiled without effort, and products of small matrices."""
+    with model_folder.one_quick_device(tmp_path_factory.mktemp("cache")) as patch:
+        patch.setattr(hardware, "PRODUCT", (64, 64))
+        yield
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    model_folder.build(folder / "image", vocoder=False)
+    model_folder.build(folder / "audio", seed=1)
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config.update_from_flattened_dict(
+        {"num_steps": 2, "solver": "ddim", "height": 12, "width": 48, "image.start_step": 1}
+        | {f"{term}.model": str(folder / term) for term in TERMS}
+    )
+    return config.to_dict()
+
+
+@pytest.fixture(scope="module")
+def sampler(settings):
+    """Of batches of two."""
+    (job, *_), _ = read_settings(settings)
+    return Sampler(job, pending=2, batch_size=2)
+
+
+def test_every_stage_is_timed(settings, sampler, monkeypatch):
+    monkeypatch.setattr(measure, "Sampler", lambda job, **how: sampler)  # it has been compiled already
+    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2)
+    assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
+    assert list(figures["stages"]) == [*measure.STAGES, "all"]
+    for of_stage in figures["stages"].values():
+        first, second = of_stage["batch_seconds"]
+        assert of_stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
+        assert of_stage["samples_per_second"] > 0 and of_stage["gflops"] > 0 and of_stage["of_matrix_product"] > 0
+    assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
+
+
+@pytest.fixture(scope="module")
+def job(settings):
+    """Of two steps, of which the image model has one."""
+    return read_settings(settings)[0][0]
+
+
+@pytest.fixture(scope="module")
+def work(sampler, job):
+    return measure.stage_flops(sampler, job)
+
+
+def test_arithmetic_follows_steps_and_guidance(sampler, job, work):
+    assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
+    change = {"image": job["image"] | {"start_step": 0, "guidance_scale": 1.0}}
+    other = measure.stage_flops(sampler, job | change)
+    assert other["denoise"] == pytest.approx(work["denoise"])  # two steps without a negative prompt in place of one
+    assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
+    for stage in ("decode", "vocode"):
+        assert work[stage] == other[stage]
+    alone = measure.stage_flops(sampler, job | {"image": job["image"] | {"weight": 0.0}})
+    assert alone["encode"] == pytest.approx(work["encode"] / 2)
+    assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
+
+
+def test_columns_that_are_cut_off_are_not_counted(sampler, job, work):
+    """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
+    cut = measure.stage_flops(sampler, job | {"cutoff_latent": True})
+    assert cut["denoise"] == work["denoise"]
+    assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
+    assert cut["decode"] < work["decode"]
+
+
+def test_a_sweep_ends_where_memory_does(settings, monkeypatch):
+    def of_batch(settings, repeats):
+        if settings["batch_size"] > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+        return {"batch_size": settings["batch_size"]}
+
+    monkeypatch.setattr(measure, "measure_batch", of_batch)
+    one, two, end = measure.sweep(settings, [1, 2, 4, 8])
+    assert (one, two) == ({"batch_size": 1}, {"batch_size": 2})
+    assert end["batch_size"] == 4 and "memory" in end["fault"]
+
+
+def test_another_fault_is_not_taken_for_the_end_of_memory(settings, monkeypatch):
+    def of_batch(settings, repeats):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(measure, "measure_batch", of_batch)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        list(measure.sweep(settings, [1]))

@@ -1,0 +1,372 @@
+"""The page over many samples: what it is told, and what it does in a real browser, opened from the disk."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from its_jax import gallery
+from its_jax.errors import UserError
+from its_jax.gallery import page as pages
+from its_jax.storage import samples
+from tests.helpers import finished_samples as finished
+from tests.helpers.browser import reloaded
+
+HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
+SUBJECTS, SOUNDS = ("a castle", "a dog"), ("bell ringing", HOSTILE)
+
+
+def records():
+    """Subjects x sounds x weights x two seeds: 16, with a score that falls with their number."""
+    settings = [
+        {"image.prompt": subject, "audio.prompt": sound, "image.weight": weight, "seed": seed}
+        for subject in SUBJECTS
+        for sound in SOUNDS
+        for weight in (0.4, 0.6)
+        for seed in (9, 10)
+    ]
+    return [finished.record(changes, {"good": -n / 3}) for n, changes in enumerate(settings)]
+
+
+@pytest.fixture(scope="module", params=["folders", "shards"])
+def workdir(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("some samples")
+    finished.write(folder, records(), request.param)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sam'ples")
+    finished.write(folder, records())
+    return folder
+
+
+def data(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_is_told_each_value_once(workdir):
+    told = data(gallery.write(workdir))
+    assert set(told["columns"]) == {"image.prompt", "audio.prompt", "image.weight", "seed"}
+    assert told["columns"]["seed"]["values"] == [9, 10] and told["common"]["num_steps"] == 25
+    found = samples.open_samples(workdir)
+    for n, sample in enumerate(told["ids"]):
+        record = found[sample].record
+        for name, column in told["columns"].items():
+            group, _, key = name.rpartition(".")
+            assert column["values"][column["index"][n]] == (record[group] if group else record)[key]
+        assert told["scores"]["good"][n] == pytest.approx(record["scores"]["good"], rel=1e-5)
+    assert told["canvas"]["values"] == [[48, 16, 1.0, finished.RATE]]
+
+
+def test_all_that_the_page_links_to_is_there(workdir):
+    told = data(gallery.write(workdir))
+    for n, sample in enumerate(told["ids"]):
+        of = {key: told[key]["values"][told[key]["index"][n]] for key in ("folders", "pictures")}
+        folder = workdir / of["folders"] / sample
+        assert all((folder / f"{name}.png").stat().st_size for name in of["pictures"])
+        assert (folder / "audio.wav").stat().st_size
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.png")}
+    gallery.write(workdir)
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.png")}
+
+
+def test_it_asks_nobody_outside(folders):
+    for text in (gallery.write(folders).read_text(), gallery.write(folders, embed=True).read_text()):
+        assert not re.search(r"https?://", re.sub('<script id="data".*?</script>', "", text, flags=re.DOTALL))
+        assert "default-src 'none'" in text
+
+
+def test_a_frame_for_notebooks_holds_the_page(folders, monkeypatch):
+    display = types.ModuleType("IPython.display")
+    display.HTML = str
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    shown = gallery.show(folders, height=321)
+    assert "height: 321px" in shown and shown.count("<iframe") == 1 and "<script" not in shown
+
+
+def test_bad_input_is_named_in_one_line(folders, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        gallery.write(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="there are no finished samples in it yet"):
+        gallery.write(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(gallery, "MAX_EMBEDDED", 2**20)
+    monkeypatch.setattr(samples.Sample, "read", lambda *_: bytes(2**18))
+    with pytest.raises(UserError, match="16 samples are more than the 1 MiB that one file may hold"):
+        pages._embedded(list(samples.open_samples(folders).values()))
+
+
+def test_a_damaged_sample_is_named(tmp_path):
+    (sample,) = finished.write(tmp_path, [finished.record()])
+    (tmp_path / sample / "spectrogram.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=f"of {sample} cannot be read"):
+        gallery.write(tmp_path)
+
+
+# In a browser
+
+
+def until(page, condition, seconds=10):
+    """Playwright's own waiting is a program in the page, which its policy refuses."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
+def sound(page):
+    return page.evaluate("(({currentTime, duration, paused}) => [currentTime, duration, paused])(audio)")
+
+
+def shown(page):
+    """Ids of the tiles, in the order of their places."""
+    return page.evaluate("""
+        [...document.querySelectorAll(".tile")].map((tile) => [tile.getBoundingClientRect(), tile.dataset.sample])
+            .sort(([a, i], [b, j]) => a.top - b.top || a.left - b.left)
+            .map(([_, i]) => JSON.parse(document.getElementById("data").textContent).ids[i])""")
+
+
+def details(page):
+    rows = page.evaluate("[...document.querySelectorAll('#settings > *')].map((e) => e.textContent)")
+    return dict(zip(rows[::2], rows[1::2], strict=True))
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_sound_starts_where_the_spectrogram_is_clicked(opened, workdir, embed):
+    page = opened(gallery.write(workdir, embed=embed))
+    page.evaluate("audio.defaultPlaybackRate = 0.1")
+    picture = page.locator(".tile .sound").nth(3)
+    box = picture.bounding_box()
+    picture.click(position={"x": 0.6 * box["width"], "y": 5})
+    until(page, "!audio.paused && audio.currentTime > 0.6")
+    at, duration, _ = sound(page)
+    assert duration == pytest.approx(1, abs=0.01) and 0.59 <= at < 0.8
+    for head in (page.locator("#picture .head"), page.locator(".tile .head").nth(3)):
+        place = head.evaluate("(e) => (e.offsetLeft + 1) / e.parentElement.clientWidth")
+        assert place == pytest.approx(at, abs=0.1) and head.is_visible()
+    seen = page.evaluate(
+        "[...document.querySelectorAll('img')].filter((i) => i.getAttribute('src')).map((i) => i.naturalWidth)"
+    )
+    assert len(seen) >= 18 and set(seen) == {48}
+    big = page.locator("#picture").bounding_box()
+    page.mouse.click(big["x"] + 0.25 * big["width"], big["y"] + 20)
+    until(page, "!audio.paused && audio.currentTime < 0.5")
+    assert sound(page)[0] == pytest.approx(0.25, abs=0.1)
+
+
+def test_axes_tell_seconds_and_mel_frequencies(opened, folders):
+    page = opened(gallery.write(folders))
+    ticks = page.evaluate(
+        "[...document.querySelectorAll('#hz span')].map((e) => [e.textContent, parseFloat(e.style.bottom)])"
+    )
+    assert [label for label, _ in ticks] == ["0 Hz", "500 Hz", "1 kHz", "2 kHz", "4 kHz", "8 kHz"]
+    from its_jax.audio import mel
+
+    bands = 128
+    edges = mel.mel_edges(mel.MelConfig(n_mels=bands))
+    for hertz, (_, place) in zip((500, 1000, 2000, 4000), ticks[1:], strict=False):
+        nearest = abs(edges[1:-1] - hertz).argmin()
+        assert place == pytest.approx(100 * (nearest + 0.5) / bands, abs=1)
+    seconds = page.evaluate(
+        "[...document.querySelectorAll('#seconds span')].map((e) => [e.textContent, parseFloat(e.style.left)])"
+    )
+    assert seconds[0] == ["0 s", 0] and seconds[-1] == ["1", 100] and ["0.4", 40] in seconds
+
+
+def test_the_keyboard_plays_selects_and_stars(opened, folders):
+    page = opened(gallery.write(folders))
+    first = details(page)["id"]
+    page.keyboard.press("s")
+    page.keyboard.press("ArrowRight")
+    second = details(page)["id"]
+    assert [first, second] == shown(page)[:2]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    assert details(page)["id"] == second
+    page.evaluate("audio.defaultPlaybackRate = 0.1")
+    page.keyboard.press("Space")
+    until(page, "!audio.paused && audio.currentTime > 0.01")
+    page.keyboard.press("Space")
+    until(page, "audio.paused")
+    at = sound(page)[0]
+    page.keyboard.press("Space")
+    until(page, "!audio.paused")
+    assert sound(page)[0] >= at > 0
+    page.keyboard.press("ArrowLeft")  # the next one sounds, from its beginning
+    until(page, "!audio.paused && decodeURIComponent(audio.src).includes(" + json.dumps(first) + ")")
+    assert page.locator(".tile[aria-selected=true]").get_attribute("aria-label").endswith("starred")
+    page.locator("#search").focus()
+    page.keyboard.type("s s")
+    assert page.locator("#search").input_value() == "s s"
+
+
+def test_samples_are_sorted_by_scores_and_settings(opened, folders):
+    page = opened(gallery.write(folders))
+    ids = [record["id"] for record in records()]
+    page.select_option("#sort", "score:good")
+    assert shown(page) == ids  # the best comes first
+    page.click("#direction")
+    assert shown(page) == ids[::-1]
+    page.select_option("#sort", "seed")
+    seeds = [int(sample.split("_")[-2]) for sample in shown(page)]
+    assert seeds == [9] * 8 + [10] * 8
+
+
+def test_samples_are_filtered_by_words_and_settings(opened, folders):
+    page = opened(gallery.write(folders))
+    page.fill("#search", "CASTLE bell")
+    assert len(shown(page)) == 4 and all(sample.startswith("a-castle_bell") for sample in shown(page))
+    page.click("#more")
+    page.select_option('[data-setting="seed"]', label="9")
+    page.select_option('[data-setting="image.weight"]', label="0.6")
+    (sample,) = shown(page)
+    assert page.locator("#count").text_content() == "1 of 16 samples"
+    assert details(page) | {"seed": "9", "image.weight": "0.6", "id": sample} == details(page)
+    page.fill("#search", "nothing of the kind")
+    assert page.locator("#nothing").is_visible() and not shown(page)
+    page.click("#clear2")
+    assert len(shown(page)) == 16
+
+
+def boxes(page, selector, label):
+    """Label, x and y of elements."""
+    place = f"(e) => [e.{label}, e.getBoundingClientRect().x, e.getBoundingClientRect().y]"
+    return page.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map({place})")
+
+
+def test_cells_of_two_settings_hold_their_samples(opened, folders):
+    page = opened(gallery.write(folders))
+    page.click("#more")
+    page.select_option("#x", "audio.prompt")
+    page.select_option("#y", "image.prompt")
+    places = {label: (x, y) for label, x, y in boxes(page, "#columns span, #rows span", "textContent")}
+    assert {*SUBJECTS, *SOUNDS} <= set(places)
+    cells = boxes(page, ".tile", "ariaLabel")
+    assert len(cells) == 16
+    assert max(places[sound][1] for sound in SOUNDS) + 20 < min(y for _, _, y in cells)
+    for label, x, y in cells:
+        (subject,) = (subject for subject in SUBJECTS if subject in label)
+        assert max((s for s in SOUNDS if places[s][0] <= x + 8), key=lambda s: places[s][0]) in label
+        assert max((s for s in SUBJECTS if places[s][1] <= y + 8), key=lambda s: places[s][1]) == subject
+    before = details(page)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert details(page) != before
+
+
+def test_prompts_are_text(opened, workdir):
+    for embed in (False, True):
+        page = opened(gallery.write(workdir, embed=embed))
+        page.fill("#search", "onerror")
+        assert len(shown(page)) == 8
+        assert details(page)["audio.prompt"] == HOSTILE and HOSTILE in page.locator(".tile p").all_text_contents()
+        page.click("#more")
+        page.select_option("#x", "audio.prompt")
+        assert page.evaluate("window.hacked") is None
+
+
+def test_stars_are_kept_and_exported(opened, folders):
+    path = gallery.write(folders)
+    page = opened(path)
+    ids = shown(page)
+    page.locator(".tile").nth(2).hover()
+    page.locator(".tile b").nth(2).click()
+    page.locator(".tile").nth(5).click(position={"x": 30, "y": 150})
+    page.click("#star")
+    again = opened(path, context=page.context)
+    again.click("#starred")
+    assert shown(again) == [ids[2], ids[5]]
+    again.click("#export")
+    assert again.locator("#text").input_value() == f"{ids[2]}\n{ids[5]}\n"
+    with again.expect_download() as download:
+        again.click("#download")
+    assert open(download.value.path()).read() == f"{ids[2]}\n{ids[5]}\n"
+    again.select_option("#form", "again")
+    assert arguments(again)[-2:] == [f"--from={folders}/{ids[5]}/spectrogram.png", "--workdir=again"]
+    again.select_option("#form", "videos")
+    assert arguments(again) == ["python", "-m", "its_jax.media", f"{folders}/{ids[5]}"]
+    again.click("#close")
+    again.keyboard.press("s")
+    reloaded(page)
+    page.click("#starred")
+    assert len(shown(page)) == 1
+
+
+def arguments(page):
+    """Of the last exported command, as a shell reads them."""
+    command = page.locator("#text").input_value().splitlines()[-1].removeprefix("python")
+    program = "import sys; print(*sys.argv[1:], sep='\\n')"
+    told = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "$0" python {command}', program], capture_output=True, text=True
+    )
+    return told.stdout.splitlines()
+
+
+def test_a_frame_without_storage_says_so(opened, folders, tmp_path):
+    gallery.write(folders, embed=True)
+    inner = (folders / gallery.EMBEDDED).read_text().replace("&", "&amp;").replace('"', "&quot;")
+    outer = tmp_path / "outer.html"
+    outer.write_text(f'<iframe sandbox="allow-scripts" width=1200 height=800 srcdoc="{inner}"></iframe>')
+    frame = opened(outer).frame_locator("iframe")
+    frame.locator(".tile").first.wait_for()
+    assert "keeps no stars" in frame.locator("#notice").text_content()
+    frame.locator("#star").click()
+    assert frame.locator("#star").get_attribute("aria-pressed") == "true"
+
+
+# Runs before the page's own script: notes when tiles are on the screen.
+CLOCK = """
+    (function look() {
+        if (document.querySelector(".tile")) requestAnimationFrame(() => { window.painted = performance.now(); });
+        else requestAnimationFrame(look);
+    })()"""
+
+
+def test_ten_thousand_samples_are_there_at_once(browser, opened, tmp_path):
+    (sample,) = finished.write(tmp_path, [finished.record()])
+    path = gallery.write(tmp_path)
+    with_many(path, sample, 10_000)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.add_init_script(CLOCK)
+    page = opened(path, context=context)
+    times = []
+    for _ in range(3):  # the machine may be at something else
+        until(page, "window.painted")
+        times.append(page.evaluate("window.painted"))
+        page.reload()
+    assert min(times) < 1000  # milliseconds
+    assert page.locator("#count").text_content() == "10000 samples"
+    page.select_option("#sort", "score:good")
+    assert details(page)["seed"] == "9999" and shown(page)[0].endswith("000000270f")
+    page.evaluate("list.scrollTop = list.scrollHeight")
+    until(page, """[...document.querySelectorAll(".tile")].some((tile) => tile.ariaPosInSet === "10000")""")
+    assert page.locator(".tile").count() < 100
+    client = context.new_cdp_session(page)
+    client.send("HeapProfiler.collectGarbage")
+    assert client.send("Runtime.getHeapUsage")["usedSize"] < 20 * 2**20  # bytes
+
+
+def with_many(path, sample, count):
+    """Makes the page of one sample that of many, which differ in their seeds and scores and share its files."""
+    told, seeds = data(path), list(range(count))
+    told["ids"] = [f"{sample[:-10]}{seed:010x}" for seed in seeds]
+    del told["common"]["seed"]
+    told["columns"] = {"seed": {"values": seeds, "index": seeds}}
+    told["scores"] = {"good": [seed / count for seed in seeds]}
+    for key in ("canvas", "pictures", "colors", "folders"):
+        told[key]["index"] = [0] * count
+    page = path.read_text()
+    path.write_text(
+        page.replace(json.dumps(data(path), separators=(",", ":")), json.dumps(told, separators=(",", ":")))
+    )
+    for other in (*told["ids"][:100], *told["ids"][-100:]):
+        if other != sample:
+            (path.parent / other).symlink_to(sample)

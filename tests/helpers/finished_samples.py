@@ -1,0 +1,48 @@
+"""Work folders of finished samples with tiny pictures and a short tone, for tests of what looks at them."""
+
+import pathlib
+import runpy
+
+import numpy as np
+
+from its_jax.media import images, sounds
+from its_jax.settings.ids import sample_id
+from its_jax.settings.parse import read_settings
+from its_jax.settings.records import RECORD, settings_of
+from its_jax.settings.steps import image_terms
+from its_jax.storage import writers
+from its_jax.storage.files import json_bytes
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
+RATE = 16000
+
+
+def record(changes=None, scores=None):
+    """The record of a sample of the default config, with some of its settings changed (`image.prompt`, ...)."""
+    config = runpy.run_path(str(CONFIG))["get_config"]()
+    config.update_from_flattened_dict(changes or {})
+    (job, *_), _ = read_settings(config.to_dict())
+    run = {"batch_size": 1, "position": 0, "video": False, "devices_per_sample": 1}
+    made = job | {"id": sample_id(job), "run": run, "models": {}, "versions": {}}
+    return made | ({"scores": scores} if scores else {})
+
+
+def content(record, sound, width=48, height=16, seconds=1.0):
+    """The files of a sample; the left half of its spectrogram is bright, as its seed says."""
+    grey = np.zeros((height, width))
+    grey[:, : width // 2] = 0.3 + record["seed"] % 8 / 10
+    tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
+    for term in image_terms(settings_of(record)):
+        yield f"{term}.png", images.png(np.stack([grey, grey, grey * 0.5], -1), record)
+    yield "spectrogram.png", images.png(grey, record)
+    yield sound, (sounds.flac if sound.endswith(".flac") else sounds.wav)(tone, RATE, record)
+    yield RECORD, json_bytes(record)
+
+
+def write(workdir, records, layout="folders", **size):
+    """Adds finished samples to a work folder; returns their ids."""
+    kept = writers.open_writer(layout, workdir)
+    for made in records:
+        kept.add(made["id"], content(made, type(kept).sound, **size))
+    kept.close()
+    return [made["id"] for made in records]

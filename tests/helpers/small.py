@@ -1,0 +1,63 @@
+"""Fixtures of tests that make samples: small models, converted, and a config for them."""
+
+import pathlib
+import runpy
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from convert import conversion
+from its_jax.settings.schema import TERMS
+from tests.helpers import model_folder
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
+SMALL = {"num_samples": 3, "batch_size": 2, "num_steps": 4, "solver": "ddim", "height": 12, "width": 48}
+SMALL |= {"image.start_step": 1, "audio.start_step": 0, "video": False}
+
+
+@pytest.fixture(scope="module")
+def quick_programs(tmp_path_factory):
+    """Programs are compiled without effort, for they run for milliseconds, and kept for the next test."""
+    cache = tmp_path_factory.mktemp("cache")
+    options = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", *options)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITS_JAX_CACHE", str(cache))
+        for name, value in options.items():
+            patch.setenv(name.upper(), str(int(value)))  # for processes that tests start
+            jax.config.update(name, value)
+        jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
+        compilation_cache.reset_cache()  # else a folder that is named after the first compilation is not used
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two models in diffusers' layout."""
+    folder = tmp_path_factory.mktemp("sources")
+    model_folder.build(folder / "image", seed=0, vocoder=False)
+    model_folder.build(folder / "audio", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(sources, tmp_path_factory):
+    """The same, converted."""
+    folder = tmp_path_factory.mktemp("models")
+    return {f"{term}.model": str(conversion.convert(str(sources / term), folder / term)) for term in TERMS}
+
+
+@pytest.fixture(scope="module")
+def small(models):
+    """Makes a config: `small({"image.prompt": "a cat"}, seed=1)`."""
+
+    def get(change=None, **more):
+        config = runpy.run_path(str(CONFIG))["get_config"]()
+        config.update_from_flattened_dict(SMALL | models | (change or {}) | more)
+        return config.lock()
+
+    return get

@@ -1,0 +1,49 @@
+"""What a command does before its first sample: it keeps compiled programs, and imports none of PyTorch's models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program, **environment):
+    """Stdout of a Python program in a process of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment = inherited | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+
+
+KEPT = """
+import jax
+from its_jax.runtime.cache import keep_programs
+keep_programs()
+jax.jit(lambda x: x * 3 + 1)(jax.numpy.ones(7)).block_until_ready()
+"""
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_programs_are_kept_in_the_cache_folder_or_where_the_user_says(tmp_path, elsewhere):
+    ours, theirs = tmp_path / "cache", tmp_path / "elsewhere"
+    told = {"JAX_COMPILATION_CACHE_DIR": str(theirs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    run(KEPT, ITS_JAX_CACHE=str(ours), **told if elsewhere else {})
+    assert (ours / "programs").exists() != elsewhere and theirs.exists() == elsewhere
+    assert list((theirs if elsewhere else ours / "programs").iterdir())
+
+
+LOADED = """
+import sys
+import its_jax.pipeline.sampler
+from its_jax.pretrained import load_model
+load_model("tiny/image", parts=("text_encoder",), dtype="float32").tokenizer("bell")
+print(*(name for name in sys.modules if name.split(".")[0] in ("torch", "diffusers") or ".modeling_" in name))
+"""
+
+
+def test_a_tokenizer_brings_neither_pytorch_nor_models(tmp_path):
+    brought = run(LOADED, ITS_JAX_CACHE=str(tmp_path)).split()
+    assert not brought
