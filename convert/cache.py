@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import pathlib
 
 from convert import originals, sources
