@@ -115,7 +115,7 @@ def unet(b, args):
     x, text, t = normal(2 * b, HEIGHT // 8, WIDTH // 8, 4), normal(2 * b, TOKENS, 768, seed=1), np.full(2 * b, 501)
 
     def make_ours():
-        model = prompts.prepare_unet(ours("unet", "sd15.unet", args.dtype), 1000)
+        model = prompts.precompute_unet(ours("unet", "sd15.unet", args.dtype), 1000)
         texts = jax.jit(lambda model, text: model.unet.project_text(text))(model, text)
         return on_ours(lambda model, *inputs: model(*inputs), model, x, t, texts)
 

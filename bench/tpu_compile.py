@@ -153,7 +153,7 @@ class Outlined(sampler.Sampler):
 
     def _prepared(self):
         def prepared(model):
-            prepare = functools.partial(prompts.prepare_unet, timesteps=model.schedule.num_train_timesteps)
+            prepare = functools.partial(prompts.precompute_unet, timesteps=model.schedule.num_train_timesteps)
             return self._put(jax.eval_shape(prepare, model.unet))
 
         return tuple(map(prepared, self.models.values()))

@@ -27,3 +27,15 @@ def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
     """Raises `UserError` unless a setting has one of the values that are known."""
     if value not in known:
         raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
+
+
+class Cancelled(Exception):
+    """Raised by a callback to cancel the generation of samples, see `its_jax.Pipeline.__call__`.
+
+    Attributes:
+      samples: the samples of the batches that were finished before.
+    """
+
+    def __init__(self, *args: object):
+        super().__init__(*args)
+        self.samples: list[Any] = []

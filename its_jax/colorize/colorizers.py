@@ -152,7 +152,7 @@ class FactorizedColorizer(Colorizer):
         self.steps = (how.num_steps - how.start_step) + how.num_steps * (len(outlines) - 1)
         asked = dict.fromkeys([how.negative_prompt, *prompts])
         pipeline_prompts.warn_about_prompts(small.tokenizer, asked, vocabulary=small.vocabulary)
-        self._embedded = t5_embeddings.embedded(small, list(asked))
+        self._embedded = t5_embeddings.embed(small, list(asked))
         self._models = {name: self._filled(outline) for name, outline in outlines.items()}
         self.identities = {name: model.identity for name, model in self._models.items()}
 
@@ -252,7 +252,7 @@ class LatentColorizer(Colorizer):
         for part in (model.text_encoder, model.vae):
             backends.specialize(part, self._device)
         self.identities = {"latent_model": model.identity}
-        self._unet = pipeline_prompts.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+        self._unet = pipeline_prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
         self._embedded: dict[str, Any] = {}  # of the last batch
 
     def _prepared(self, prompt):

@@ -1,148 +1,147 @@
-"""A share of a sweep's jobs -> samples, program after program, batch by batch as `its_jax.generate.batches` has them."""
+"""Generates a shard of a sweep, one group of programs after another, in the batches of `its_jax.generate.batches`."""
 
-import itertools
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from its_jax.errors import DiskFull, UserError
-from its_jax.generate import batches as generate_batches
-from its_jax.generate import production
-from its_jax.pipeline.methods import subclasses
-from its_jax.pipeline.sampler import Sampler
-from its_jax.runtime import cache
+from its_jax.generate import batches as batch_plan
+from its_jax.generate.batches import ProgramGroup
+from its_jax.generate.samples import report, writing
+from its_jax.pipeline.pipeline import Pipeline
+from its_jax.pipeline.program import Program
+from its_jax.runtime.cache import keep_programs
 from its_jax.runtime.duration import format_duration
 from its_jax.scoring.item import Scorer
-from its_jax.settings.steps import denoising_runs
+from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage.writers import FolderWriter, ShardWriter
 
 
-def make(
-    groups: Sequence[generate_batches.ProgramGroup],
+def write_groups(
+    pipeline: Pipeline,
+    groups: Sequence[ProgramGroup],
     workdir: Path,
     store: FolderWriter | ShardWriter,
     done: Collection[str],
     *,
-    how: Mapping[str, Any],
-    share: tuple[int, int] = (0, 1),
+    options: RunOptions,
+    shard: tuple[int, int] = (0, 1),
     scorers: Sequence[Scorer] = (),
 ) -> None:
-    """Makes and writes what is not done.
+    """Generates and writes the samples that are not done.
 
     Args:
-      done: ids. how: `batch_size`, `devices_per_sample`, `video`. share: index and count.
+      done: ids of finished samples. shard: index and count.
 
     Raises:
-      UserError: what could not be made, group or sample; all others are written. DiskFull: at once.
+      UserError: some groups or samples could not be generated; all others are written.
+      DiskFull: raised at once.
     """
-    cache.keep_programs()
-    todo = [job for group in groups for name, job in group.jobs.items() if name not in done]
-    faults, clock = [], _Clock(-(-len(todo) // share[1]))
-    with production.pipeline(store, todo[:: share[1]], video=how["video"], scorers=scorers) as line:
+    keep_programs()
+    pending = [settings for group in groups for name, settings in group.requested.items() if name not in done]
+    faults, clock = [], _Clock(-(-len(pending) // shard[1]))
+    with writing(store, pending[:: shard[1]], video=options.video, scorers=scorers) as runner:
         for group in groups:
-            wanted = group.jobs.keys() - done
-            if not wanted:
+            missing = group.requested.keys() - done
+            if not missing:
                 continue
             try:
-                sampler, batches = begin(group, workdir, wanted, how, share)
+                program, batches = open_group(pipeline, group, workdir, missing, options, shard)
             except DiskFull:
                 raise
             except UserError as error:  # of these settings; those of other groups may be right
-                logging.warning("%d samples cannot be made: %s", len(wanted), error)
+                logging.warning("%d samples cannot be generated: %s", len(missing), error)
                 faults.append(str(error))
                 continue
-            store.clean(name for batch in batches for name in batch if name in wanted)
+            store.clean(name for batch in batches for name in batch if name in missing)
             for batch in batches:
-                assert sampler is not None  # there are batches
-                make_batch(line, sampler, *to_make(group, batch, wanted))
-                clock.tell(len(wanted.intersection(batch)))
-            line.finish()
-            sampler = None  # its memory is for the next one
-    production.tell(workdir, line, faults)
+                assert program is not None  # there are batches
+                runner.run_all(program, *fill_batch(group, batch, missing))
+                clock.count(len(missing.intersection(batch)))
+            runner.finish()
+    report(workdir, runner, faults)
 
 
-def begin(
-    group: generate_batches.ProgramGroup,
+def open_group(
+    pipeline: Pipeline,
+    group: ProgramGroup,
     workdir: Path,
-    wanted: Collection[str],
-    how: Mapping[str, Any],
-    share: tuple[int, int],
-) -> tuple[Sampler | None, list[list[str]]]:
-    """The sampler of a group, and the batches of this share in which something is wanted; no sampler for none.
+    missing: Collection[str],
+    options: RunOptions,
+    shard: tuple[int, int],
+) -> tuple[Program | None, list[list[str]]]:
+    """Returns the program of a group, and the batches of this shard with missing samples; None if there are none.
 
     Raises:
-      UserError: as `Sampler` does.
+      UserError: see `compile_group`; or other shards of the work folder use another batch size.
     """
 
-    def mine(size):
-        batches = generate_batches.shard(
-            group, generate_batches.plan_batches(workdir, group, size, alone=share[1] == 1), *share
-        )
-        return [batch for batch in batches if not wanted.isdisjoint(batch)]
+    def own_batches(size):
+        batches = batch_plan.plan_batches(workdir, group, size, alone=shard[1] == 1)
+        return [batch for batch in batch_plan.shard(group, batches, *shard) if not missing.isdisjoint(batch)]
 
-    asked, written = how["batch_size"], generate_batches.recorded_batch_size(workdir, group)
-    if written and asked in (0, written) and not mine(written):
+    requested, recorded = options.batch_size, batch_plan.recorded_batch_size(workdir, group)
+    if recorded and requested in (0, recorded) and not own_batches(recorded):
         return None, []
-    pending = -(-len(group.jobs) // share[1])
-    sampler = sampler_for(generate_batches.batch_representatives(group), workdir, pending, asked or written, how)
-    if asked and written and share[1] > 1 and written != sampler.batch_size:
+    count = -(-len(group.requested) // shard[1])
+    representatives = batch_plan.batch_representatives(group)
+    program = compile_group(pipeline, representatives, workdir, count, requested or recorded, options)
+    if requested and recorded and shard[1] > 1 and recorded != program.batch_size:
         raise UserError(
-            f"batch_size={asked}: the other shares of this work folder make {written} at once; give that, or 0"
+            f"batch_size={requested}: other processes of this sweep use a batch size of {recorded}; use the same, or 0"
         )
-    sampler.warn([*group.jobs.values()])
-    return sampler, mine(sampler.batch_size)
+    program.warn([*group.requested.values()])
+    return program, own_batches(program.batch_size)
 
 
-def sampler_for(
-    todo: Sequence[Mapping[str, Any]], workdir: Path, pending: int, batch_size: int, how: Mapping[str, Any]
-) -> Sampler:
-    """For jobs of one group, of which `todo` has one for each that no other can share a batch with.
+def compile_group(
+    pipeline: Pipeline,
+    representatives: Sequence[SampleSettings],
+    workdir: Path,
+    pending: int,
+    batch_size: int,
+    options: RunOptions,
+) -> Program:
+    """Returns the program of a group, given one sample for each kind of batch.
+
+    Args:
+      pending: the number of samples. batch_size: samples at once, 0 to choose.
 
     Raises:
-      UserError: as `Sampler` does.
+      UserError: the models cannot generate these samples, or the batch does not fit in memory.
     """
-    sampler = subclasses.sampler_for(
-        todo[0],
-        workdir,
-        Sampler,
+    program = pipeline.compile(
+        representatives[0],
         pending=pending,
         batch_size=batch_size,
-        devices_per_sample=how["devices_per_sample"],
-        may_shrink=not how["batch_size"],
+        devices_per_sample=options.devices_per_sample,
+        may_shrink=not options.batch_size,
+        workdir=workdir,
     )
-    for run in itertools.chain.from_iterable(map(denoising_runs, todo)):
-        sampler.tables([run])  # refuses what the models cannot do
-    return sampler
+    program.check(representatives)
+    return program
 
 
-def to_make(
-    group: generate_batches.ProgramGroup, batch: Sequence[str], wanted: Collection[str]
-) -> tuple[list[Mapping[str, Any]], list[bool]]:
-    """The jobs of a batch, and which of them are wanted; a job that the grid has lost since keeps its place, so that
-    those of the others stay as they are."""
-    other = next(group.jobs[name] for name in batch if name in group.jobs)
-    return [group.jobs.get(name, other) for name in batch], [name in wanted for name in batch]
+def fill_batch(
+    group: ProgramGroup, batch: Sequence[str], missing: Collection[str]
+) -> tuple[list[SampleSettings], list[bool]]:
+    """Returns the settings of a batch, and which of its samples are missing.
 
-
-def make_batch(
-    line: production.Pipeline, sampler: Sampler, todo: Sequence[Mapping[str, Any]], wanted: Sequence[bool]
-) -> None:
-    """In several parts, where the memory does not suffice for the whole."""
-    made = 0
-    while any(wanted[made:]):
-        made += line.make(sampler, todo[made:], wanted=wanted[made:])
+    A sample that is no longer in the grid keeps its place, so that the places of the others do not change.
+    """
+    other = next(group.requested[name] for name in batch if name in group.requested)
+    return [group.requested.get(name, other) for name in batch], [name in missing for name in batch]
 
 
 class _Clock:
-    """Tells once, after the second batch (the first takes longer), how long the other samples will take."""
+    """Logs the expected duration once, after the second batch, because the first one takes longer."""
 
-    def __init__(self, samples):
+    def __init__(self, samples: int):
         self._left, self._batches, self._start = samples, 0, time.perf_counter()
 
-    def tell(self, samples: int) -> None:
-        """After each batch: how many samples it has made."""
+    def count(self, samples: int) -> None:
+        """Counts the samples of a batch."""
         self._batches, self._left = self._batches + 1, self._left - samples
         seconds, self._start = time.perf_counter() - self._start, time.perf_counter()
         if self._batches == 2 and self._left > 0:

@@ -1,87 +1,98 @@
 """Latents -> images and spectrogram -> waveform."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from its_jax.audio.griffin_lim import griffin_lim
 from its_jax.audio.mel import MelConfig, image_to_mel
+from its_jax.diffusion.views import View
 from its_jax.errors import UserError
 
-CROPPED_COLUMNS = 32  # `crop_image`: Auffusion leaves so many columns black at the end
-CROPPED_LATENTS = 4  # `cutoff_latent`: the same columns, cut off before decoding
+CROPPED_COLUMNS = 32  # `crop_image` drops this many columns, which Auffusion leaves black at the end.
+CROPPED_LATENTS = 4  # `cutoff_latent` drops the same columns before decoding.
 GRIFFIN_LIM_ITERS = 64
-# Of a loop: columns that are decoded and vocoded on either side of it, beyond what the convolutions reach.
+# A loop is decoded and vocoded with this many further columns on either side, beyond the reach of the convolutions.
 WRAPPED_LATENTS = 24
 WRAPPED_FRAMES = 64
 
 
 @jax.jit
-def encode_image(vae, picture):
-    """Pictures `[b, H, W, 3]` in [0, 1] -> scaled latents `[b, h, w, 4]` float32, the mean of the posterior."""
-    return vae.encode(picture * 2 - 1).mean.astype(jnp.float32) * vae.config.scaling_factor
+def encode_image(vae, image):
+    """Encodes images `[b, H, W, 3]` in [0, 1] as scaled latents `[b, h, w, 4]` float32, the mean of the posterior."""
+    return vae.encode(image * 2 - 1).mean.astype(jnp.float32) * vae.config.scaling_factor
 
 
 @jax.jit
 def decode_latents(vae, latents):
-    """Scaled latents `[b, h, w, 4]` -> pictures `[b, H, W, 3]` float32 in [0, 1]."""
-    picture = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
-    return jnp.clip(picture / 2 + 0.5, 0.0, 1.0)
+    """Decodes scaled latents `[b, h, w, 4]` as images `[b, H, W, 3]` float32 in [0, 1]."""
+    image = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
+    return jnp.clip(image / 2 + 0.5, 0.0, 1.0)
 
 
 @functools.partial(jax.jit, static_argnames=("frames", "cutoff", "wrap"))
-def decode(latents, decoders, frames, cutoff=False, wrap=False):
-    """What one latent `[b, h, w, 4]` is to the ear, `[b, H, W]`, and to the eye, `[b, H, W, 3]` each; in [0, 1].
+def decode(
+    latents: Array, vaes: Sequence[Any], frames: Sequence[tuple[int, View]], cutoff: bool = False, wrap: bool = False
+) -> tuple[Array, tuple[Array, ...]]:
+    """Decodes latents `[b, h, w, 4]` as spectrograms and images.
 
-    The spectrogram has 256 levels, so that the file that shows it holds exactly what is vocoded.
+    Spectrograms have 256 levels, so that the file that shows one holds exactly what is vocoded.
 
     Args:
-      decoders: VAEs.
-      frames: for the ear, then for each picture: the place of its VAE in `decoders`, and its `View`.
-      cutoff: drop the last `CROPPED_LATENTS` columns before. wrap: the last column leads into the first.
+      frames: for the spectrogram, then for each image: the index of its VAE in `vaes`, and its view.
+      cutoff: whether to drop the last `CROPPED_LATENTS` columns first.
+      wrap: whether the last column leads into the first.
 
     Returns:
-      the spectrogram, and a tuple of the pictures.
+      the spectrograms `[b, H, W]`, and a tuple of images `[b, H, W, 3]`, all in [0, 1].
     """
     latents = latents[:, :, :-CROPPED_LATENTS] if cutoff else latents
-    # One sample after the other: one of full size fills a device, and takes much memory.
-    return jax.lax.map(lambda z: jax.tree.map(lambda a: a[0], _decode(z[None], decoders, frames, wrap)), latents)
+    # One sample after the other, because one of full size fills a device and takes much memory.
+    return jax.lax.map(lambda z: jax.tree.map(lambda a: a[0], _decode(z[None], vaes, frames, wrap)), latents)
 
 
-def _decode(latents, decoders, frames, wrap):
-    made = {frame: render_view(latents, decoders[frame[0]], frame[1], wrap) for frame in dict.fromkeys(frames)}
-    heard, *pictures = (made[frame] for frame in frames)
-    return quantize(heard.mean(axis=-1)), tuple(pictures)
+def _decode(latents, vaes, frames, wrap):
+    rendered = {frame: render_view(latents, vaes[frame[0]], frame[1], wrap) for frame in dict.fromkeys(frames)}
+    spectrogram, *images = (rendered[frame] for frame in frames)
+    return quantize(spectrogram.mean(axis=-1)), tuple(images)
 
 
-def render_view(latents, decoder, view, wrap):
-    """Latents `[b, h, w, 4]` -> pictures `[b, H, W, 3]` in [0, 1] as a view lays them out."""
+def render_view(latents: Array, vae: Any, view: View, wrap: bool) -> Array:
+    """Decodes latents `[b, h, w, 4]` as images `[b, H, W, 3]` in [0, 1] in the layout of a view."""
     if not wrap:
-        return decode_latents(decoder, view.apply(latents))
-    # The joint is decoded in the middle of a longer canvas, of which the loop is cut out.
-    picture = view.invert(decode_latents(decoder, view.apply(_extended(latents, WRAPPED_LATENTS, axis=2))))
-    width, factor = latents.shape[2], decoder.config.factor
-    return view.apply(picture[:, :, WRAPPED_LATENTS * factor :][:, :, : width * factor])
+        return decode_latents(vae, view.apply(latents))
+    # The seam is decoded in the middle of a longer canvas, from which the loop is cut.
+    image = view.invert(decode_latents(vae, view.apply(_extend(latents, WRAPPED_LATENTS, axis=2))))
+    width, factor = latents.shape[2], vae.config.factor
+    return view.apply(image[:, :, WRAPPED_LATENTS * factor :][:, :, : width * factor])
 
 
-def quantize(picture):
-    """The nearest of the 256 levels that a PNG has."""
-    return jnp.round(picture * 255) / 255
+def quantize(image: Array) -> Array:
+    """Rounds to the nearest of the 256 levels of a PNG."""
+    return jnp.round(image * 255) / 255
 
 
-def _extended(x, count, axis):
-    """A loop with `count` more of its elements on either side."""
+def as_png(image: np.ndarray) -> np.ndarray:
+    """Returns an image in [0, 1] as a PNG holds it, float32 of 256 levels."""
+    return np.clip(np.rint(np.asarray(image, np.float32) * 255), 0, 255) / np.float32(255)
+
+
+def _extend(x, count, axis):
+    """Extends a loop by `count` of its elements on either side."""
     size = x.shape[axis]
     return jnp.take(x, np.arange(-count, size + count) % size, axis=axis)
 
 
-def mel_config(vocoder_config, height):
-    """The mel front end that a vocoder was trained on; its bands must be the rows of the picture.
+def mel_config(vocoder_config: Any, height: int) -> MelConfig:
+    """Returns the mel front end that a vocoder was trained on; its bands are the rows of the spectrogram.
 
     Raises:
-      UserError: the picture has another height.
+      UserError: the spectrogram has another height.
     """
     if vocoder_config.num_mels != height:
         raise UserError(f"height={height}: the vocoder has {vocoder_config.num_mels} mel bands, so height must be that")
@@ -99,25 +110,25 @@ def mel_config(vocoder_config, height):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "method", "wrap"))
-def vocode(vocoder, spectrogram, config: MelConfig, method, wrap=False):
-    """Grey pictures `[b, H, W]` in [0, 1] -> waveforms `[b, W * hop_length]` float32 in [-1, 1].
+def vocode(vocoder: Any, spectrogram: Array, config: MelConfig, method: str, wrap: bool = False) -> Array:
+    """Converts spectrograms `[b, H, W]` in [0, 1] to waveforms `[b, W * hop_length]` float32 in [-1, 1].
 
     Args:
-      method: 'hifigan' (the `vocoder`) or 'griffin_lim'. wrap: the end leads into the beginning.
+      method: 'hifigan' (the `vocoder`) or 'griffin_lim'. wrap: whether the end leads into the beginning.
     """
     samples = spectrogram.shape[2] * config.hop_length
     if wrap:
-        spectrogram = _extended(spectrogram, WRAPPED_FRAMES, axis=2)
+        spectrogram = _extend(spectrogram, WRAPPED_FRAMES, axis=2)
     mels = image_to_mel(spectrogram, config)
     sound = vocoder if method == "hifigan" else lambda mels: griffin_lim(mels, config, GRIFFIN_LIM_ITERS)
-    # One sample after the other, as in `decode`: a TPU fills up a vocoder's few channels to 128.
+    # One sample after the other, as in `decode`, because a TPU pads a vocoder's few channels to 128.
     waveform = jax.lax.map(lambda mel: sound(mel[None])[0], mels)
     if wrap:
         waveform = waveform[:, WRAPPED_FRAMES * config.hop_length :][:, :samples]
     return jnp.clip(waveform.astype(jnp.float32), -1.0, 1.0)
 
 
-def crop(picture, waveform):
-    """`crop_image`: the picture `[H, W, ...]` without its last 32 columns, the waveform shortened in proportion."""
-    width, samples = picture.shape[1], len(waveform)
-    return picture[:, : width - CROPPED_COLUMNS], waveform[: samples - int(CROPPED_COLUMNS / width * samples)]
+def crop(image: np.ndarray, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drops the last 32 columns of an image `[H, W, ...]`, and the same share of the waveform, for `crop_image`."""
+    width, samples = image.shape[1], len(waveform)
+    return image[:, : width - CROPPED_COLUMNS], waveform[: samples - int(CROPPED_COLUMNS / width * samples)]

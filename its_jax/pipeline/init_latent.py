@@ -1,4 +1,4 @@
-"""What a sample starts from other than noise: a picture or a sound -> a latent, and the part of it that stays."""
+"""The latent that a sample starts from in place of noise: an encoded image or sound, and the part of it that is kept."""
 
 import logging
 from collections.abc import Sequence
@@ -8,31 +8,55 @@ import jax.numpy as jnp
 import numpy as np
 
 from its_jax.audio.mel import MelConfig, log_mel, mel_edges, mel_to_image
-from its_jax.diffusion.views import View
+from its_jax.diffusion.views import VIEWS, View
 from its_jax.errors import UserError
 from its_jax.media import images, sounds
 from its_jax.pipeline import decoding
+from its_jax.pipeline.components import Components
+from its_jax.settings.schema import SampleSettings
+from its_jax.settings.validate import keep_ranges
+
+
+def load_known(settings: SampleSettings, components: Components) -> tuple[jax.Array, jax.Array] | None:
+    """Encodes the file of `init_image` or `init_audio`.
+
+    Returns:
+      the mask of what is kept, bool `[h, w, 1]`, and the latent `[h, w, c]`, on all devices; None without such a file.
+
+    Raises:
+      UserError: the file cannot be read, or a range of `keep` lies outside of the canvas.
+    """
+    height, width, mel = settings.height, settings.width, components.mel(settings.height)
+    if settings.init_image:
+        view = VIEWS[settings.terms["image"].view]
+        z = from_image(settings.init_image, components.models["image"].vae, view, height, width)
+    elif settings.init_audio:
+        z = from_audio(settings.init_audio, components.vae, mel, width)
+    else:
+        return None
+    mask = keep_mask(keep_ranges(settings.keep), mel, height, width, components.vae.config.factor)
+    return components.placement.put((mask, z))
 
 
 def from_image(path: str, vae, view: View, height: int, width: int) -> jax.Array:
-    """The latent `[h, w, 4]`, as the spectrogram lies, in which `view` shows the picture in this file.
+    """Encodes an image so that `view` shows it upright: `[h, w, 4]` in the layout of the spectrogram.
 
     Args:
-      height, width: of the spectrogram, pixels.
+      height, width: of the spectrogram in pixels.
     """
     seen = jax.eval_shape(view.apply, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
-    picture = images.read_image(path, *seen.shape[1:3])
-    return view.invert(decoding.encode_image(vae, picture[None]))[0]
+    image = images.read_image(path, *seen.shape[1:3])
+    return view.invert(decoding.encode_image(vae, image[None]))[0]
 
 
 def from_audio(path: str, vae, mel: MelConfig, width: int) -> jax.Array:
-    """The latent `[h, w, 4]` of the sound in this file, cut or filled up with silence to `width` frames."""
-    waveform, wanted = sounds.read_audio(path, mel.sampling_rate), width * mel.hop_length
-    if len(waveform) != wanted:
-        what = "cut" if len(waveform) > wanted else "filled up with silence"
-        found, asked = len(waveform) / mel.sampling_rate, wanted / mel.sampling_rate
-        logging.info("%s has %.2f s of sound: %s to %.2f s", path, found, what, asked)
-    waveform = np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+    """Encodes a sound, cut or padded with silence to `width` frames: `[h, w, 4]`."""
+    waveform, length = sounds.read_audio(path, mel.sampling_rate), width * mel.hop_length
+    if len(waveform) != length:
+        change = "cut" if len(waveform) > length else "padded with silence"
+        found, canvas = len(waveform) / mel.sampling_rate, length / mel.sampling_rate
+        logging.info("%s has %.2f s of sound: %s to %.2f s", path, found, change, canvas)
+    waveform = np.pad(waveform[:length], (0, max(0, length - len(waveform))))
     spectrogram = mel_to_image(log_mel(waveform[None], mel), mel)
     return decoding.encode_image(vae, jnp.repeat(spectrogram[..., None], 3, axis=-1))[0]
 
@@ -40,13 +64,15 @@ def from_audio(path: str, vae, mel: MelConfig, width: int) -> jax.Array:
 def keep_mask(
     ranges: Sequence[tuple[float, float, str]], mel: MelConfig, height: int, width: int, factor: int
 ) -> np.ndarray:
-    """The cells of the latent that a range in seconds or in Hz touches, bool `[h, w, 1]`.
+    """Returns which latent cells a range in seconds or in Hz touches, bool `[h, w, 1]`.
 
     Args:
-      ranges: from `jobs.kept_ranges`. height, width: of the spectrogram, pixels. factor: pixels of a cell.
+      ranges: see `settings.validate.keep_ranges`.
+      height, width: of the spectrogram in pixels.
+      factor: pixels per latent cell along each axis.
 
     Raises:
-      UserError: a range that lies outside of the canvas.
+      UserError: a range lies outside of the canvas.
     """
     edges = mel_edges(mel)
     borders = {  # of columns, and of rows from the lowest band to the highest

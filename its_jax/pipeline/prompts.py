@@ -1,7 +1,12 @@
-"""Prompts -> what a UNet takes from them."""
+"""Prompts -> what a UNet takes from them: tokens, the text encoder, and the UNet's own projections.
+
+Each jitted function takes its module as an argument, so that weights are never compiled in as constants.
+"""
 
 import logging
 import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +15,20 @@ import numpy as np
 from its_jax.models.unet import PrecomputedUNet
 
 
-def tokenize(tokenizer, prompts):
-    """Prompts -> token ids, int32 `[n, tokenizer.model_max_length]`, cut or padded with the tokenizer's pad token."""
+def tokenize(tokenizer: Any, prompts: Iterable[str]) -> np.ndarray:
+    """Returns token ids, int32 `[n, tokenizer.model_max_length]`, truncated or padded with the tokenizer's pad token."""
     length = tokenizer.model_max_length
     encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
     return np.asarray(encoded.input_ids, np.int32)
 
 
-def tokenize_for_pixels(tokenizer, prompts):
-    """`tokenize` for DeepFloyd IF, which was trained on lower case: int32 `[n, 77]`."""
+def tokenize_for_pixels(tokenizer: Any, prompts: Iterable[str]) -> np.ndarray:
+    """Tokenizes for DeepFloyd IF, which was trained on lower case: int32 `[n, 77]`."""
     return tokenize(tokenizer, [prompt.lower().strip() for prompt in prompts])
 
 
-def warn_about_prompts(tokenizer, prompts, *, vocabulary=None):
-    """Logs a warning for each prompt that is too long, with what is cut, or has words outside `vocabulary`."""
+def warn_about_prompts(tokenizer: Any, prompts: Iterable[str], *, vocabulary: Collection[str] | None = None) -> None:
+    """Logs a warning for each prompt that will be truncated, or that has words outside `vocabulary`."""
     for prompt in prompts:
         _warn_about_truncation(tokenizer, prompt)
         if vocabulary is not None:
@@ -31,12 +36,12 @@ def warn_about_prompts(tokenizer, prompts, *, vocabulary=None):
 
 
 def _warn_about_truncation(tokenizer, prompt):
-    kept = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()  # CLIP's start and end, T5's end
+    limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()  # CLIP's start and end, T5's end
     options = dict(add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = tokenizer(prompt, **options).offset_mapping
-    if len(spans) > kept:
-        cut = prompt[spans[kept][0] :].strip()
-        logging.warning("prompt %r is longer than %d tokens: %r is cut off", prompt, kept, cut)
+    if len(spans) > limit:
+        rest = prompt[spans[limit][0] :].strip()
+        logging.warning("prompt %r is longer than %d tokens: %r is cut off", prompt, limit, rest)
 
 
 def _warn_about_unknown_words(prompt, vocabulary):
@@ -53,34 +58,48 @@ def _warn_about_unknown_words(prompt, vocabulary):
 
 @jax.jit
 def encode_tokens(text_encoder, ids):
-    """Token ids `[b, n]` -> text features `[b, n, d]`."""
+    """Encodes token ids `[b, n]` as text features `[b, n, d]`."""
     return text_encoder(ids)
 
 
 @jax.jit
 def encode_tokens_for_pixels(text_encoder, ids):
-    """Token ids `[b, 77]` -> text features `[b, 77, d]` of a T5 encoder, whose tokens do not see the padding; the UNets
-    of DeepFloyd IF see it."""
+    """Encodes token ids `[b, 77]` with a T5 encoder, `[b, 77, d]`.
+
+    Its tokens do not attend to the padding, but the UNets of DeepFloyd IF do.
+    """
     return text_encoder(ids, ids != text_encoder.config.pad_token_id)
 
 
 @jax.jit
 def prepare_texts(text_encoder, unet, ids):
-    """Token ids `[b, n]` -> what a UNet takes from their text features, see `UNet2DConditionModel.project_text`."""
+    """Computes what a UNet takes from token ids `[b, n]`, see `UNet2DConditionModel.project_text`."""
     return unet.project_text(text_encoder(ids))
 
 
 @jax.jit
 def project_text(unet, text):
-    """Text features `[b, n, d]` -> what a UNet takes from them, leaves `[b, ...]`."""
+    """Computes what a UNet takes from text features `[b, n, d]`, leaves `[b, ...]`."""
     return unet.project_text(text)
 
 
-def prepare_unet(unet, timesteps):
-    """A UNet for `its_jax.diffusion.denoise`, with what it takes from its `timesteps`; the weights stay where they are."""
+def precompute_unet(unet: Any, timesteps: int) -> PrecomputedUNet:
+    """Returns a UNet for `diffusion.denoise` with its time projections precomputed; the weights stay in place."""
     return PrecomputedUNet(unet, _project_time(unet, jnp.arange(timesteps)))
 
 
 @jax.jit
 def _project_time(unet, t):
     return unet.project_time(t)
+
+
+def stack_texts(batch_size: int, texts: Sequence[Any]) -> Any:
+    """Stacks texts into a batch.
+
+    Args:
+      texts: pytrees with leaves `[1, ...]` in the order of samples, each negative before positive.
+
+    Returns:
+      a pytree with leaves `[batch_size, prompts, ...]`.
+    """
+    return jax.tree.map(lambda *a: jnp.concatenate(a).reshape(batch_size, -1, *a[0].shape[1:]), *texts)

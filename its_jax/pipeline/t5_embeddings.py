@@ -22,7 +22,7 @@ from its_jax.storage import files
 FOLDER = "texts"
 
 
-def embedded(outline: Model, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+def embed(outline: Model, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """Prompt -> float32 `[77 d]`; the text encoder is loaded if one of them is new, and let go again.
 
     Args:

@@ -20,7 +20,7 @@ from its_jax.models import backends
 from its_jax.models.layers import Attention, attend
 from its_jax.models.state_dict import abstract_arrays
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
-from its_jax.pipeline.prompts import prepare_unet
+from its_jax.pipeline.prompts import precompute_unet
 from tests.helpers.torch_twins import read
 
 
@@ -222,7 +222,7 @@ def test_the_loop_is_lowered_for_cuda_with_fused_attention_and_without_talk_with
     )
     backends.specialize(unet, SimpleNamespace(platform="gpu", compute_capability="9.0"), prepare=True)
     attentions = sum(isinstance(layer, Attention) for _, layer in nnx.iter_graph(unet))
-    prepared = jax.eval_shape(lambda unet: prepare_unet(unet, 1000), unet)
+    prepared = jax.eval_shape(lambda unet: precompute_unet(unet, 1000), unet)
     texts = jax.eval_shape(lambda unet, text: unet.project_text(text), unet, shape(2, 77, 768))
     texts = jax.tree.map(lambda a: shape(1, *a.shape, dtype=a.dtype), texts)
     terms = [denoise.Term(texts, shape(1), shape(1, 1000))] * 2

@@ -344,19 +344,19 @@ def test_what_is_seen_through_a_view_is_coloured_as_it_is_seen(how, view):
 def test_t5_reads_a_prompt_once(pixel_models, how, monkeypatch, tmp_path):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
     outline = pretrained.abstract_model(pixel_models["stage_1"], parts=("text_encoder", "unet"), dtype="float32")
-    found = t5_embeddings.embedded(outline, ["cat", "bell", "cat"])
+    found = t5_embeddings.embed(outline, ["cat", "bell", "cat"])
     assert len(list((tmp_path / t5_embeddings.FOLDER).iterdir())) == 2
     filled = []
     monkeypatch.setattr(
         load, "restore_weights", lambda model, fill=load.restore_weights: filled.append(model) or fill(model)
     )
-    again = t5_embeddings.embedded(outline, ["cat", "bell"])
+    again = t5_embeddings.embed(outline, ["cat", "bell"])
     assert not filled
     np.testing.assert_array_equal(found["cat"], again["cat"])
     assert found["cat"].shape == (77, pixel_folder.WIDTH) and np.abs(found["cat"] - found["bell"]).max() > 0.1
     damaged, *_ = (tmp_path / t5_embeddings.FOLDER).iterdir()
     damaged.write_bytes(b"no array")
-    again = t5_embeddings.embedded(outline, ["cat", "bell"])
+    again = t5_embeddings.embed(outline, ["cat", "bell"])
     assert len(filled) == 1
     np.testing.assert_array_equal(found["cat"], again["cat"])
     np.testing.assert_array_equal(found["bell"], again["bell"])

@@ -93,7 +93,7 @@ def test_unet_is_the_torch_twin(name, highest_precision):
 def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precision):
     twin, config, (x, _, text), _ = torch_twin("attention at unusual places, layers per block")
     model = loaded(UNet2DConditionModel, config, twin)
-    prepared, texts = prompts.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    prepared, texts = prompts.precompute_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
     np.testing.assert_allclose(call(prepared, x, t, texts), call(model, x, t, text), rtol=0, atol=1e-6)
     # Nothing of it is left in the program of a step.
@@ -106,7 +106,7 @@ def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precisio
 def test_the_last_layer_goes_on_from_what_the_inner_ones_gave(name, highest_precision):
     _, config, (x, _, text), _ = torch_twin(name)
     model = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
-    prepared, texts = prompts.prepare_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
+    prepared, texts = prompts.precompute_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
     eps, inner = jit(lambda model, *a: model.with_features(*a))(prepared, x, t, texts)
     reuse = jit(lambda model, *a: model.from_features(*a))

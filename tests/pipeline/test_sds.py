@@ -105,7 +105,7 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
 
     drawn = sds_loop.pictures(state, size=SIZE)
     np.testing.assert_allclose(drawn[0], picture[0, 0].detach(), atol=1e-5)
-    unet = prompts.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+    unet = prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
     term = denoise.Term(model.unet.project_text(jnp.asarray(text)), None, None)
     term = denoise.Term(jax.tree.map(lambda a: a[None], term.texts), None, None)
     critic = sds_latent.LatentGuide(unet, model.vae, alphas)
@@ -135,7 +135,7 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
 @pytest.mark.parametrize("view", ["rotate_90", "block_rearrange"])
 def test_a_gradient_lies_as_the_spectrogram_does(models, view):
     model = pretrained.load_model(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
-    unet = prompts.prepare_unet(model.unet, model.schedule.num_train_timesteps)
+    unet = prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
     critic = sds_latent.LatentGuide(unet, model.vae, jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32))
     texts = jax.tree.map(lambda a: jnp.stack([a] * 4), model.unet.project_text(jnp.ones((2, 7, 24))))
     term = denoise.Term(texts, None, None, VIEWS[view])

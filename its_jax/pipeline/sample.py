@@ -1,0 +1,148 @@
+"""A generated sample: arrays in memory, and the files that hold them."""
+
+import base64
+import dataclasses
+import html
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from its_jax.errors import UserError
+from its_jax.media import images, sounds
+from its_jax.media import video as media_video
+from its_jax.pipeline import record
+from its_jax.settings.ids import sample_id
+from its_jax.settings.records import RECORD, VIDEO
+from its_jax.settings.schema import TERMS, SampleSettings
+from its_jax.storage import files
+from its_jax.storage.files import json_bytes
+from its_jax.storage.writers import FolderWriter
+
+_HTML = """<figure style="margin: 0 0 1em"><figcaption style="font: 13px sans-serif">{caption}</figcaption>
+<img src="data:image/png;base64,{image}" style="display: block; max-width: 100%">
+<audio controls preload="none" src="data:audio/wav;base64,{audio}" style="width: 100%"></audio></figure>"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """What was generated for one set of settings.
+
+    Images and the spectrogram hold exactly what their files hold, `crop_image` applied.
+
+    Attributes:
+      settings: of the sample.
+      images: for `image`, and for each term with another view, float32 `[H, W, 3]` in [0, 1], as the term sees it.
+      spectrogram: float32 `[H, W]` in [0, 1], low frequencies at the bottom; what was played.
+      audio: float32 `[samples]` in [-1, 1], before it is rounded to the 16 bits of a file.
+      sampling_rate: of `audio`, in Hz.
+      latents: float32 `[h, w, 4]`; two of them for `imprint`, an image for `sds`.
+      failed_at: the first step with a non-finite latent, or -1.
+      models: for each term the identity of its model.
+      batch_index, batch_size: index in the batch, and the number of samples that were generated at once.
+      devices_per_sample: how many devices shared the sample.
+      seconds: for each stage the duration of its batch.
+      state_folder: a folder to be removed once all samples of the batch are written, or None.
+    """
+
+    settings: SampleSettings
+    images: Mapping[str, np.ndarray]
+    spectrogram: np.ndarray
+    audio: np.ndarray
+    sampling_rate: int
+    latents: Any
+    failed_at: int = -1
+    models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batch_index: int = 0
+    batch_size: int = 1
+    devices_per_sample: int = 1
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    state_folder: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """Returns the name of the sample's folder; equal settings give equal ids."""
+        return sample_id(self.settings)
+
+    @property
+    def seed(self) -> int:
+        return self.settings.seed
+
+    @property
+    def image(self) -> np.ndarray:
+        """Returns the image as the term `image` sees it, float32 `[H, W, 3]` in [0, 1]."""
+        return self.images["image"]
+
+    @property
+    def fault(self) -> str | None:
+        """Returns why the sample cannot be written, or None."""
+        if self.failed_at >= 0:
+            return f"the latents are not finite from step {self.failed_at} on"
+        if not all(np.isfinite(array).all() for array in (*self.images.values(), self.spectrogram, self.audio)):
+            return "the latents are finite, but what they decode to is not: use a dtype of greater range"
+        return None
+
+    def record(self, video: bool = False) -> dict[str, Any]:
+        """Returns everything that is needed to generate the sample again, as sample.json holds it.
+
+        Args:
+          video: whether a video is written, too.
+        """
+        run = record.run_record(
+            self.latents,
+            batch_size=self.batch_size,
+            batch_index=self.batch_index,
+            devices_per_sample=self.devices_per_sample,
+            video=video,
+        )
+        about = {"id": self.id, "run": run, "models": dict(self.models), "versions": record.versions()}
+        return self.settings.to_dict() | about
+
+    def save(self, workdir: str | Path, video: bool = False) -> Path:
+        """Writes WORKDIR/<id>/ with the files that `python -m its_jax.sample` writes; returns that folder.
+
+        Args:
+          workdir: a folder, or gs://BUCKET/FOLDER. It is made if it does not exist.
+          video: whether to write video.mp4, too.
+
+        Raises:
+          UserError: the sample is not finite, or the folder cannot be written.
+        """
+        folder = files.to_path(workdir)
+        if self.fault:
+            raise UserError(f"{self.id}: {self.fault}")
+        FolderWriter(folder).add(self.id, encode_files(self, self.record(video), FolderWriter.sound))
+        return folder / self.id
+
+    def _repr_html_(self) -> str:
+        """Returns the spectrogram and an audio player, which notebooks show."""
+        if self.fault:
+            return html.escape(f"{self.id}: {self.fault}")
+        about = self.record()
+        prompts = " | ".join(self.settings.terms[term].prompt for term in TERMS)
+        return _HTML.format(
+            caption=html.escape(f"{prompts} · seed {self.seed}"),
+            image=base64.b64encode(images.png(self.image, about)).decode(),
+            audio=base64.b64encode(sounds.wav(self.audio, self.sampling_rate, about)).decode(),
+        )
+
+
+def encode_files(sample: Sample, about: dict[str, Any], sound: str) -> Iterator[tuple[str, bytes]]:
+    """Yields the files of a sample as (name, bytes), the record last.
+
+    Args:
+      about: the record, see `Sample.record`; its `run.video` says whether there is a video.
+      sound: name of the sound's file, 'audio.wav' or 'audio.flac'.
+    """
+    start = time.perf_counter()
+    for term, image in sample.images.items():
+        yield f"{term}.png", images.png(image, about)
+    yield "spectrogram.png", images.png(sample.spectrogram, about)
+    encode = sounds.flac if sound.endswith(".flac") else sounds.wav
+    yield sound, encode(sample.audio, sample.sampling_rate, about)
+    if about["run"]["video"]:
+        prompts = (sample.settings.terms[term].prompt for term in TERMS)
+        yield VIDEO, media_video.video(sample.spectrogram, sample.audio, sample.sampling_rate, *prompts, settings=about)
+    yield RECORD, json_bytes(about | {"seconds": {**sample.seconds, "write": time.perf_counter() - start}})
