@@ -1,10 +1,12 @@
-"""x"""
+"""Generates samples batch by batch, and writes each batch while the next one is generated."""
 
 import concurrent.futures
 import contextlib
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 from tqdm import tqdm
@@ -21,7 +23,7 @@ from its_jax.scoring import registry
 from its_jax.scoring.item import Item
 from its_jax.settings.ids import sample_id
 from its_jax.settings.records import RECORD, VIDEO, unfinished
-from its_jax.settings.schema import TERMS
+from its_jax.settings.schema import TERMS, RunOptions, SampleSettings
 from its_jax.settings.steps import image_terms, total_steps
 from its_jax.storage.files import json_bytes
 from its_jax.storage.writers import FolderWriter
@@ -29,33 +31,40 @@ from its_jax.storage.writers import FolderWriter
 _WRITERS = 2
 
 
-def make(todo, workdir, *, batch_size, video, position=0, devices_per_sample=1):
-    """Makes and writes jobs that agree in all but seed, prompts and numbers; returns whether any was missing.
+def make(requested: Sequence[SampleSettings], workdir: Path, *, options: RunOptions, position: int = 0) -> bool:
+    """Generates and writes samples that differ only in seed, prompts and numbers; returns whether any was missing.
 
     Args:
-      position: of the first job of each batch in it; the others follow.
+      position: of the first sample of each batch in it; the others follow.
 
     Raises:
       UserError: bad settings; a folder or disk that cannot be written; samples that are not finite (named; all
         others are written).
     """
     _check_writable(workdir)
-    todo, asked = unfinished(todo, workdir, _files(todo[0], video)), len(todo)
-    if asked > len(todo):
-        logging.info("%d of %d samples are in %s already", asked - len(todo), asked, workdir)
-    if not todo:
+    pending = unfinished(requested, workdir, _files(requested[0], options.video))
+    if len(pending) < len(requested):
+        finished = len(requested) - len(pending)
+        logging.info("%d of %d samples are in %s already", finished, len(requested), workdir)
+    if not pending:
         return False
     keep_programs()
-    how = {"batch_size": batch_size, "devices_per_sample": devices_per_sample}
-    sampler = subclasses.sampler_for(todo[0], workdir, Sampler, pending=len(todo), **how)
-    sampler.warn(todo)
+    sampler = subclasses.sampler_for(
+        pending[0],
+        workdir,
+        Sampler,
+        pending=len(pending),
+        batch_size=options.batch_size,
+        devices_per_sample=options.devices_per_sample,
+    )
+    sampler.warn(pending)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    logging.info("%d samples, %d at once, on %s", len(todo), sampler.batch_size, device)
+    logging.info("%d samples, %d at once, on %s", len(pending), sampler.batch_size, device)
     store, done = FolderWriter(workdir), 0
-    store.clean(map(sample_id, todo))
-    with pipeline(store, todo, video=video) as line:
-        while done < len(todo):
-            done += line.make(sampler, todo[done : done + sampler.batch_size - position], position)
+    store.clean(map(sample_id, pending))
+    with pipeline(store, pending, video=options.video) as line:
+        while done < len(pending):
+            done += line.make(sampler, pending[done : done + sampler.batch_size - position], position)
     tell(workdir, line)
     return True
 
@@ -67,15 +76,16 @@ def tell(workdir, line, faults=()):
         raise UserError(f"not written: {'; '.join(faults)}")
 
 
-def _files(job, video):
-    pictures = (f"{term}.png" for term in image_terms(job))
+def _files(settings, video):
+    """Returns the names of a sample's files."""
+    pictures = (f"{term}.png" for term in image_terms(settings))
     return *pictures, "spectrogram.png", "audio.wav", *[VIDEO] * video, RECORD
 
 
 @contextlib.contextmanager
-def pipeline(store, todo, *, video, scorers=()):
-    """Gives a `Pipeline` that shows how far these jobs are; at the end all is written."""
-    bar = tqdm(total=sum(map(total_steps, todo)), unit="step", desc="denoise")
+def pipeline(store, pending: Sequence[SampleSettings], *, video, scorers=()):
+    """Gives a `Pipeline` that shows how far these samples are; at the end all is written."""
+    bar = tqdm(total=sum(map(total_steps, pending)), unit="step", desc="denoise")
     with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
         line = Pipeline(store, bar, writers, video, scorers)
         yield line
@@ -97,18 +107,18 @@ class Pipeline:
         self._progress = set()
 
     def make(self, sampler, batch, position=0, wanted=None):
-        """Makes as many of the first jobs as the memory suffices for, and has those written that are wanted (a truth
+        """Generates as many of the first samples as the memory suffices for, and has those written that are wanted (a truth
         for each; None: all). Returns how many were made."""
         wanted = [True] * len(batch) if wanted is None else wanted
         samples = self._samples(sampler, batch, position, wanted)
         self.finish()
         self._progress = {sample.progress for sample in samples} - {None}
-        for job, sample, is_wanted in zip(batch, samples, wanted, strict=False):
+        for settings, sample, is_wanted in zip(batch, samples, wanted, strict=False):
             if is_wanted and sample.fault:
-                self.faults[sample_id(job)] = f"{sample_id(job)}: {sample.fault}"
+                self.faults[sample_id(settings)] = f"{sample_id(settings)}: {sample.fault}"
             elif is_wanted:
-                writing = self._writers.submit(self._write, job, sample, sampler)
-                self._writing.append((sample_id(job), writing))
+                writing = self._writers.submit(self._write, settings, sample, sampler)
+                self._writing.append((sample_id(settings), writing))
         return len(samples)
 
     def finish(self):
@@ -124,17 +134,17 @@ class Pipeline:
         except UserError as error:
             raise type(error)("; ".join([str(error), *self.faults.values()])) from error
 
-    def _write(self, job, sample, sampler):
-        write(job, sample, sampler, self._store, video=self._video, scorers=self._scorers)
+    def _write(self, settings, sample, sampler):
+        write(settings, sample, sampler, self._store, video=self._video, scorers=self._scorers)
 
     def _samples(self, sampler, batch, position, wanted):
         start = self._bar.n
         while True:
-            todo = batch[: sampler.batch_size - position]
-            share = sum(wanted[: len(todo)]) / len(todo)
+            part = batch[: sampler.batch_size - position]
+            share = sum(wanted[: len(part)]) / len(part)
             try:
                 return sampler(
-                    todo, lambda steps, share=share: self._bar.update(round(steps * share)), position=position
+                    part, lambda steps, share=share: self._bar.update(round(steps * share)), position=position
                 )
             except jax.errors.JaxRuntimeError as error:
                 sampler.check_can_shrink(error)
@@ -142,28 +152,28 @@ class Pipeline:
             self._bar.n = start
 
 
-def write(job, sample, sampler, store, *, video, scorers=()):
+def write(settings, sample, sampler, store, *, video, scorers=()):
     """Scores one sample and adds it to a store, the record last."""
-    store.add(sample_id(job), _content(job, sample, sampler, type(store).sound, video, scorers))
+    store.add(sample_id(settings), _content(settings, sample, sampler, type(store).sound, video, scorers))
 
 
-def _content(job, sample, sampler, sound, video, scorers):
-    """The files of a sample, as (name, bytes)."""
+def _content(settings, sample, sampler, sound, video, scorers):
+    """Yields the files of a sample, as (name, bytes)."""
     start = time.perf_counter()
     pictures, spectrogram, waveform = sample.pictures, sample.spectrogram, sample.waveform
-    if job["crop_image"]:
+    if settings.crop_image:
         pictures = {term: decoding.crop(picture, waveform)[0] for term, picture in pictures.items()}
         spectrogram, waveform = decoding.crop(spectrogram, waveform)
     rate = sampler.mel.sampling_rate
-    record = sample_record(job, sample, sampler, video, scorers)
-    record |= registry.score_item(scorers, Item(job, pictures, spectrogram, waveform, rate))
+    record = sample_record(settings, sample, sampler, video, scorers)
+    record |= registry.score_item(scorers, Item(settings, pictures, spectrogram, waveform, rate))
     for term, picture in pictures.items():
         yield f"{term}.png", images.png(picture, record)
     yield "spectrogram.png", images.png(spectrogram, record)
     encode = sounds.flac if sound.endswith(".flac") else sounds.wav
     yield sound, encode(waveform, rate, record)
     if video:
-        prompts = (job[term]["prompt"] for term in TERMS)
+        prompts = (settings.terms[term].prompt for term in TERMS)
         yield VIDEO, media_video.video(spectrogram, waveform, rate, *prompts, settings=record)
     seconds = {**sample.seconds, "write": time.perf_counter() - start}
     yield RECORD, json_bytes(record | {"seconds": seconds})

@@ -10,14 +10,14 @@ from its_jax.settings.ids import sample_id
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
-def sample_record(job, sample, sampler, video, scorers):
-    """All that it takes to make the sample again."""
+def sample_record(settings, sample, sampler, video, scorers):
+    """Returns everything that is needed to generate the sample again."""
     models = {term: model.identity for term, model in sampler.models.items()}
     models |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     run = {"batch_size": sampler.batch_size, "position": sample.position, "video": video}
     run["devices_per_sample"] = sampler.devices_per_sample
     run |= machine() | {"latents_sha256": _digest(sample.latents)}
-    return job | {"id": sample_id(job), "run": run, "models": models, "versions": versions()}
+    return settings.to_dict() | {"id": sample_id(settings), "run": run, "models": models, "versions": versions()}
 
 
 def _digest(latents):

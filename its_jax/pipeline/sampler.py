@@ -32,7 +32,7 @@ from its_jax.pipeline import prompts as pipeline_prompts
 from its_jax.pipeline.placement import DataParallel
 from its_jax.pipeline.progress import split_range
 from its_jax.settings.ids import batch_key, program_key
-from its_jax.settings.schema import term_names
+from its_jax.settings.schema import SampleSettings
 from its_jax.settings.steps import (
     active_steps,
     active_terms,
@@ -135,7 +135,7 @@ class Sampler:
 
     def __init__(
         self,
-        job: Mapping[str, Any],
+        job: SampleSettings,
         *,
         pending: int,
         batch_size: int = 0,
@@ -144,7 +144,7 @@ class Sampler:
     ):
         _check_choices(job)
         self.seconds: dict[str, float] = {}
-        self._dtype = jnp.dtype(job["dtype"])
+        self._dtype = jnp.dtype(job.dtype)
         self._layout = self._lay_out(job, devices_per_sample)
         self._device = self._layout.mesh.devices.flat[0]  # all are of one kind
         with timed("load", self.seconds):
@@ -159,7 +159,7 @@ class Sampler:
             self._choose(pending, batch_size)
 
     def _lay_out(self, job, devices_per_sample):
-        terms = term_names(job)
+        terms = job.terms
         return (
             DataParallel() if devices_per_sample == 1 else model_parallel.TermParallel(len(terms), devices_per_sample)
         )
@@ -167,19 +167,19 @@ class Sampler:
     def _load(self, job):
         """The model of each term, and the vocoder's front end; what does not fit is said before weights are read."""
         parts = {}
-        for term in term_names(job):
-            wanted = self._parts(job[term]["model"]) + _SOUND_PARTS * (term == "audio")
-            parts[job[term]["model"]] = max(parts.get(job[term]["model"], ()), wanted, key=len)
+        for term in job.terms:
+            wanted = self._parts(job.terms[term].model) + _SOUND_PARTS * (term == "audio")
+            parts[job.terms[term].model] = max(parts.get(job.terms[term].model, ()), wanted, key=len)
         for source, wanted in parts.items():
             pretrained.check_components(source, wanted)
         outlines = {
             source: pretrained.abstract_model(source, parts=wanted, dtype=self._dtype)
             for source, wanted in parts.items()
         }
-        of_term = {term: outlines[job[term]["model"]] for term in term_names(job)}
+        of_term = {term: outlines[job.terms[term].model] for term in job.terms}
         self._check_fit(of_term, job)
         self._layout.check(of_term)
-        mel = decoding.mel_config(of_term["audio"].vocoder.config, job["height"])
+        mel = decoding.mel_config(of_term["audio"].vocoder.config, job.height)
         filled = self._fill(outlines, [outline.source for outline in of_term.values()])
         return {term: filled[outline.source] for term, outline in of_term.items()}, mel
 
@@ -219,7 +219,7 @@ class Sampler:
 
     def __call__(
         self,
-        jobs: Sequence[Mapping[str, Any]],
+        jobs: Sequence[SampleSettings],
         on_steps: Callable[[int], None] = lambda steps: None,
         *,
         position: int = 0,
@@ -266,14 +266,14 @@ class Sampler:
             for i in range(position, position + len(jobs))
         ]
 
-    def warn(self, jobs: Sequence[Mapping[str, Any]]) -> None:
+    def warn(self, jobs: Sequence[SampleSettings]) -> None:
         """Logs a warning for each prompt that is cut off, or has words that its model does not know."""
         for name in dict.fromkeys(name for job in jobs for name in active_terms(job)):
             model = self.models[name]
             asked = [job for job in jobs if name in active_terms(job)]
             if any(not active_steps(job, name) for job in asked):
                 logging.warning("%s takes part at none of the steps, by its start_step and stop_step", name)
-            elif any(job[name]["guidance_scale"] != 1 and not guided_steps(job, name) for job in asked):
+            elif any(job.terms[name].guidance_scale != 1 and not guided_steps(job, name) for job in asked):
                 logging.warning(
                     "%s is guided at none of the steps, by guidance_start_step and guidance_stop_step", name
                 )
@@ -308,7 +308,7 @@ class Sampler:
     def _compile(self):
         """Ahead of time, from shapes alone: a program for each stage."""
         spectrogram = self._compile_decode(self._compile_latents(self._compile_join()))
-        method, wrap = self._job["vocoder"], self._job["wrap"]
+        method, wrap = self._job.vocoder, self._job.wrap
         vocode = functools.partial(decoding.vocode, config=self.mel, method=method, wrap=wrap)
         vocode = self._layout.each(vocode, (PartitionSpec(), PartitionSpec("data")))
         self._vocode = vocode.lower(self.audio.vocoder, spectrogram).compile()
@@ -362,9 +362,7 @@ class Sampler:
     def _compile_decode(self, latents):
         """`_decode`, and the shape of the spectrogram that it gives."""
         job = self._job
-        decode = functools.partial(
-            decoding.decode, frames=self.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
-        )
+        decode = functools.partial(decoding.decode, frames=self.frames(job), cutoff=job.cutoff_latent, wrap=job.wrap)
         whole, split = PartitionSpec(), PartitionSpec("data")
         decode = self._layout.each(decode, (split, whole)).lower(latents, self.decoders)
         self._decode = decode.compile()
@@ -381,10 +379,10 @@ class Sampler:
         """The compiled programs that need memory, by stage."""
         return {"denoise": self._denoise, "decode": self._decode, "vocode": self._vocode}
 
-    def latent_shape(self, job: Mapping[str, Any]) -> tuple[int, int, int]:
+    def latent_shape(self, job: SampleSettings) -> tuple[int, int, int]:
         """Height, width and channels."""
         vae = self.audio.vae.config
-        return job["height"] // vae.factor, job["width"] // vae.factor, vae.latent_channels
+        return job.height // vae.factor, job.width // vae.factor, vae.latent_channels
 
     def _prepared(self):
         """The UNet of each term; terms that share one share what is prepared of it."""
@@ -399,36 +397,37 @@ class Sampler:
         """Each VAE once, though models share it."""
         return tuple({id(model.vae): model.vae for model in self.models.values()}.values())
 
-    def frames(self, job: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+    def frames(self, job: SampleSettings) -> tuple[tuple[int, Any], ...]:
         """What `stages.decode` shows: the spectrogram, then the pictures."""
         places = [id(vae) for vae in self.decoders]
         return tuple(
-            (places.index(id(self.models[term].vae)), VIEWS[job[term]["view"]]) for term in ("audio", *image_terms(job))
+            (places.index(id(self.models[term].vae)), VIEWS[job.terms[term].view])
+            for term in ("audio", *image_terms(job))
         )
 
-    def sight(self, job: Mapping[str, Any], name: str) -> dict[str, Any]:
+    def sight(self, job: SampleSettings, name: str) -> dict[str, Any]:
         """View, windows and ways of evaluation of a term."""
         windows = None
-        if job["window"] or job["wrap"]:
-            columns = job["width"] // self.audio.vae.config.factor
-            size = (job["window"] or job["width"]) // self.audio.vae.config.factor
-            windows = Windows.cover(columns, size, job["wrap"])
-        guided = (job[name]["guidance_scale"] != 1,) if always_guided(job, name) else (True, False)
-        reused = (False, True) if job["cache_interval"] > 1 else (False,)
+        if job.window or job.wrap:
+            columns = job.width // self.audio.vae.config.factor
+            size = (job.window or job.width) // self.audio.vae.config.factor
+            windows = Windows.cover(columns, size, job.wrap)
+        guided = (job.terms[name].guidance_scale != 1,) if always_guided(job, name) else (True, False)
+        reused = (False, True) if job.cache_interval > 1 else (False,)
         ways = tuple(itertools.starmap(Mode, itertools.product(guided, reused)))
-        return {"view": VIEWS[job[name]["view"]], "windows": windows, "ways": ways}
+        return {"view": VIEWS[job.terms[name].view], "windows": windows, "ways": ways}
 
     def _origin(self, job):
         """Mask and latent of what the samples start from, on the devices, or None."""
-        height, width, factor = job["height"], job["width"], self.audio.vae.config.factor
-        if job["init_image"]:
-            view = VIEWS[job["image"]["view"]]
-            z = init_latent.from_image(job["init_image"], self.image.vae, view, height, width)
-        elif job["init_audio"]:
-            z = init_latent.from_audio(job["init_audio"], self.audio.vae, self.mel, width)
+        height, width, factor = job.height, job.width, self.audio.vae.config.factor
+        if job.init_image:
+            view = VIEWS[job.terms["image"].view]
+            z = init_latent.from_image(job.init_image, self.image.vae, view, height, width)
+        elif job.init_audio:
+            z = init_latent.from_audio(job.init_audio, self.audio.vae, self.mel, width)
         else:
             return None
-        ranges = keep_ranges(job["keep"])
+        ranges = keep_ranges(job.keep)
         return self._put((init_latent.keep_mask(ranges, self.mel, height, width, factor), z))
 
     def _put(self, tree, sharded=False):
@@ -489,11 +488,11 @@ class Sampler:
         ids = jax.device_put(pipeline_prompts.tokenize(model.tokenizer, [prompt]), self._of_source(model.source))
         return model.text_encoder, model.unet, ids
 
-    def tables(self, jobs: Sequence[Mapping[str, Any]]) -> tuple[SolverTable, Any, Any, np.ndarray]:
+    def tables(self, jobs: Sequence[SampleSettings]) -> tuple[SolverTable, Any, Any, np.ndarray]:
         """Rows of the solver; weights and guidance scales of each term, `[b steps]` each; and how each is evaluated,
         `[terms steps]`, see `denoise.chosen_ways`."""
-        schedule, steps, first = self.image.schedule, jobs[0]["num_steps"], first_step(jobs[0])
-        rows = solver_table(schedule, steps, jobs[0]["solver"], first)
+        schedule, steps, first = self.image.schedule, jobs[0].num_steps, first_step(jobs[0])
+        rows = solver_table(schedule, steps, jobs[0].solver, first)
         spans = [[active_steps(job, name) for job in jobs] for name in self.models]
         weights, active = term_weights(
             [[term_weight(job, name) for job in jobs] for name in self.models],
@@ -503,24 +502,24 @@ class Sampler:
             stop_steps=[[span.stop for span in of_term] for of_term in spans],
             first=first,
         )
-        if jobs[0]["method"] == "alternating":
-            weights = alternate(weights, [[job[name]["turn"] for job in jobs] for name in self.models], first)
+        if jobs[0].method == "alternating":
+            weights = alternate(weights, [[job.terms[name].turn for job in jobs] for name in self.models], first)
             active = weights.any(axis=1)
         scales, chosen = [], []
         for name, of_term in zip(self.models, active, strict=True):
             scale = np.ones(weights.shape[1:], np.float32)
             for of_sample, job in zip(scale, jobs, strict=True):
-                of_sample[guided_steps(job, name)] = job[name]["guidance_scale"]
+                of_sample[guided_steps(job, name)] = job.terms[name].guidance_scale
             guided, ways = (scale != 1).any(axis=0), self.sight(jobs[0], name)["ways"]
-            chosen.append(select_modes(of_term, guided, jobs[0]["cache_interval"], ways))
+            chosen.append(select_modes(of_term, guided, jobs[0].cache_interval, ways))
             scales.append(scale)
         return rows, list(weights), scales, np.stack(chosen)
 
     def _noise(self, jobs):
-        if jobs[0]["noise"] == "torch":
+        if jobs[0].noise == "torch":
             shape = self.latent_shape(jobs[0])
-            return self._put(np.stack([torch_noise(job["seed"], shape) for job in jobs]), sharded=True)
-        return self._draw(self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True))
+            return self._put(np.stack([torch_noise(job.seed, shape) for job in jobs]), sharded=True)
+        return self._draw(self._put(np.array([job.seed for job in jobs], np.uint32), sharded=True))
 
     def _latents(self, jobs, terms, on_steps):
         """What is decoded, and the step at which each sample failed, or -1."""
@@ -534,7 +533,7 @@ class Sampler:
         return self._decode(latents, self.decoders)
 
     def _denoise_batch(self, jobs, terms, noise, on_steps):
-        steps, first = jobs[0]["num_steps"], first_step(jobs[0])
+        steps, first = jobs[0].num_steps, first_step(jobs[0])
         rows, weights, scales, chosen = self.tables(jobs)
         rows, chosen = self._put((rows, chosen))
         weights, scales = self._put((weights, scales), sharded=True)
@@ -588,7 +587,7 @@ class Sampler:
     def _fitting_on_cpu(self):
         memory = CPU_MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         channels = self.audio.vae.config.block_out_channels[0]
-        return int(memory / (CPU_BYTES_PER_PIXEL * channels * self._job["height"] * self._job["width"]))
+        return int(memory / (CPU_BYTES_PER_PIXEL * channels * self._job.height * self._job.width))
 
     def _free(self):
         """Bytes of a device for what a batch needs."""
@@ -648,9 +647,9 @@ def _joined(b, texts):
 
 
 def _check_choices(job):
-    check_choice("solver", job["solver"], SOLVERS)
-    for term in term_names(job):
-        check_choice(f"{term}.view", job[term]["view"], VIEWS)
+    check_choice("solver", job.solver, SOLVERS)
+    for term in job.terms:
+        check_choice(f"{term}.view", job.terms[term].view, VIEWS)
 
 
 def _check_fit(models, job):
@@ -668,13 +667,15 @@ def _check_fit(models, job):
         if not np.array_equal(image.schedule.alphas_cumprod(), other.schedule.alphas_cumprod()):
             raise UserError(f"{image.source} and {other.source} were trained on different noise schedules")
     for run in denoising_runs(job):
-        image.schedule.timesteps(run["num_steps"])
+        image.schedule.timesteps(run.num_steps)
     factor = image.vae.config.factor
     # Halves of the latent must be equal, where a view takes it apart.
-    halves = 2 if any(job[term]["view"] == "block_rearrange" for term in models) else 1
+    halves = 2 if any(job.terms[term].view == "block_rearrange" for term in models) else 1
     for key, divisor in (("height", factor), ("width", factor * halves), ("window", factor)):
-        if job[key] % divisor:
-            raise UserError(f"{key}={job[key]}: must be a multiple of {divisor}, as the vae and the views need it")
-    cut = job["crop_image"] * decoding.CROPPED_COLUMNS + job["cutoff_latent"] * decoding.CROPPED_LATENTS * factor
-    if job["width"] <= cut:
-        raise UserError(f"width={job['width']}: must be above {cut}, which crop_image or cutoff_latent drops")
+        if getattr(job, key) % divisor:
+            raise UserError(
+                f"{key}={getattr(job, key)}: must be a multiple of {divisor}, as the vae and the views need it"
+            )
+    cut = job.crop_image * decoding.CROPPED_COLUMNS + job.cutoff_latent * decoding.CROPPED_LATENTS * factor
+    if job.width <= cut:
+        raise UserError(f"width={job.width}: must be above {cut}, which crop_image or cutoff_latent drops")

@@ -4,9 +4,8 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from its_jax.pipeline.methods import imprint, sds_latent, sds_loop, sds_pixel
 from its_jax.pipeline.methods.resume import SAVE_SECONDS, ResumeState
 from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.ids import sample_id
-from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.schema import TERMS, SampleSettings
 from its_jax.settings.steps import active_steps, denoising_runs, guided_steps, image_terms, term_prompts
 from its_jax.storage import files
 
@@ -38,10 +37,10 @@ class Imprinter(Sampler):
     _noise_of_seeds = staticmethod(imprint.two_noises)
 
     def _noise(self, jobs):
-        if jobs[0]["noise"] != "torch":
+        if jobs[0].noise != "torch":
             return super()._noise(jobs)
         shape = self.latent_shape(jobs[0])
-        noises = [np.stack([torch_noise(job["seed"], shape, draw) for job in jobs]) for draw in (0, 1)]
+        noises = [np.stack([torch_noise(job.seed, shape, draw) for job in jobs]) for draw in (0, 1)]
         return self._put(noises, sharded=True)
 
     def _latents(self, jobs, terms, on_steps):
@@ -57,9 +56,9 @@ class Imprinter(Sampler):
         decode = functools.partial(
             _imprinted,
             decoders=[places.index(id(self.models[term].vae)) for term in TERMS],
-            view=VIEWS[job["image"]["view"]],
-            cutoff=job["cutoff_latent"],
-            wrap=job["wrap"],
+            view=VIEWS[job.terms["image"].view],
+            cutoff=job.cutoff_latent,
+            wrap=job.wrap,
         )
         decode = self._layout.each(decode, (P(), *[P("data")] * 4))
         decode = decode.lower(self.decoders, latents, latents, *numbers)
@@ -67,8 +66,8 @@ class Imprinter(Sampler):
         return self._abstract(decode.out_info[0].shape)
 
     def _shown(self, jobs, latents):
-        mag_ratio = np.array([job["mag_ratio"] for job in jobs], np.float32)
-        inverse_image = np.array([job["inverse_image"] for job in jobs])
+        mag_ratio = np.array([job.mag_ratio for job in jobs], np.float32)
+        inverse_image = np.array([job.inverse_image for job in jobs])
         return self._decode(self.decoders, *latents, *self._put((mag_ratio, inverse_image), sharded=True))
 
 
@@ -120,7 +119,7 @@ class Distiller(Sampler):
         return super()._lay_out(job, devices_per_sample)
 
     def _load(self, job):
-        self._asked = [prompt for term in term_names(job) for prompt in term_prompts(job, term)]
+        self._asked = [prompt for term in job.terms for prompt in term_prompts(job, term)]
         models, mel = super()._load(job)
         for model in models.values():
             if model.vae is not None:
@@ -163,7 +162,7 @@ class Distiller(Sampler):
 
     def _compile_latents(self, terms):
         b, job = self.batch_size, self._job
-        size = job["height"], job["width"]
+        size = job.height, job.width
         alphas = self._put({name: m.schedule.alphas_cumprod().astype(np.float32) for name, m in self.models.items()})
         self._critics = [
             sds_pixel.PixelGuide(unet, alphas[name])
@@ -193,17 +192,17 @@ class Distiller(Sampler):
 
         return sds_loop.Guidance(
             dataclasses.replace(term, guidance_scale=None, weights=None),
-            weight=numbers(lambda job: job[name]["weight"], np.float32),
-            guidance_scale=numbers(lambda job: job[name]["guidance_scale"], np.float32),
+            weight=numbers(lambda job: job.terms[name].weight, np.float32),
+            guidance_scale=numbers(lambda job: job.terms[name].guidance_scale, np.float32),
             steps=numbers(lambda job: ends(active_steps(job, name)), np.int32),
             guided_steps=numbers(lambda job: ends(guided_steps(job, name)), np.int32),
         )
 
     def _latents(self, jobs, terms, on_steps):
         guides = [self._guide(jobs, name, term) for name, term in zip(self.models, terms, strict=True)]
-        seeds = self._put(np.array([job["seed"] for job in jobs], np.uint32), sharded=True)
-        rates = self._put(np.array([job["learning_rate"] for job in jobs], np.float32), sharded=True)
-        state, done, steps = self._start(seeds), 0, jobs[0]["num_steps"]
+        seeds = self._put(np.array([job.seed for job in jobs], np.uint32), sharded=True)
+        rates = self._put(np.array([job.learning_rate for job in jobs], np.float32), sharded=True)
+        state, done, steps = self._start(seeds), 0, jobs[0].num_steps
         kept, begun, self._seconds_before = self._progress_of(jobs), time.monotonic(), 0.0
         if kept:
             state, done, self._seconds_before = kept.load(state)
@@ -239,7 +238,7 @@ class Distiller(Sampler):
         return kept and kept.folder
 
     def _compile_decode(self, latents):
-        views = [VIEWS[self._job[term]["view"]] for term in image_terms(self._job)]
+        views = [VIEWS[self._job.terms[term].view] for term in image_terms(self._job)]
         self._decode = self._layout.each(functools.partial(_seen, views=views), (P("data"),)).lower(latents).compile()
         return self._abstract(latents.shape)
 
@@ -261,12 +260,12 @@ def _seen(picture, *, views):
 SAMPLERS = {"imprint": Imprinter, "sds": Distiller}
 
 
-def sampler_for(job: Mapping[str, Any], workdir: Path, usual: Callable[..., Sampler], **how) -> Sampler:
+def sampler_for(job: SampleSettings, workdir: Path, usual: Callable[..., Sampler], **how) -> Sampler:
     """The sampler of jobs like this one. Those that take long keep their progress in the work folder.
 
     Args:
       usual: makes samplers for methods that have none of their own. how: arguments of `Sampler`.
     """
-    if job["method"] == "sds":
+    if job.method == "sds":
         how |= {"workdir": workdir}
-    return SAMPLERS.get(job["method"], usual)(job, **how)
+    return SAMPLERS.get(job.method, usual)(job, **how)
