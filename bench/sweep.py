@@ -183,7 +183,8 @@ def fill(folder, layout):
     files.write = lambda path, data: path.write_bytes(data)
     kept = writers.open_writer(layout, folder, "shard-0-of-1")
     for name, settings in many_settings().items():
-        record = settings.to_dict() | {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
+        record = settings.to_dict()
+        record |= {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
         record["seconds"] = dict.fromkeys(("load", "compile", "encode", "denoise", "decode", "vocode", "write"), 0.1)
         record["models"] = {term: {"source": "x" * 40, "sha256": "0" * 64} for term in ("image", "audio")}
         kept.add(name, [("sample.json", json_bytes(record))])

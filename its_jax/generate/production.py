@@ -107,8 +107,8 @@ class Pipeline:
         self._progress = set()
 
     def make(self, sampler, batch, position=0, wanted=None):
-        """Generates as many of the first samples as the memory suffices for, and has those written that are wanted (a truth
-        for each; None: all). Returns how many were made."""
+        """Generates as many of the first samples as the memory suffices for, and has those written that are wanted (a
+        bool for each; None: all). Returns the number that were made."""
         wanted = [True] * len(batch) if wanted is None else wanted
         samples = self._samples(sampler, batch, position, wanted)
         self.finish()

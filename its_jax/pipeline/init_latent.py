@@ -43,7 +43,7 @@ def keep_mask(
     """The cells of the latent that a range in seconds or in Hz touches, bool `[h, w, 1]`.
 
     Args:
-      ranges: from `its_jax.settings.validate.keep_ranges`. height, width: of the spectrogram, pixels. factor: pixels of a cell.
+      ranges: from `keep_ranges` of `its_jax.settings.validate`. height, width: of the spectrogram, pixels. factor: pixels of a cell.
 
     Raises:
       UserError: a range that lies outside of the canvas.

@@ -30,7 +30,7 @@ class TermSettings:
         "half; `flip_horizontal`, `flip_vertical`; `rotate_90`, `rotate_180`, `rotate_270` (counter-clockwise). "
         "`audio` has `identity`"
     )
-    guidance_scale: float = setting("the scale of classifier-free guidance; 1 is no guidance, and half the work")
+    guidance_scale: float = setting("the scale of classifier-free guidance; at 1 there is none, and half the work")
     guidance_start_step: int = setting(
         "the first step with guidance, see [arXiv 2404.07724](https://arxiv.org/abs/2404.07724)"
     )
@@ -137,7 +137,7 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How samples are generated; none of this decides what a sample is."""
+    """The options of a run, which do not change what its samples are."""
 
     num_samples: int = setting("the number of samples")
     batch_size: int = setting("samples at once; 0 chooses from the memory, and halves where that was too much")
