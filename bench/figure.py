@@ -37,7 +37,7 @@ def main():
 def estimates(prompts, seed):
     """For each row: step -> the spectrogram `[h, w]` of what is estimated after it."""
     cache.keep_programs()
-    batch = [_job(method, prompts, seed) for method in ROWS]
+    batch = [_settings(method, prompts, seed) for method in ROWS]
     sampler, states = Sampler(batch[0], pending=1, batch_size=1), {}
     run = sampler._denoise
 
@@ -47,20 +47,20 @@ def estimates(prompts, seed):
         return ahead
 
     sampler._denoise = watched
-    for job in batch:
+    for settings in batch:
         states.clear()
-        (sample,) = sampler([job])
+        (sample,) = sampler([settings])
         decoded = {step: np.asarray(sampler._decode(x0, sampler.decoders)[0][0]) for step, x0 in states.items()}
         yield decoded | {max(decoded): sample.spectrogram}
 
 
-def _job(method, prompts, seed):
+def _settings(method, prompts, seed):
     config = default.get_config()
     config.method, config.seed, config.num_samples = method, seed, 1
     for term, prompt in prompts.items():
         config[term].prompt = prompt
-    (job,), _ = read_settings(config.to_dict())
-    return job
+    (settings,), _ = read_settings(config.to_dict())
+    return settings
 
 
 def draw(rows, prompts, out):

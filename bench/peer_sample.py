@@ -24,7 +24,7 @@ from its_jax.diffusion.torch_noise import torch_noise
 from its_jax.errors import UserError
 from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import expand
-from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.schema import TERMS, SampleSettings, term_names
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "its_jax" / "tiny" / "weights"
@@ -65,8 +65,8 @@ def _check(made):
             raise UserError(f"{term}: PyTorch's procedure has the terms image and audio only, as they are, guided")
 
 
-def batch(settings: Mapping[str, Any], b: int, number: int) -> list[dict[str, Any]]:
-    """The jobs of a batch; other numbers give other prompts, so that these have to be encoded."""
+def batch(settings: Mapping[str, Any], b: int, number: int) -> list[SampleSettings]:
+    """The settings of a batch; other numbers give other prompts, so that these have to be encoded."""
     terms = {term: settings[term] | {"prompt": f"{settings[term]['prompt']} {number}"} for term in TERMS}
     return expand({**settings, **terms}, b)
 
@@ -80,9 +80,9 @@ class Ours:
         if self.sampler.batch_size != b:
             raise UserError(f"batch {b}: {jax.local_device_count()} devices take a multiple of that")
 
-    def __call__(self, todo: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def __call__(self, batch: Sequence[SampleSettings]) -> np.ndarray:
         """Latents `[b h w c]`; pictures and sounds are made too."""
-        return np.stack([sample.latents for sample in self.sampler(todo)])
+        return np.stack([sample.latents for sample in self.sampler(batch)])
 
 
 class Theirs:
@@ -127,17 +127,17 @@ class Theirs:
         return other
 
     @torch.inference_mode()
-    def __call__(self, todo: Sequence[Mapping[str, Any]], noise: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: Sequence[SampleSettings], noise: torch.Tensor) -> torch.Tensor:
         """Latents `[b c h w]` on the host, as `noise` is; pictures and sounds come to the host too."""
-        job, b = todo[0], len(todo)
+        settings, b = batch[0], len(batch)
         x = torch_reference.denoise(
-            scheduler(job),
+            scheduler(settings),
             list(self.unets.values()),
-            [self._encode(term, job).repeat_interleave(b, dim=0) for term in TERMS],
+            [self._encode(term, settings).repeat_interleave(b, dim=0) for term in TERMS],
             noise.to(self.device),
-            guidance_scales=[job[term]["guidance_scale"] for term in TERMS],
-            start_steps=[job[term]["start_step"] for term in TERMS],
-            audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in TERMS),
+            guidance_scales=[settings.terms[term].guidance_scale for term in TERMS],
+            start_steps=[settings.terms[term].start_step for term in TERMS],
+            audio_weight=settings.terms["audio"].weight / sum(settings.terms[term].weight for term in TERMS),
         )
         pictures = {}
         for term, decode in self.decoders.items():
@@ -151,20 +151,21 @@ class Theirs:
         on_host = [a.cpu() for a in (x, picture, spectrogram, waveform)]
         return on_host[0]
 
-    def noise(self, todo: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    def noise(self, batch: Sequence[SampleSettings]) -> torch.Tensor:
         """x of step 0 as our sampler draws it, `[b c h w]` float32."""
-        vae, job = self.vaes["image"].config, todo[0]
+        vae, settings = self.vaes["image"].config, batch[0]
         factor = 2 ** (len(vae.block_out_channels) - 1)
-        shape, seeds = (job["height"] // factor, job["width"] // factor, vae.latent_channels), [j["seed"] for j in todo]
-        if job["noise"] == "torch":
+        shape = (settings.height // factor, settings.width // factor, vae.latent_channels)
+        seeds = [one.seed for one in batch]
+        if settings.noise == "torch":
             drawn = np.stack([torch_noise(seed, shape) for seed in seeds])
         else:
             drawn = np.asarray(denoise.initial_noise(np.array(seeds, np.uint32), shape))
         return torch.from_numpy(drawn.transpose(0, 3, 1, 2).copy())
 
-    def _encode(self, term, job):
-        """`[2 n d]`, as all jobs of a batch have the same prompts."""
-        prompts = [job[term]["negative_prompt"], job[term]["prompt"]]
+    def _encode(self, term, settings):
+        """`[2 n d]`, as all samples of a batch have the same prompts."""
+        prompts = [settings.terms[term].negative_prompt, settings.terms[term].prompt]
         ids = self.tokenizers[term](prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return self.encoders[term](ids.to(self.device)).last_hidden_state
 
@@ -173,12 +174,12 @@ def _equal(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def scheduler(job: Mapping[str, Any]):
-    """diffusers' scheduler for a job's solver, at our timesteps."""
-    raw = json.loads((Path(job["image"]["model"]) / "scheduler" / "scheduler_config.json").read_text())
-    made = SCHEDULERS[job["solver"]].from_config({"timestep_spacing": "leading"} | raw)
-    if job["solver"] == "ddim":
-        made.set_timesteps(job["num_steps"])
+def scheduler(settings: SampleSettings):
+    """diffusers' scheduler for a sample's solver, at our timesteps."""
+    raw = json.loads((Path(settings.terms["image"].model) / "scheduler" / "scheduler_config.json").read_text())
+    made = SCHEDULERS[settings.solver].from_config({"timestep_spacing": "leading"} | raw)
+    if settings.solver == "ddim":
+        made.set_timesteps(settings.num_steps)
     else:  # its own leading timesteps begin lower, as if one step more were taken
-        made.set_timesteps(timesteps=NoiseSchedule.from_dict(raw).timesteps(job["num_steps"]).tolist())
+        made.set_timesteps(timesteps=NoiseSchedule.from_dict(raw).timesteps(settings.num_steps).tolist())
     return made

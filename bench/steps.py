@@ -103,12 +103,12 @@ def settings_of(changes):
 
 def result(settings, workdir):
     """What the judges find in each sample; and the arithmetic of one."""
-    job = expand(settings, 1)[0]
-    sampler = Sampler(job, pending=BATCH, batch_size=BATCH)
+    (one,) = expand(settings, 1)
+    sampler = Sampler(one, pending=BATCH, batch_size=BATCH)
     samples = pairs.Store(workdir, sampler, settings).samples("fused", PAIRS)
     return judged(samples) | {
         "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
-        "gflop": stage_flops(sampler, job)["denoise"] / 1e9,
+        "gflop": stage_flops(sampler, one)["denoise"] / 1e9,
     }
 
 

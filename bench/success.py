@@ -30,6 +30,7 @@ from its_jax.pipeline.placement import DataParallel
 from its_jax.pipeline.sampler import Sampler
 from its_jax.scoring import clip_clap
 from its_jax.settings.parse import expand
+from its_jax.settings.schema import SampleSettings
 from its_jax.tiny import judges, scorer
 from its_jax.tiny.data import items
 from its_jax.tiny.evaluation import pairs, scores
@@ -136,36 +137,36 @@ VARIANTS |= {
 }
 
 
-def sampler_of(variant: Variant, job: Mapping[str, Any], workdir: Path) -> Sampler:
+def sampler_of(variant: Variant, settings: SampleSettings, workdir: Path) -> Sampler:
     """A sampler that makes its steps in the variant's way; what it needs for that is kept in `workdir`."""
 
     class Layout(DataParallel):
         program = staticmethod(variant.program)
 
     class Varied(Sampler):
-        def _lay_out(self, job, devices_per_sample):
+        def _lay_out(self, settings, devices_per_sample):
             return Layout()
 
-        def tables(self, jobs):
-            rows, weights, scales, chosen = super().tables(jobs)
-            return rows, *variant.tables(weights, scales, jobs[0]["num_steps"]), chosen
+        def tables(self, batch):
+            rows, weights, scales, chosen = super().tables(batch)
+            return rows, *variant.tables(weights, scales, batch[0].num_steps), chosen
 
-        def _latents(self, jobs, terms, on_steps):
+        def _latents(self, batch, terms, on_steps):
             if variant.candidates is None:
-                return super()._latents(jobs, terms, on_steps)
-            return _best(self, variant.candidates, jobs, terms, workdir)
+                return super()._latents(batch, terms, on_steps)
+            return _best(self, variant.candidates, batch, terms, workdir)
 
-    return Varied(job, pending=steps.BATCH, batch_size=steps.BATCH)
+    return Varied(settings, pending=steps.BATCH, batch_size=steps.BATCH)
 
 
-def _best(sampler, candidates, jobs, terms, workdir):
-    """Latents of the best candidate of each job, each made from noise of its own."""
-    rows, weights, scales, chosen = sampler.tables(jobs)
+def _best(sampler, candidates, batch, terms, workdir):
+    """Latents of the best candidate of each sample, each made from noise of its own."""
+    rows, weights, scales, chosen = sampler.tables(batch)
     terms = sampler._layout.terms(
         dataclasses.replace(term, weights=w, guidance_scale=s)
         for term, w, s in zip(terms, weights, scales, strict=True)
     )
-    half, end = np.int32(candidates.steps), np.int32(jobs[0]["num_steps"])
+    half, end = np.int32(candidates.steps), np.int32(batch[0].num_steps)
 
     def denoised(state, first, last):
         return sampler._denoise(sampler._unets, terms, rows, chosen, state, first, last, None)
@@ -173,25 +174,26 @@ def _best(sampler, candidates, jobs, terms, workdir):
     liked = {"scores": _by_scores, "judges": functools.partial(_by_judges, workdir)}[candidates.picker]
     states, found = [], []
     for i in range(candidates.count):
-        noise = sampler._noise([job | {"seed": job["seed"] + 500_000 * i} for job in jobs])
+        noise = sampler._noise([dataclasses.replace(one, seed=one.seed + 500_000 * i) for one in batch])
         state = sampler._start(noise)._replace(caches=sampler._empty_caches(sampler._unets, terms, noise))
         state = denoised(state, np.int32(0), half)
         states.append(state)
         latents = state.x0 if half < end else state.x
         spectrograms, _ = sampler._decode(latents, sampler.decoders)
-        found.append(liked(jobs, spectrograms, sampler._vocode(sampler.audio.vocoder, spectrograms), sampler.mel))
+        found.append(liked(batch, spectrograms, sampler._vocode(sampler.audio.vocoder, spectrograms), sampler.mel))
     best = np.argmax(found, axis=0)
     state = jax.tree.map(lambda *a: np.stack(a)[best, np.arange(len(best))], *states)
     state = denoised(state, half, end)
     return state.x, state.failed_at
 
 
-def _by_scores(jobs, spectrograms, waveforms, mel):
+def _by_scores(batch, spectrograms, waveforms, mel):
     """The sum of embedded CLIP's and CLAP's scores of each candidate `[b]`."""
     clip, clap = _scorers()
     return [
-        clip.score(grey, job["image"]["prompt"]) + clap.score(waveform, mel.sampling_rate, job["audio"]["prompt"])
-        for job, grey, waveform in zip(jobs, np.asarray(spectrograms), np.asarray(waveforms), strict=True)
+        clip.score(grey, one.terms["image"].prompt)
+        + clap.score(waveform, mel.sampling_rate, one.terms["audio"].prompt)
+        for one, grey, waveform in zip(batch, np.asarray(spectrograms), np.asarray(waveforms), strict=True)
     ]
 
 
@@ -200,15 +202,15 @@ def _scorers():
     return clip_clap.ClipScorer(SCORERS[0]), clip_clap.ClapScorer(SCORERS[1])
 
 
-def _by_judges(workdir, jobs, spectrograms, waveforms, mel):
+def _by_judges(workdir, batch, spectrograms, waveforms, mel):
     """How likely judges other than those that count find picture and sound: the logarithm, of each candidate `[b]`."""
     heard = items.to_spectrogram(waveforms, mel)
     found = 0.0
     for (kind, judge), seen, term in zip(
         second_judges(workdir).items(), (spectrograms, heard), steps.TERMS, strict=True
     ):
-        wanted = np.array([scorer.named(kind, job[term]["prompt"]) for job in jobs])
-        found = found + np.asarray(judges.log_chances(judge, seen))[np.arange(len(jobs)), wanted]
+        wanted = np.array([scorer.named(kind, one.terms[term].prompt) for one in batch])
+        found = found + np.asarray(judges.log_chances(judge, seen))[np.arange(len(batch)), wanted]
     return found
 
 
@@ -231,8 +233,8 @@ def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """What judges and models find in each sample; and the arithmetic of one."""
     variant = VARIANTS[name]
     settings = steps.settings_of(variant.settings)
-    job = expand(settings, 1)[0]
-    sampler = sampler_of(variant, job, args.workdir)
+    (one,) = expand(settings, 1)
+    sampler = sampler_of(variant, one, args.workdir)
     wanted = [(i, j, seed) for seed, (i, j, _) in itertools.product(range(args.seeds), steps.PAIRS)]
     samples = pairs.Store(args.workdir / name, sampler, settings).samples("fused", wanted)
     found = steps.judged(samples)
@@ -242,7 +244,7 @@ def result(name: str, args: argparse.Namespace) -> dict[str, Any]:
     found["error"] = np.mean(errors, axis=0)
     for term, e, e0 in zip(steps.TERMS, errors, without, strict=True):
         found[f"advantage_{term}"] = 100 * (e0 - e) / e0
-    found["gflop"] = cost(variant, stage_flops(sampler, job)["denoise"]) / 1e9
+    found["gflop"] = cost(variant, stage_flops(sampler, one)["denoise"]) / 1e9
     return found
 
 

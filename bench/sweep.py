@@ -4,7 +4,7 @@
 
     rate    samples a second of a sweep, encoding of prompts and writing of files included, against the bare programs
             (denoise, decode, vocode) on the same batches; rounds of both, one after the other
-    many    100,000 jobs without models: seconds for planning, and for the scan of a work folder in which all of them
+    many    100,000 samples without models: seconds for planning, and for the scan of a work folder in which all of them
             are done, in each layout (of each sample the record alone is made for it), and peak memory
     kills   a sweep with noise in place of models is killed (SIGKILL) at random moments until it is through, again and
             again: whether each has made what an unbroken one makes
@@ -74,17 +74,19 @@ def rate(args):
     from its_jax.generate import batches as generate_batches
     from its_jax.generate import groups as generate_groups
     from its_jax.generate import production
+    from its_jax.settings.schema import RunOptions
     from its_jax.storage import writers
     from its_jax.sweep import grid as sweep_grid
 
     settings = sweep.get_config().to_dict()
-    todo = sweep_grid.read_grid(settings, settings.pop("grid"))
-    (group,) = generate_batches.program_groups(todo)
-    how = {"batch_size": 0, "devices_per_sample": 1, "video": False}
+    requested = sweep_grid.read_grid(settings, settings.pop("grid"))
+    (group,) = generate_batches.program_groups(requested)
+    options = RunOptions(num_samples=1, batch_size=0, devices_per_sample=1, video=False)
     cache.keep_programs()
-    sampler = generate_groups.sampler_for(generate_batches.batch_representatives(group), len(todo), 0, how)
+    representatives = generate_batches.batch_representatives(group)
+    sampler = generate_groups.sampler_for(representatives, args.scratch / "plan", len(requested), 0, options)
     batches = generate_batches.plan_batches(args.scratch / "plan", group, sampler.batch_size)[:BATCHES]
-    batches = [[group.jobs[name] for name in batch] for batch in batches]
+    batches = [[group.requested[name] for name in batch] for batch in batches]
     for batch in batches:
         sampler(batch)
     seconds = {"bare": [], "sweep": []}
@@ -134,7 +136,7 @@ def apart(what, folder):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def jobs_of_many():
+def many_settings():
     from configs import default
     from its_jax.sweep import grid as sweep_grid
 
@@ -148,11 +150,11 @@ def planned(folder):
     from its_jax.generate import batches as generate_batches
 
     start = time.perf_counter()
-    todo = jobs_of_many()
-    groups = generate_batches.program_groups(todo)
+    requested = many_settings()
+    groups = generate_batches.program_groups(requested)
     read = time.perf_counter() - start
     (batches,) = [generate_batches.plan_batches(folder, group, 8) for group in groups]
-    assert len(todo) == JOBS and sum(map(len, batches)) == JOBS
+    assert len(requested) == JOBS and sum(map(len, batches)) == JOBS
     return {"seconds": round(time.perf_counter() - start, 2), "of_them_the_grid": round(read, 2), "peak_mb": peak_mb()}
 
 
@@ -160,12 +162,12 @@ def scanned(folder):
     from its_jax.generate import batches as generate_batches
     from its_jax.storage import writers
 
-    todo = jobs_of_many()
+    requested = many_settings()
     layout = "shards" if (folder / writers.SHARDS).exists() else "folders"
     start = time.perf_counter()
-    done = writers.open_writer(layout, folder).finished() & todo.keys()
-    (group,) = generate_batches.program_groups(todo)
-    assert len(done) == JOBS and group.jobs.keys() <= done
+    done = writers.open_writer(layout, folder).finished() & requested.keys()
+    (group,) = generate_batches.program_groups(requested)
+    assert len(done) == JOBS and group.requested.keys() <= done
     return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": peak_mb()}
 
 
@@ -180,8 +182,9 @@ def fill(folder, layout):
     os.fsync = lambda file: None
     files.write = lambda path, data: path.write_bytes(data)
     kept = writers.open_writer(layout, folder, "shard-0-of-1")
-    for name, job in jobs_of_many().items():
-        record = job | {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
+    for name, settings in many_settings().items():
+        record = settings.to_dict()
+        record |= {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
         record["seconds"] = dict.fromkeys(("load", "compile", "encode", "denoise", "decode", "vocode", "write"), 0.1)
         record["models"] = {term: {"source": "x" * 40, "sha256": "0" * 64} for term in ("image", "audio")}
         kept.add(name, [("sample.json", json_bytes(record))])

@@ -82,17 +82,17 @@ def main():
 def run(args):
     flags.check_out(args.out)
     topology.set_effort(args.effort)
-    job = read_settings(sd15_auffusion.get_config().to_dict())[0][0]
+    settings = read_settings(sd15_auffusion.get_config().to_dict())[0][0]
     results = read_json(args.out)["programs"] if args.out and args.out.exists() else {}
     missed = False
     for chips in args.chips:
         described(chips)  # where that cannot be, no size of batch is to blame
     for chips, b in itertools.product(args.chips, args.batch):
-        name, found = f"{chips}, {b or 'batch_size=0'} on a chip", measured(job, chips, b)
+        name, found = f"{chips}, {b or 'batch_size=0'} on a chip", measured(settings, chips, b)
         results[name] = found | {"effort": args.effort} | {key: about()[key] for key in ("versions", "date")}
         print(f"{name}: {json.dumps(results[name])}", flush=True)
         if args.out:  # after each: a long run may be cut off
-            record = {"what": __doc__.partition("\n")[0], "settings": job, "programs": results}
+            record = {"what": __doc__.partition("\n")[0], "settings": settings.to_dict(), "programs": results}
             write_json(args.out, record | {"machine": about()["machine"]})
         for fault in faults(found):
             print(f"missed: {name}: {fault}", file=sys.stderr)
@@ -116,10 +116,10 @@ def faults(found):
     return [fault for fault, there in checks.items() if there]
 
 
-def measured(job, chips, b):
+def measured(settings, chips, b):
     start = time.perf_counter()
     try:
-        found = figures(Outlined(job, chips, b))
+        found = figures(Outlined(settings, chips, b))
     except UserError as error:
         found = {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
     return found | {"compile_seconds": round(time.perf_counter() - start)}
@@ -128,18 +128,18 @@ def measured(job, chips, b):
 class Outlined(sampler.Sampler):
     """A sampler on chips that are not there, with shapes in place of weights: it compiles, and cannot run."""
 
-    def __init__(self, job, chips, on_each):
+    def __init__(self, settings, chips, on_each):
         self._topology, self.hbm = described(chips), SLICES[chips].hbm
         count = len(self._topology.devices)
-        super().__init__(job, pending=sampler.MAX_BATCH_PER_DEVICE * count, batch_size=on_each * count)
+        super().__init__(settings, pending=sampler.MAX_BATCH_PER_DEVICE * count, batch_size=on_each * count)
 
-    def _lay_out(self, job, devices_per_sample):
+    def _lay_out(self, settings, devices_per_sample):
         axis_types = (jax.sharding.AxisType.Auto,)
         return DataParallel(jax.sharding.Mesh(np.array(self._topology.devices), ("data",), axis_types=axis_types))
 
-    def _load(self, job):
+    def _load(self, settings):
         models = {term: self._outlined(term) for term in PARTS}
-        return models, decoding.mel_config(models["audio"].vocoder.config, job["height"])
+        return models, decoding.mel_config(models["audio"].vocoder.config, settings.height)
 
     def _outlined(self, term):
         modules = {}

@@ -36,13 +36,12 @@ def main():
 
 def run(config, workdir):
     """Makes the samples of a config (see configs/default.py) that are not in `workdir` yet."""
-    todo, how = read_settings(config.to_dict())
+    requested, options = read_settings(config.to_dict())
     from its_jax.generate import (
         production,  # slow, as JAX is: what is wrong with flags and settings is said before
     )
 
-    how = {name: how[name] for name in ("batch_size", "devices_per_sample", "video")}
-    if production.make(todo, workdir, **how):
+    if production.make(requested, workdir, options=options):
         logging.info("%s shows them", gallery.write(workdir))
 
 

@@ -27,7 +27,7 @@ def main():
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py")
     settings, batches = _CONFIG.value.to_dict(), _sizes(_BATCHES.value)
-    todo, _ = read_settings(settings)
+    requested, _ = read_settings(settings)
     out = Path(_OUT.value).absolute() if _OUT.value else None
     if out:
         cli.check_out(out)
@@ -41,8 +41,8 @@ def main():
     jax.config.update("jax_enable_compilation_cache", False)
     at_once = max(1, jax.local_device_count() // max(1, settings["devices_per_sample"]))  # Sampler says what is wrong
     batches = sorted({-(-b // at_once) * at_once for b in batches})  # as Sampler rounds them
-    figures = measure.about(todo[0])
-    print(f"{figures['machine']}, {todo[0]['dtype']}")
+    figures = measure.about(requested[0])
+    print(f"{figures['machine']}, {requested[0].dtype}")
     for of_batch in measure.sweep(settings, batches, _REPEATS.value):
         figures["batches"].append(of_batch)
         _say(_lines(of_batch))

@@ -23,13 +23,13 @@ STAGES = ("encode", "denoise", "decode", "vocode")
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
-def about(job):
-    """What was measured, and on what; `batches` is still empty."""
+def about(settings):
+    """Returns what was measured, and on what; `batches` is still empty."""
     return {
         "machine": hardware.describe(),
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "settings": job,
+        "settings": settings.to_dict(),
         "batches": [],
     }
 
@@ -59,19 +59,20 @@ def measure_batch(settings, repeats=3):
     Args:
       settings: a config as a dictionary; its batch size, or what 0 chooses for its number of samples.
     """
-    todo, how = read_settings(settings)
-    if todo[0]["method"] in subclasses.SAMPLERS:
-        raise UserError(f"method={todo[0]['method']!r}: only methods that denoise one latent are timed; take another")
-    size, devices = how["batch_size"], how["devices_per_sample"]
-    sampler = Sampler(todo[0], pending=size or len(todo), batch_size=size, devices_per_sample=devices)
-    job, b = todo[0], sampler.batch_size
+    requested, options = read_settings(settings)
+    one = requested[0]
+    if one.method in subclasses.SAMPLERS:
+        raise UserError(f"method={one.method!r}: only methods that denoise one latent are timed; take another")
+    size, devices = options.batch_size, options.devices_per_sample
+    sampler = Sampler(one, pending=size or len(requested), batch_size=size, devices_per_sample=devices)
+    b = sampler.batch_size
     sampler(_batch(settings, b, 0))  # not timed: it does what is done only once
     runs = [sampler(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
-    peak, work = hardware.peak_memory(), stage_flops(sampler, job)
+    peak, work = hardware.peak_memory(), stage_flops(sampler, one)
     spent = {name: round(sampler.seconds[name], 2) for name in ("load", "compile")}
     temporaries = {name: program.memory_analysis().temp_size_in_bytes for name, program in sampler.programs.items()}
     del sampler  # so that the matrices take no more memory than the models did
-    limit = hardware.matrix_rate(job["dtype"])
+    limit = hardware.matrix_rate(one.dtype)
     seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
     seconds["all"] = [sum(of_run) for of_run in zip(*seconds.values(), strict=True)]
     work["all"] = sum(work.values())
@@ -89,16 +90,16 @@ def measure_batch(settings, repeats=3):
 
 
 def _batch(settings, b, number):
-    """Jobs whose prompts no other sample has, so that all of them are encoded."""
+    """Returns the settings of a batch whose prompts no other sample has, so that all of them are encoded."""
 
-    def job(i):
+    def numbered(i):
         new = {key: f" {number} {i}" for key in ("prompt", "negative_prompt")}
         terms = {
             term: settings[term] | {key: settings[term][key] + new[key] for key in new} for term in term_names(settings)
         }
         return expand({**settings, **terms}, 1)[0]
 
-    return [job(i) for i in range(b)]
+    return [numbered(i) for i in range(b)]
 
 
 def _stage(seconds, work, b, limit):
@@ -114,19 +115,19 @@ def _stage(seconds, work, b, limit):
     }
 
 
-def stage_flops(sampler, job):
+def stage_flops(sampler, settings):
     """Stage -> floating-point operations of one sample in products, see `its_jax.benchmark.flops`, as the plain layers have them.
 
     Prompts are counted as if no other sample had them, and each term at the steps at which it takes part.
     """
-    h, w, c = sampler.latent_shape(job)
+    h, w, c = sampler.latent_shape(settings)
     latents, decoders, work = _shape(1, h, w, c), tuple(map(_plain, sampler.decoders)), dict.fromkeys(STAGES, 0)
-    *_, chosen = sampler.tables([job])
+    *_, chosen = sampler.tables([settings])
     for (name, model), of_term in zip(sampler.models.items(), chosen, strict=True):
-        texts, sight = len(term_prompts(job, name)), sampler.sight(job, name)
+        texts, sight = len(term_prompts(settings, name)), sampler.sight(settings, name)
         ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
         text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
-        if is_active(job, name):
+        if is_active(settings, name):
             work["encode"] += count_flops(prompts.prepare_texts, text_encoder, unet, ids)
         features = jax.eval_shape(prompts.prepare_texts, text_encoder, unet, ids)
         windows = sight["windows"]
@@ -135,11 +136,11 @@ def stage_flops(sampler, job):
             evaluations = count * int((of_term == place).sum())
             work["denoise"] += evaluations * evaluation_flops(unet, way, _shape(texts, h, columns, c), features)
     decode = functools.partial(
-        decoding.decode, frames=sampler.frames(job), cutoff=job["cutoff_latent"], wrap=job["wrap"]
+        decoding.decode, frames=sampler.frames(settings), cutoff=settings.cutoff_latent, wrap=settings.wrap
     )
     work["decode"] = count_flops(decode, latents, decoders)
     spectrogram, _ = jax.eval_shape(decode, latents, decoders)
-    vocode = functools.partial(decoding.vocode, config=sampler.mel, method=job["vocoder"], wrap=job["wrap"])
+    vocode = functools.partial(decoding.vocode, config=sampler.mel, method=settings.vocoder, wrap=settings.wrap)
     work["vocode"] = count_flops(vocode, _plain(sampler.audio.vocoder), spectrogram)
     return work
 

@@ -97,9 +97,9 @@ def read_gray(sample: Sample) -> np.ndarray:
     grey = sample.picture()
     if grey.ndim != 2:
         raise UserError(f"{sample.place}: spectrogram.png of {sample.id} is not grey: it is no canvas of ours")
-    job = settings_of(sample.record)
-    (height, width), wanted = grey.shape, (job.get("height"), job.get("width"))
-    cut = job.get("crop_image") or job.get("cutoff_latent")
+    settings = settings_of(sample.record)
+    (height, width), wanted = grey.shape, (settings.get("height"), settings.get("width"))
+    cut = settings.get("crop_image") or settings.get("cutoff_latent")
     if height != wanted[0] or not (width < wanted[1] if cut else width == wanted[1]):
         raise UserError(
             f"{sample.place}: spectrogram.png of {sample.id} has {height} x {width} pixels, where its record tells of "

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from its_jax.errors import UserError, check_choice
-from its_jax.settings.parse import check_names, parse_types
+from its_jax.settings.fields import parse_types
+from its_jax.settings.parse import check_names
 from its_jax.settings.schema import DTYPES
 from its_jax.settings.validate import check_seed, check_text
 

@@ -16,7 +16,7 @@ from its_jax.evaluate.report import Row
 from its_jax.scoring import metrics
 from its_jax.scoring.item import Item
 from its_jax.scoring.metrics import Gaussian
-from its_jax.settings.records import settings_of
+from its_jax.settings.records import recorded_settings, settings_of
 from its_jax.settings.schema import term_names
 from its_jax.storage import locks, samples
 
@@ -89,7 +89,7 @@ def item(sample: samples.Sample, needs: Sequence[str] = ("spectrogram", "sound")
         waveform, rate = sample.waveform()
         if waveform.ndim != 1 or not len(waveform):
             raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
-    return Item(settings_of(sample.record), {}, spectrogram, waveform, rate)
+    return Item(recorded_settings(sample.record), {}, spectrogram, waveform, rate)
 
 
 def aggregate_rows(

@@ -55,7 +55,7 @@ def griffin_lim(scorer: clip_clap.ClapScorer) -> Measure:
 
     def of(item):
         mel = mel_of(item)
-        (waveform,) = decoding.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.job.get("wrap", False))
+        (waveform,) = decoding.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.settings.wrap)
         return {"clap_griffin_lim": _score(scorer, scorer.sound(np.asarray(waveform), mel.sampling_rate), item)}, {}
 
     return Measure("griffin_lim", scorer.identity, of, ("spectrogram",))
@@ -87,7 +87,7 @@ def _analysed(waveform, mel):
 
 def mel_of(item: Item) -> MelConfig:
     """The front end of the vocoder that made the sound. UserError: its model cannot be had."""
-    return _mel(item.job["audio"]["model"], item.job["height"])
+    return _mel(item.settings.terms["audio"].model, item.settings.height)
 
 
 @functools.cache
@@ -97,7 +97,7 @@ def _mel(source, height):
 
 
 def _score(scorer, vectors, item):
-    return clip_clap.percent(clip_clap.cosines(vectors, scorer.text(item.job["audio"]["prompt"])))
+    return clip_clap.percent(clip_clap.cosines(vectors, scorer.text(item.settings.terms["audio"].prompt)))
 
 
 def image_features(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:

@@ -51,9 +51,8 @@ def run(
     made, faults = _opened(folders)
     _tell_canvases(made)
     cache.keep_programs()
-    scorers = _scorers(
-        models, registry.all_tiny(sample.record for of_folder in made.values() for sample in of_folder.values())
-    )
+    measured = [sample for of_folder in made.values() for sample in of_folder.values()]
+    scorers = _scorers(models, registry.all_tiny(sample.record["image"]["model"] for sample in measured))
     wanted = _measures(scorers, compare_with, fad_features, more)
     distances = _distances(scorers, compare_with, fad_features)
     for name in (name for name, path in statistics.items() if path and name in distances):
@@ -169,7 +168,7 @@ def _round_trip(made):
             item = aggregate.item(sample)
         except UserError:  # it is among the faults
             continue
-        prompt = item.job["audio"]["prompt"]
+        prompt = item.settings.terms["audio"].prompt
         pictures += [item.spectrogram, measures.resynthesize(item)]
         captions += [f"{prompt}: what was vocoded", f"{prompt}: what the sound shows"]
         if len(pictures) == 2 * _SHOWN:

@@ -21,7 +21,6 @@ from its_jax.models.clip import CLIPModel
 from its_jax.scoring.item import Item
 from its_jax.scoring.metrics import cosines
 from its_jax.settings.ids import sample_id
-from its_jax.settings.schema import term_names
 
 CLIP, CLAP = "openai/clip-vit-base-patch16", "laion/clap-htsat-unfused"  # those of the paper's authors
 WINDOW_STEPS = 8  # windows begin at every 8th of their side
@@ -91,14 +90,10 @@ class ClipScorer(_Scorer):
         return {column: [scores.get(column) for scores in found] for column in columns}
 
     def _of_terms(self, item):
-        terms = [term for term in term_names(item.job) if term != "audio"]
-        looks = {
-            term: np.asarray(VIEWS[item.job[term]["view"]].apply(item.spectrogram[None, ..., None]))[0, ..., 0]
-            for term in terms
-        }
         return {
-            "clip" if term == "image" else f"clip_{term}": self.score(look, item.job[term]["prompt"])
-            for term, look in looks.items()
+            "clip" if name == "image" else f"clip_{name}": self.score(_apply_view(term.view, item), term.prompt)
+            for name, term in item.settings.terms.items()
+            if name != "audio"
         }
 
 
@@ -140,10 +135,15 @@ class ClapScorer(_Scorer):
 
     def _of_item(self, item):
         try:
-            return self.score(item.waveform, item.sampling_rate, item.job["audio"]["prompt"])
+            return self.score(item.waveform, item.sampling_rate, item.settings.terms["audio"].prompt)
         except UserError as error:
-            logging.warning("%s: no CLAP score, for %s", sample_id(item.job), error)
+            logging.warning("%s: no CLAP score, for %s", sample_id(item.settings), error)
             return None
+
+
+def _apply_view(view, item):
+    """Returns the spectrogram `[h, w]` as a term sees it."""
+    return np.asarray(VIEWS[view].apply(item.spectrogram[None, ..., None]))[0, ..., 0]
 
 
 def square_windows(picture: np.ndarray) -> list[np.ndarray]:

@@ -3,8 +3,7 @@
 import importlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from its_jax.errors import UserError
 from its_jax.scoring.item import Item, Scorer
@@ -14,15 +13,15 @@ BUILTIN = ("clip", "clap")
 EMBEDDED = "tiny/"  # what the names of models that come with the package begin with
 
 
-def all_tiny(jobs: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the pictures of all jobs, or records, are those of models that come with the package."""
-    return all(job["image"]["model"].startswith(EMBEDDED) for job in jobs)
+def all_tiny(image_models: Iterable[str]) -> bool:
+    """Returns whether all of the image models come with the package."""
+    return all(model.startswith(EMBEDDED) for model in image_models)
 
 
-def resolve_names(names: str, jobs: Iterable[Mapping[str, Any]]) -> str:
-    """The names with the models that come with the package for `clip` and `clap` alone, if they score only samples of
-    such models."""
-    if not all_tiny(jobs):
+def resolve_names(names: str, image_models: Iterable[str]) -> str:
+    """Returns the names of scorers, where `clip` and `clap` alone become those that come with the package if all of the
+    samples' image models do, too."""
+    if not all_tiny(image_models):
         return names
     parts = [name.strip() for name in names.split(",")]
     return ",".join(f"{name}@{EMBEDDED}{name}" if name in BUILTIN else name for name in parts)
@@ -59,7 +58,7 @@ def score_item(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, flo
     for column in [column for column, value in found.items() if not math.isfinite(value)]:
         logging.warning(
             "%s: its score %s is %s, and is left out: scorers must give finite numbers",
-            sample_id(item.job), column, found.pop(column),
+            sample_id(item.settings), column, found.pop(column),
         )  # fmt: skip
     return {"scores": found} if scorers else {}
 

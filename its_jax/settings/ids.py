@@ -4,10 +4,10 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from its_jax.settings.schema import METHOD_DEFAULTS, SAMPLE_TYPES, TERM_METHOD_DEFAULTS, TERMS, term_names
+from its_jax.settings.schema import METHOD_DEFAULTS, SAMPLE_TYPES, TERM_METHOD_DEFAULTS, TERMS, SampleSettings
 from its_jax.settings.steps import (
     SINGLE_TERM_METHODS,
     active_steps,
@@ -18,69 +18,74 @@ from its_jax.settings.steps import (
     term_weight,
 )
 
-_ONE_PROGRAM = ("fused", *SINGLE_TERM_METHODS, "alternating")  # these differ in weights alone
-_TRACED = ("num_steps", "solver", "strength", "cache_interval", "noise")  # no part of a program, but of a batch
-_ALONE = ("seed", "crop_image")  # of one sample in a batch
+_ONE_PROGRAM = ("fused", *SINGLE_TERM_METHODS, "alternating")  # these methods differ only in weights
+_PER_BATCH = ("num_steps", "solver", "strength", "cache_interval", "noise")  # not in a program's key, but in a batch's
+_PER_SAMPLE = ("seed", "crop_image")  # samples of one batch may differ in these
+_NOT_IN_PROGRAM = {*_PER_BATCH, *_PER_SAMPLE, *METHOD_DEFAULTS}
+_IN_PROGRAM = [name for name in (*SAMPLE_TYPES, "init_sha256") if name not in _NOT_IN_PROGRAM]
 
 
-def program_key(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What jobs must share to share compiled programs, and what they start from."""
-    of_terms = {
-        term: (job[term]["model"], job[term]["view"], len(term_prompts(job, term)), always_guided(job, term))
-        for term in term_names(job)
+def program_key(settings: SampleSettings) -> dict[str, Any]:
+    """Returns what samples must have in common to share compiled programs and the latent that they start from."""
+    terms = {
+        name: (term.model, term.view, len(term_prompts(settings, name)), always_guided(settings, name))
+        for name, term in settings.terms.items()
     }
-    own = {key: job[key] for key in (*SAMPLE_TYPES, "init_sha256") if key not in (*_TRACED, *_ALONE, *METHOD_DEFAULTS)}
-    of_method = {} if job["method"] in _ONE_PROGRAM else {"method": job["method"]}
-    return own | of_terms | {"cached": job["cache_interval"] > 1} | of_method
+    own = {name: getattr(settings, name) for name in _IN_PROGRAM}
+    method = {} if settings.method in _ONE_PROGRAM else {"method": settings.method}
+    return own | terms | {"cached": settings.cache_interval > 1} | method
 
 
-def batch_key(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What jobs must share to share a batch: `program`, a solver table and the source of their noise; and, where layers
-    serve several steps, at which steps each term takes part and is guided, for from these it follows when they do. Of
-    methods, what says which terms are evaluated at a step, so that no term is for other samples' sake."""
-    own = {key: job[key] for key in (*_TRACED, "method")}
-    own["runs"] = tuple(run["num_steps"] for run in denoising_runs(job))
-    if job["method"] == "alternating":
-        own["turns"] = tuple(
-            (job[term]["turn"], term_weight(job, term) > 0, active_steps(job, term)) for term in term_names(job)
-        )
-    if job["cache_interval"] > 1:
-        own |= {
-            f"{term}.steps": (term_weight(job, term) > 0, active_steps(job, term), guided_steps(job, term))
-            for term in term_names(job)
-        }
-    return program_key(job) | own
+def batch_key(settings: SampleSettings) -> dict[str, Any]:
+    """Returns what samples must have in common to share a batch.
 
-
-def sample_id(job: Mapping[str, Any]) -> str:
-    """Words of the prompts and the seed for people, and 10 hexadecimal digits over all settings.
-
-    Safe as a file name on any system; equal settings give equal ids.
+    That is `program_key`, the solver's table, the source of the noise and the method. With cached features it is also
+    the steps at which each term is active and guided, because they decide when the cache is filled. With turns it is
+    also the turns, because a term is evaluated for the whole batch or not at all.
     """
-    return sample_ids(job, [job["seed"]])[0]
+    own = {name: getattr(settings, name) for name in (*_PER_BATCH, "method")}
+    own["runs"] = tuple(run.num_steps for run in denoising_runs(settings))
+    active = {term: (term_weight(settings, term) > 0, active_steps(settings, term)) for term in settings.terms}
+    if settings.method == "alternating":
+        own["turns"] = tuple((settings.terms[term].turn, *active[term]) for term in settings.terms)
+    if settings.cache_interval > 1:
+        own |= {f"{term}.steps": (*active[term], guided_steps(settings, term)) for term in settings.terms}
+    return program_key(settings) | own
 
 
-def sample_ids(job: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
-    """Those of jobs that differ in their seed alone."""
-    # What a file holds counts, by `init_sha256`, not where it lies.
-    placeless = _without_defaults(job) | {key: "file" for key in ("init_image", "init_audio") if job[key]} | {"seed": 0}
-    # Quotes in a prompt are escaped, so that no prompt holds this.
-    before, _, after = json.dumps(placeless, sort_keys=True).partition('"seed": 0')
-    words = [word for term in TERMS if (word := _slug(job[term]["prompt"]))]
+def sample_id(settings: SampleSettings) -> str:
+    """Returns words of the prompts and the seed for people, and 10 hexadecimal digits over all settings.
+
+    It is safe as a file name on any system; equal settings give equal ids.
+    """
+    return sample_ids(settings, [settings.seed])[0]
+
+
+def sample_ids(settings: SampleSettings, seeds: Sequence[int]) -> list[str]:
+    """Returns the ids of samples that differ only in their seed."""
+    # The content of a file counts, by `init_sha256`, not its path.
+    files = {name: "file" for name in ("init_image", "init_audio") if getattr(settings, name)}
+    # Quotes in a prompt are escaped, so that no prompt contains this.
+    before, _, after = json.dumps(_without_defaults(settings) | files | {"seed": 0}, sort_keys=True).partition(
+        '"seed": 0'
+    )
+    words = [word for term in TERMS if (word := _slug(settings.terms[term].prompt))]
     digests = (hashlib.sha256(f'{before}"seed": {seed}{after}'.encode()).hexdigest()[:10] for seed in seeds)
     return ["_".join([*words, str(seed), digest]) for seed, digest in zip(seeds, digests, strict=True)]
 
 
-def _without_defaults(job):
-    """Without the settings of methods that are as they were before there were any."""
-    told = _without(job, METHOD_DEFAULTS)
-    return told | {term: _without(told[term], TERM_METHOD_DEFAULTS) for term in term_names(told)}
+def _without_defaults(settings):
+    """Returns the flat dictionary without the settings of methods that have their defaults."""
+    terms = {name: _without(term.to_dict(), TERM_METHOD_DEFAULTS) for name, term in settings.terms.items()}
+    return _without(settings.to_dict(), METHOD_DEFAULTS) | terms
 
 
-def _without(settings, usual):
-    return {name: value for name, value in settings.items() if name not in usual or value != usual[name]}
+def _without(settings, defaults):
+    """Returns the settings that do not have their defaults."""
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
 
 
 def _slug(text, length=28):
+    """Returns the ASCII letters and digits of a text, in lower case with hyphens between words."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:length].strip("-")

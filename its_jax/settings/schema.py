@@ -1,46 +1,178 @@
-"""The settings of a sample: names, types and allowed values."""
+"""The settings of a sample and of a run: names, types, defaults and meaning."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-TERMS = ("image", "audio")  # every job has these; `audio` gives the sound, all others pictures
+from its_jax.errors import UserError
+from its_jax.settings.fields import field_defaults, field_docs, field_types, parse_types, setting
+
+TERMS = ("image", "audio")  # every sample has these; `audio` gives the waveform, all others give images
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
-SOLVERS = ("ddim", "euler", "dpmpp_2m")  # as `its_jax.diffusion.denoise` has them
-METHODS = (
-    "fused",
-    "image_only",
-    "audio_only",
-    "alternating",
-    "imprint",
-    "sds",
-)  # the paper's, and what it is compared with
-# Settings and their types. Those of a job decide what its sample is; those of a run, only how it is made.
-TERM_TYPES: dict[str, type] = {"model": str, "prompt": str, "negative_prompt": str, "view": str}
-TERM_TYPES |= {"guidance_scale": float, "guidance_start_step": int, "guidance_stop_step": int}
-TERM_TYPES |= {"start_step": int, "stop_step": int, "weight": float}
-SAMPLE_TYPES: dict[str, type] = {"seed": int, "noise": str, "num_steps": int, "solver": str, "cache_interval": int}
-SAMPLE_TYPES |= {"height": int, "width": int, "dtype": str}
-SAMPLE_TYPES |= {"window": int, "wrap": bool, "init_image": str, "init_audio": str, "strength": float, "keep": str}
-SAMPLE_TYPES |= {"crop_image": bool, "cutoff_latent": bool, "vocoder": str}
-# Settings of methods, which a config may leave out. At these values they are not in an id, nor in what jobs must share,
+SOLVERS = ("ddim", "euler", "dpmpp_2m")  # the keys of `its_jax.diffusion.solvers.SOLVERS`
+METHODS = ("fused", "image_only", "audio_only", "alternating", "imprint", "sds")  # the paper's method and baselines
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TermSettings:
+    """The settings of one term: a model, its prompts, and its part in each step."""
+
+    model: str = setting(
+        "`tiny/image` or `tiny/audio`; a folder in diffusers' layout, a hub id or a single file, and LoRAs (see "
+        "models.md); or a folder that `convert` wrote"
+    )
+    prompt: str = setting("what to show or sound like")
+    negative_prompt: str = setting("what not to show or sound like")
+    view: str = setting(
+        "how the model sees the spectrogram: `identity`; `block_rearrange`, which puts the left half above the right "
+        "half; `flip_horizontal`, `flip_vertical`; `rotate_90`, `rotate_180`, `rotate_270` (counter-clockwise). "
+        "`audio` has `identity`"
+    )
+    guidance_scale: float = setting("the scale of classifier-free guidance; at 1 there is none, and half the work")
+    guidance_start_step: int = setting(
+        "the first step with guidance, see [arXiv 2404.07724](https://arxiv.org/abs/2404.07724)"
+    )
+    guidance_stop_step: int = setting("the first step without guidance again; -1: guidance lasts to the end")
+    start_step: int = setting("the first step, of `num_steps`, at which the model is evaluated")
+    stop_step: int = setting("the first step at which the model is not evaluated any more; -1: it is to the end")
+    weight: float = setting("the share of the model in each step, relative to the other models'")
+    turn: int = setting("method `alternating`: the number of consecutive steps of the model's turn", default=1)
+    num_steps: int = setting("method `imprint`: the steps of the model's own run; 0: as `num_steps` says", default=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings by name."""
+        return {name: getattr(self, name) for name in TERM_TYPES}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], prefix: str = "") -> "TermSettings":
+        """Reads the settings from a dictionary; names that are not settings are ignored.
+
+        Raises:
+          UserError: a setting is missing or has another type; `prefix` stands before its name.
+        """
+        return cls(**parse_types({**TERM_METHOD_DEFAULTS, **raw}, TERM_TYPES, prefix))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSettings:
+    """All settings that decide what a sample is.
+
+    Samples that differ only in their seed share their `terms`, so that many of them take little memory.
+    """
+
+    seed: int = setting("seed of the first sample, 0 to 2^32 - 1; the next ones have seed + 1, seed + 2, ...")
+    noise: str = setting(
+        "the source of the initial noise: `jax`, or `torch`, as PyTorch draws it on a CPU in float16 (the authors' "
+        "noise, without PyTorch)"
+    )
+    num_steps: int = setting("the number of denoising steps, or of iterations with method `sds`")
+    solver: str = setting("`ddim`, `dpmpp_2m` or `euler`")
+    cache_interval: int = setting(
+        "the inner layers of the UNets are evaluated at every n-th step, and their outputs are reused in between "
+        "([DeepCache](https://arxiv.org/abs/2312.00858)); 1: at every step"
+    )
+    height: int = setting("height in pixels, which are mel bands: the number that the vocoder has")
+    width: int = setting(
+        "width in pixels, which are frames of 10 ms; a multiple of 8, as the height is. Any length, see `window`"
+    )
+    dtype: str = setting(
+        "the type of weights and activations: `float32`, `bfloat16` or `float16` (statistics, attention scores and "
+        "the solver stay in float32)"
+    )
+    window: int = setting(
+        "a wider canvas is denoised in overlapping windows of this many pixels, averaged at each step; 0: all at once"
+    )
+    wrap: bool = setting("a loop: image and audio continue from their end to their beginning")
+    init_image: str = setting(
+        "an image file to start from, in any format that Pillow reads; it is scaled to the canvas, and transparent "
+        "pixels are black"
+    )
+    init_audio: str = setting(
+        "an audio file to start from, in any format that libsndfile or ffmpeg reads; it is resampled, and cut or "
+        "padded to the canvas"
+    )
+    strength: float = setting("the share of the steps that are made from that file: less stays nearer to it")
+    keep: str = setting(
+        'what stays as in that file, in seconds or Hz: `"0-1.5s, 200-800Hz"`; whole cells of 8 columns (0.08 s) by 8 '
+        "bands, the outermost of which blend into what is new"
+    )
+    crop_image: bool = setting("drop the last 32 columns, which Auffusion leaves black, and their sound")
+    cutoff_latent: bool = setting("drop the last 32 columns before decoding instead")
+    vocoder: str = setting(
+        "`hifigan`, the audio model's own network, or `griffin_lim`, which estimates the phases iteratively"
+    )
+    method: str = setting("`fused`, or a baseline (see below)", default="fused")
+    inverse_image: bool = setting(
+        "method `imprint`: attenuate the dark parts of the image in place of its bright parts", default=True
+    )
+    mag_ratio: float = setting("method `imprint`: the attenuation, 0 (none) to 1 (down to silence)", default=0.5)
+    learning_rate: float = setting("method `sds`: the learning rate of the optimizer", default=1e-4)
+    init_sha256: str = setting("digest of `init_image` or `init_audio`, computed from the file", default="")
+    terms: Mapping[str, TermSettings] = setting("`image`, `audio`, then others in alphabetical order", hash=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the settings by name, then a dictionary for each term, then `init_sha256`."""
+        settings = {name: getattr(self, name) for name in SAMPLE_TYPES}
+        terms = {name: term.to_dict() for name, term in self.terms.items()}
+        return settings | terms | {"init_sha256": self.init_sha256}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "SampleSettings":
+        """Reads the settings from a dictionary such as `to_dict` returns; values that are neither settings nor
+        dictionaries are ignored, and settings of methods may be missing.
+
+        Raises:
+          UserError: a setting is missing or has another type.
+        """
+        settings = parse_types({**METHOD_DEFAULTS, "init_sha256": "", **raw}, {**SAMPLE_TYPES, "init_sha256": str})
+        terms = {}
+        for name in term_names(raw):
+            if not isinstance(raw.get(name), Mapping):
+                raise UserError(f"the settings of {name!r} are missing: {', '.join(TERM_TYPES)}")
+            terms[name] = TermSettings.from_dict(raw[name], f"{name}.")
+        return cls(**settings, terms=terms)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The options of a run, which do not change what its samples are."""
+
+    num_samples: int = setting("the number of samples")
+    batch_size: int = setting("samples at once; 0 chooses from the memory, and halves where that was too much")
+    devices_per_sample: int = setting(
+        "the number of devices that make one sample together: 1; one for each model (2); or two for each, one for "
+        "each of its prompts (4). It must divide the number of devices"
+    )
+    video: bool = setting("write `video.mp4`")
+
+
+TERM_TYPES = field_types(TermSettings)
+TERM_METHOD_DEFAULTS = field_defaults(TermSettings)
+_DERIVED = ("init_sha256", "terms")
+SAMPLE_TYPES = {name: kind for name, kind in field_types(SampleSettings).items() if name not in _DERIVED}
+# Configs may leave out the settings of methods. At these values they are not in an id, nor in what samples must share,
 # so that both are what they were before there were methods.
-METHOD_DEFAULTS: dict[str, Any] = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
-TERM_METHOD_DEFAULTS: dict[str, Any] = {"turn": 1, "num_steps": 0}
-SAMPLE_TYPES |= {name: type(value) for name, value in METHOD_DEFAULTS.items()}
-TERM_TYPES |= {name: type(value) for name, value in TERM_METHOD_DEFAULTS.items()}
-RUN_TYPES = {"num_samples": int, "batch_size": int, "devices_per_sample": int, "video": bool}
-RECORD_GROUPS = ("run", "models", "versions", "scores", "seconds")  # of a record, beside the terms
-_PLAIN = (str, int, float)  # asked for first: that something is a Mapping takes Python long to find out
+METHOD_DEFAULTS = {name: value for name, value in field_defaults(SampleSettings).items() if name not in _DERIVED}
+RUN_TYPES = field_types(RunOptions)
+RECORD_GROUPS = ("run", "models", "versions", "scores", "seconds")  # groups of a record that are not terms
+_PLAIN = (str, int, float)  # tested first, because isinstance(value, Mapping) is slow for what is not one
 
 
 def setting_types(settings: Mapping[str, Any]) -> dict[str, type]:
-    """The type of each setting of a sample, by its full name: `seed`, `image.prompt`, ..."""
+    """Returns the type of each setting of a sample by its full name: `seed`, `image.prompt`, ..."""
     return SAMPLE_TYPES | {f"{term}.{key}": kind for term in term_names(settings) for key, kind in TERM_TYPES.items()}
 
 
+def setting_docs() -> dict[str, str]:
+    """Returns one line of documentation for each setting of a sample or a run by its full name."""
+    docs = field_docs(SampleSettings) | field_docs(RunOptions)
+    of_terms = {f"{term}.{name}": doc for term in TERMS for name, doc in field_docs(TermSettings).items()}
+    return {name: doc for name, doc in docs.items() if name not in _DERIVED} | of_terms
+
+
 def term_names(settings: Mapping[str, Any]) -> list[str]:
-    """The names of the terms: `image`, `audio`, then all others in alphabetical order."""
+    """Returns the names of the terms: `image`, `audio`, then all others in alphabetical order."""
     groups = [name for name, value in settings.items() if not isinstance(value, _PLAIN) and isinstance(value, Mapping)]
     return [*TERMS, *sorted(name for name in groups if name not in TERMS)]

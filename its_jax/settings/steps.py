@@ -1,93 +1,105 @@
 """When each term is active and guided, and with what weight."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
-from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.schema import TERMS, SampleSettings
 
 SINGLE_TERM_METHODS = {"image_only": "image", "audio_only": "audio"}
 
 
-def term_prompts(job: Mapping[str, Any], term: str) -> list[str]:
-    """Negative and positive prompt of a term; at guidance scale 1 the negative one is of no effect, and left out."""
-    keys = ("prompt",) if job[term]["guidance_scale"] == 1 else ("negative_prompt", "prompt")
-    return [job[term][key] for key in keys]
+def term_prompts(settings: SampleSettings, term: str) -> list[str]:
+    """Returns the negative and the positive prompt of a term; at guidance scale 1 only the positive one, because the
+    negative one has no effect."""
+    own = settings.terms[term]
+    return [own.prompt] if own.guidance_scale == 1 else [own.negative_prompt, own.prompt]
 
 
-def image_terms(job: Mapping[str, Any]) -> list[str]:
-    """The terms whose picture is written: `image`, and for each view that is not seen yet the first other one."""
+def image_terms(settings: SampleSettings) -> list[str]:
+    """Returns the terms whose images are written, see `first_of_views`."""
+    return first_of_views({name: term.view for name, term in settings.terms.items()})
+
+
+def first_of_views(views: Mapping[str, str]) -> list[str]:
+    """Returns `image`, and the first term of each further view; `audio` has no image. `views` is by term, in their
+    order."""
     by_view: dict[str, str] = {}
-    for term in term_names(job):
+    for term, view in views.items():
         if term != "audio":
-            by_view.setdefault(job[term]["view"], term)
+            by_view.setdefault(view, term)
     return list(by_view.values())
 
 
-def first_step(job: Mapping[str, Any]) -> int:
-    """The step at which denoising begins: the first, or what `strength` leaves out."""
-    return job["num_steps"] - round(job["num_steps"] * job["strength"])
+def first_step(settings: SampleSettings) -> int:
+    """Returns the step at which denoising begins; `strength` leaves out the steps before it."""
+    return settings.num_steps - round(settings.num_steps * settings.strength)
 
 
-def single_term(job: Mapping[str, Any], term: str) -> Mapping[str, Any]:
-    """The job in which `image` or `audio` alone takes part, at its own number of steps: what an imprint is made of."""
-    own = job[term]["num_steps"] or job["num_steps"]
-    return {**job, "method": f"{term}_only", "num_steps": own}
+def single_term(settings: SampleSettings, term: str) -> SampleSettings:
+    """Returns the settings with which `image` or `audio` alone is denoised in its own number of steps, as `imprint`
+    does."""
+    num_steps = settings.terms[term].num_steps or settings.num_steps
+    return dataclasses.replace(settings, method=f"{term}_only", num_steps=num_steps)
 
 
-def denoising_runs(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The jobs that are denoised for this one: itself, those that an imprint is made of, or (`sds`) none."""
-    if job["method"] == "imprint":
-        return [single_term(job, term) for term in TERMS]
-    return [] if job["method"] == "sds" else [job]
+def denoising_runs(settings: SampleSettings) -> list[SampleSettings]:
+    """Returns the settings of each denoising run of a sample: one, one for each model (`imprint`), or none (`sds`)."""
+    if settings.method == "imprint":
+        return [single_term(settings, term) for term in TERMS]
+    return [] if settings.method == "sds" else [settings]
 
 
-def total_steps(job: Mapping[str, Any]) -> int:
-    """How many steps, or iterations, are made."""
-    if job["method"] == "sds":
-        return job["num_steps"]
-    return sum(run["num_steps"] - first_step(run) for run in denoising_runs(job))
+def total_steps(settings: SampleSettings) -> int:
+    """Returns the number of steps, or iterations, over all denoising runs."""
+    if settings.method == "sds":
+        return settings.num_steps
+    return sum(run.num_steps - first_step(run) for run in denoising_runs(settings))
 
 
-def active_terms(job: Mapping[str, Any]) -> list[str]:
-    """The terms that the job's method asks."""
-    return [SINGLE_TERM_METHODS[job["method"]]] if job["method"] in SINGLE_TERM_METHODS else term_names(job)
+def active_terms(settings: SampleSettings) -> list[str]:
+    """Returns the terms whose models the method evaluates."""
+    single = SINGLE_TERM_METHODS.get(settings.method)
+    return [single] if single else list(settings.terms)
 
 
-def active_steps(job: Mapping[str, Any], term: str) -> range:
-    """The steps at which a term takes part, or may have its turn; none is an empty range."""
-    if job["method"] == "imprint":
-        job = single_term(job, term)
-    if job["method"] in SINGLE_TERM_METHODS:
-        return _steps(job, 0, -1) if term in active_terms(job) else range(0)
-    return _steps(job, job[term]["start_step"], job[term]["stop_step"])
+def active_steps(settings: SampleSettings, term: str) -> range:
+    """Returns the steps at which a term takes part, or may have its turn; an empty range if there are none."""
+    if settings.method == "imprint":
+        settings = single_term(settings, term)
+    if settings.method in SINGLE_TERM_METHODS:
+        return _steps(settings, 0, -1) if term in active_terms(settings) else range(0)
+    return _steps(settings, settings.terms[term].start_step, settings.terms[term].stop_step)
 
 
-def term_weight(job: Mapping[str, Any], term: str) -> float:
-    """That of a term at these steps."""
-    return 1.0 if job["method"] in (*SINGLE_TERM_METHODS, "imprint") else job[term]["weight"]
+def term_weight(settings: SampleSettings, term: str) -> float:
+    """Returns the weight of a term while it is active."""
+    return 1.0 if settings.method in (*SINGLE_TERM_METHODS, "imprint") else settings.terms[term].weight
 
 
-def is_active(job: Mapping[str, Any], term: str) -> bool:
-    """Whether a term has a say at any step."""
-    return term_weight(job, term) > 0 and len(active_steps(job, term)) > 0
+def is_active(settings: SampleSettings, term: str) -> bool:
+    """Returns whether a term is active at any step."""
+    return term_weight(settings, term) > 0 and len(active_steps(settings, term)) > 0
 
 
-def guided_steps(job: Mapping[str, Any], term: str) -> range:
-    """The steps at which a term that takes part is pushed away from its negative prompt."""
-    if job[term]["guidance_scale"] == 1:
+def guided_steps(settings: SampleSettings, term: str) -> range:
+    """Returns the steps at which a term is guided while it is active."""
+    own = settings.terms[term]
+    if own.guidance_scale == 1:
         return range(0)
-    if job["method"] == "imprint":
-        job = single_term(job, term)
-    return _steps(job, job[term]["guidance_start_step"], job[term]["guidance_stop_step"])
+    if settings.method == "imprint":
+        settings = single_term(settings, term)
+    return _steps(settings, own.guidance_start_step, own.guidance_stop_step)
 
 
-def always_guided(job: Mapping[str, Any], term: str) -> bool:
-    """Whether a term is guided at all of its steps (or, at guidance scale 1, at none)."""
-    if job[term]["guidance_scale"] == 1:
+def always_guided(settings: SampleSettings, term: str) -> bool:
+    """Returns whether a term is guided at all of its steps (or, at guidance scale 1, at none)."""
+    if settings.terms[term].guidance_scale == 1:
         return True
-    part, guided = active_steps(job, term), guided_steps(job, term)
-    return not part or (guided.start <= part.start and part.stop <= guided.stop)
+    active, guided = active_steps(settings, term), guided_steps(settings, term)
+    return not active or (guided.start <= active.start and active.stop <= guided.stop)
 
 
-def _steps(job, start, stop):
-    return range(max(start, first_step(job)), job["num_steps"] if stop < 0 else min(stop, job["num_steps"]))
+def _steps(settings, start, stop):
+    """Returns the steps from `start` to `stop` (-1: the end) that are made."""
+    num_steps = settings.num_steps
+    return range(max(start, first_step(settings)), num_steps if stop < 0 else min(stop, num_steps))

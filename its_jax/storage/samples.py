@@ -21,9 +21,8 @@ import soundfile
 from PIL import Image
 
 from its_jax.errors import UserError
-from its_jax.settings.records import RECORD, VIDEO, settings_of
+from its_jax.settings.records import RECORD, VIDEO, recorded_image_terms
 from its_jax.settings.schema import TERMS
-from its_jax.settings.steps import image_terms
 from its_jax.storage import files as storage_files
 from its_jax.storage import writers
 
@@ -38,7 +37,7 @@ class Sample:
     """One sample, whose files are read when they are asked for.
 
     Attributes:
-      id: of its job. record: all its settings, versions, seconds and scores. files: names of its files.
+      id: of its settings. record: all its settings, versions, seconds and scores. files: names of its files.
       place: its folder, or its tar file. colors: names of its coloured pictures, see `its_jax.colorize`.
     """
 
@@ -211,7 +210,7 @@ def _in_folders(workdir, faults, pattern="*"):
         try:
             record = json.loads(path.read_bytes())
             _check(record)
-            names = [f"{term}.png" for term in (*image_terms(settings_of(record)), "spectrogram")]
+            names = [f"{term}.png" for term in (*recorded_image_terms(record), "spectrogram")]
         except (OSError, ValueError) as error:
             faults.append(f"{path}: cannot be read ({storage_files.describe(error)})")
             continue

@@ -44,10 +44,10 @@ def main():
     settings = _CONFIG.value.to_dict() | {name: value for name, value in given.items() if value is not None}
     by_ray = _ENGINE.value == "ray"
     share = process_shard.from_flags_or_scheduler(_INDEX.value, _COUNT.value, {} if by_ray else os.environ)
-    how = {"axes": _AXIS.value, "plan_only": _PLAN.value, "share": share}
+    options = {"axes": _AXIS.value, "plan_only": _PLAN.value, "share": share}
     if by_ray:
-        how["ray"] = {"address": _ADDRESS.value, "resources": _resources(_RESOURCES.value)}
-    run_sweep(settings, files.to_path(_WORKDIR.value), **how)
+        options["ray"] = {"address": _ADDRESS.value, "resources": _resources(_RESOURCES.value)}
+    run_sweep(settings, files.to_path(_WORKDIR.value), **options)
 
 
 def _resources(text):

@@ -9,6 +9,7 @@ from typing import Any
 
 from its_jax.generate import batches
 from its_jax.runtime.duration import format_duration
+from its_jax.settings.schema import RunOptions
 from its_jax.settings.steps import image_terms
 from its_jax.storage import files
 from its_jax.storage.writers import FolderWriter, ShardWriter
@@ -22,13 +23,13 @@ def log_forecast(
     workdir: Path,
     groups: Sequence[batches.ProgramGroup],
     done: Collection[str],
-    how: Mapping[str, Any],
+    options: RunOptions,
     store: FolderWriter | ShardWriter,
     columns: Collection[str] = (),
 ) -> None:
     """Logs how many samples, programs and batches there are, and what time and space they will take; and which of the
     scores that are asked for, `columns`, the finished samples lack."""
-    left = {name: job for group in groups for name, job in group.jobs.items() if name not in done}
+    left = {name: one for group in groups for name, one in group.requested.items() if name not in done}
     total = len(left) + len(done)
     logging.info("%d samples, %d of which are there", total, len(done))
     looked_at = store.peek(done, RECORDS_READ)
@@ -36,11 +37,11 @@ def log_forecast(
     warn_unscored(workdir, records, columns)
     if not left:
         return
-    waiting = [group for group in groups if not group.jobs.keys() <= set(done)]
+    waiting = [group for group in groups if not group.requested.keys() <= set(done)]
     logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
-    logging.info("%s", _batches(workdir, waiting, done, how["batch_size"]))
+    logging.info("%s", _batches(workdir, waiting, done, options.batch_size))
     twice = store.sound != FolderWriter.sound  # beside tar files, the page has pictures and sounds of its own
-    logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], how["video"], 1 + twice))
+    logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], options.video, 1 + twice))
     logging.info("%s", _time(len(left), records))
 
 
@@ -78,10 +79,10 @@ def _space(workdir, left, sizes, video, times):
     return f"{told}, {_in_bytes(free)} are free" + ", videos aside" * (video and not sizes)
 
 
-def _bytes(job):
+def _bytes(settings):
     """Colour pictures, a grey spectrogram, and 16 bits for each sample of the sound."""
-    pixels = job["height"] * job["width"]
-    return pixels * (3 * len(image_terms(job)) + 1) + job["width"] * _SOUND
+    pixels = settings.height * settings.width
+    return pixels * (3 * len(image_terms(settings)) + 1) + settings.width * _SOUND
 
 
 def _time(left, records):

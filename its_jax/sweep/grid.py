@@ -1,4 +1,4 @@
-"""Settings and axes over them -> the jobs of a sweep. No jax.
+"""Expands a grid, settings and axes over them, into the samples of a sweep. No jax.
 
 An axis is a list of values for one setting (`seed`, `image.prompt`, ...), written as
 
@@ -12,6 +12,7 @@ files empty lines and those that begin with # are passed over; an empty cell of 
 """
 
 import csv
+import dataclasses
 import decimal
 import io
 import itertools
@@ -24,7 +25,7 @@ from typing import Any
 from its_jax.errors import UserError
 from its_jax.settings.ids import sample_ids
 from its_jax.settings.parse import expand, unknown_setting
-from its_jax.settings.schema import TERMS, setting_types
+from its_jax.settings.schema import TERMS, SampleSettings, setting_types
 from its_jax.settings.validate import check_seed
 
 FILES = (".txt", ".csv", ".jsonl")
@@ -35,13 +36,13 @@ _BOOLS = {"true": True, "false": False}
 
 def read_grid(
     settings: Mapping[str, Any], axes: Mapping[str, Any], prompts: str = "", flags: Sequence[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """The jobs of a grid by id: rows of the prompt file outermost, then the axes in their order, seeds innermost.
+) -> dict[str, SampleSettings]:
+    """Returns the samples of a grid by id: rows of the prompt file outermost, then the axes in their order, seeds innermost.
 
     Without an axis over `seed` each cell has seeds as in a config, from its `seed` on, `num_samples` of them.
 
     Args:
-      settings: a config's, those of a job and `num_samples`. axes: values by setting, as nested as the settings.
+      settings: a config's, those of a sample and `num_samples`. axes: values by setting, as nested as the settings.
       prompts: name of a prompt file, or ""; its columns take the place of `axes` of the same name.
       flags: axes as 'setting=values'; they do so, too.
 
@@ -55,19 +56,19 @@ def read_grid(
     for key in given.keys() & columns:
         raise UserError(f"--axis={key} is a column of {prompts} too: take one of them away")
     known = {key: values for key, values in (_axes(axes, kinds) | given).items() if key not in columns}
-    made: dict[str, dict[str, Any]] = {}
+    requested: dict[str, SampleSettings] = {}
     cells = 0
     for where, changes in _cells(rows, known):
         try:
-            of_cell = _jobs(settings, changes, known.get("seed"))
+            cell = _expand_cell(settings, changes, known.get("seed"))
         except UserError as error:
             raise UserError(f"{where}: {error}" if where else str(error)) from error
-        cells += len(of_cell)
-        for name, job in zip(sample_ids(of_cell[0], [job["seed"] for job in of_cell]), of_cell, strict=True):
-            made.setdefault(name, job)
-    if cells > len(made):
-        logging.info("%d of %d cells of the grid are the same as others; each is made once", cells - len(made), cells)
-    return made
+        cells += len(cell)
+        for name, one in zip(sample_ids(cell[0], [one.seed for one in cell]), cell, strict=True):
+            requested.setdefault(name, one)
+    if same := cells - len(requested):
+        logging.info("%d of %d cells of the grid are the same as others; each is made once", same, cells)
+    return requested
 
 
 def _cells(rows, axes):
@@ -78,8 +79,8 @@ def _cells(rows, axes):
             yield where, row | dict(zip(crossed, values, strict=True))
 
 
-def _jobs(settings, changes, seeds):
-    """Of one cell; all but the seed is one object, so that many jobs take little memory."""
+def _expand_cell(settings, changes, seeds):
+    """Returns the samples of one cell. They share the settings of their terms, so that many take little memory."""
     changed = dict(settings)
     for key, value in changes.items():
         group, _, name = key.rpartition(".")
@@ -89,9 +90,9 @@ def _jobs(settings, changes, seeds):
             changed[key] = value
     if seeds is None:
         return expand(changed, changed["num_samples"])
-    (job,) = expand(changed | {"seed": min(seeds)}, 1)
+    (first,) = expand(changed | {"seed": min(seeds)}, 1)
     check_seed(max(seeds))
-    return [job | {"seed": seed} for seed in seeds]
+    return [dataclasses.replace(first, seed=seed) for seed in seeds]
 
 
 def _axes(axes, kinds, prefix=""):

@@ -19,6 +19,7 @@ from its_jax.errors import UserError
 from its_jax.generate import batches as generate_batches
 from its_jax.runtime import cache
 from its_jax.settings.ids import sample_id
+from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage import files, locks, writers
 
 MAX_DEATHS = 3  # of actors over one batch, before it is given up
@@ -30,7 +31,7 @@ def run_on_ray(
     workdir: Path,
     done: Collection[str],
     *,
-    how: Mapping[str, Any],
+    options: RunOptions,
     layout: str = "folders",
     scorers: str = "",
     resources: Mapping[str, float] | None = None,
@@ -39,7 +40,7 @@ def run_on_ray(
     """Makes and writes what is not done.
 
     Args:
-      done: ids. how: `batch_size`, `devices_per_sample`, `video`. layout, scorers: by their names.
+      done: ids. layout, scorers: by their names.
       resources: what one actor takes, such as {"TPU": 4}; None: one of what the cluster has of TPU, GPU or CPU.
       address: of a cluster, or "local" for one on this machine that ends with this process.
 
@@ -51,11 +52,11 @@ def run_on_ray(
     try:
         finished = writers.open_writer(layout, workdir).finished
         fleet = ActorPool(
-            ray, resources or _resources(ray), (files.absolute_path(workdir), layout, dict(how), scorers), finished
+            ray, resources or _resources(ray), (files.absolute_path(workdir), layout, options, scorers), finished
         )
-        left = sum(len(group.jobs.keys() - done) for group in groups)
+        left = sum(len(group.requested.keys() - done) for group in groups)
         with tqdm(total=left, unit="sample") as bar:
-            faults = [fault for group in groups for fault in _make_group(fleet, group, workdir, done, how, bar)]
+            faults = [fault for group in groups for fault in _make_group(fleet, group, workdir, done, options, bar)]
             logging.info("%d samples in %s", bar.n, workdir)
     finally:
         ray.shutdown()
@@ -63,13 +64,14 @@ def run_on_ray(
         raise UserError(f"not written: {'; '.join(faults)}")
 
 
-def _make_group(fleet, group, workdir, done, how, bar):
+def _make_group(fleet, group, workdir, done, options, bar):
     """Faults of a group, after all else of it is written."""
-    wanted = group.jobs.keys() - done
+    wanted = group.requested.keys() - done
     if not wanted:
         return []
-    asked = how["batch_size"] or generate_batches.recorded_batch_size(workdir, group)
-    begin = group.key, generate_batches.batch_representatives(group), -(-len(group.jobs) // fleet.capacity()), asked
+    batch_size = options.batch_size or generate_batches.recorded_batch_size(workdir, group)
+    pending = -(-len(group.requested) // fleet.capacity())
+    begin = group.key, generate_batches.batch_representatives(group), pending, batch_size
     try:
         size = fleet.batch_size(begin)
     except UserError as error:  # of these settings; those of other groups may be right
@@ -210,42 +212,44 @@ def _unwrap(error):
 class Worker:
     """What an actor does: holds a sampler, and writes what it makes with it while it makes the next."""
 
-    def __init__(self, workdir: str, layout: str, how: Mapping[str, Any], scorers: str):
+    def __init__(self, workdir: str, layout: str, options: RunOptions, scorers: str):
         from its_jax.generate import production
         from its_jax.scoring import registry
 
         cache.keep_programs()
-        self._how = how
+        self._options = options
         self._key: str | None = None
         self._sampler: Any = None
         folder, name = files.to_path(workdir), f"actor-{uuid.uuid4().hex[:10]}"
         self._workdir = folder
         self._store = writers.open_writer(layout, folder, name)
-        pipeline = production.pipeline(self._store, [], video=how["video"], scorers=registry.load_scorers(scorers))
+        pipeline = production.pipeline(self._store, [], video=options.video, scorers=registry.load_scorers(scorers))
         self._life = contextlib.ExitStack()  # of the actor
         self._life.enter_context(locks.hold(folder, name))  # so that nobody sweeps up what it is writing
         self._line = self._life.enter_context(pipeline)
 
-    def begin(self, key: str, todo: Sequence[Mapping[str, Any]], pending: int, batch_size: int) -> int:
+    def begin(self, key: str, representatives: Sequence[SampleSettings], pending: int, batch_size: int) -> int:
         """Loads and compiles what a group takes, where that is not done; its batch size."""
         from its_jax.generate import groups as generate_groups
 
         if self._key != key:
             self._line.finish()
             self._sampler = self._key = None  # its memory is for the next one
-            self._sampler = generate_groups.sampler_for(todo, self._workdir, pending, batch_size, self._how)
+            self._sampler = generate_groups.sampler_for(
+                representatives, self._workdir, pending, batch_size, self._options
+            )
             self._key = key
         return self._sampler.batch_size
 
     def make(
-        self, begin: tuple[Any, ...], todo: Sequence[Mapping[str, Any]], wanted: Sequence[bool]
+        self, begin: tuple[Any, ...], batch: Sequence[SampleSettings], wanted: Sequence[bool]
     ) -> tuple[dict[str, bool], dict[str, str]]:
         """Makes a batch, and begins to write it; gives what `news` does."""
         from its_jax.generate import groups as generate_groups
 
         self.begin(*begin)
-        self._store.clean(sample_id(job) for job, is_wanted in zip(todo, wanted, strict=True) if is_wanted)
-        generate_groups.make_batch(self._line, self._sampler, todo, wanted)
+        self._store.clean(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
+        generate_groups.make_batch(self._line, self._sampler, batch, wanted)
         return self._news()
 
     def finish(self) -> tuple[dict[str, bool], dict[str, str]]:

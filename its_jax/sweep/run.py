@@ -39,17 +39,17 @@ def run_sweep(
     """
     asked = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
     settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
-    _, how = read_settings(settings)
+    _, options = read_settings(settings)
     from its_jax.scoring import registry  # slow, as numpy is
 
-    todo = grid.read_grid(settings, asked["grid"], asked["prompts"], axes)
-    named = registry.resolve_names(asked["scorers"], todo.values())
+    requested = grid.read_grid(settings, asked["grid"], asked["prompts"], axes)
+    named = registry.resolve_names(asked["scorers"], (one.terms["image"].model for one in requested.values()))
     registry.check(named)
-    groups = batches.program_groups(todo)
+    groups = batches.program_groups(requested)
     kept = writers.open_writer(asked["layout"], workdir)
     with files.explain_os_errors(workdir, "read"):
-        done = kept.finished() & todo.keys()
-    forecast.log_forecast(workdir, groups, done, how, kept, registry.builtin_columns(named))
+        done = kept.finished() & requested.keys()
+    forecast.log_forecast(workdir, groups, done, options, kept, registry.builtin_columns(named))
     if plan_only:
         return
     scorers = registry.load_scorers(named)
@@ -57,24 +57,24 @@ def run_sweep(
         raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
     share = share or ((0, 1) if ray is not None else _share_of_jax())
     name = "shard-{}-of-{}".format(*share)
-    with locks.hold(workdir, name), _shown(workdir, len(done) < len(todo)):
+    with locks.hold(workdir, name), _shown(workdir, len(done) < len(requested)):
         locks.check_no_other(workdir, "shard-*-of-*", f"shard-*-of-{share[1]}")
         _sweep_up(asked["layout"], workdir)
-        if len(done) == len(todo):
+        if len(done) == len(requested):
             return
         if ray is not None:
             from its_jax.sweep import ray_engine
 
             choice = {"layout": asked["layout"], "scorers": named}
             try:
-                ray_engine.run_on_ray(groups, workdir, done, how=how, **choice, **ray)
+                ray_engine.run_on_ray(groups, workdir, done, options=options, **choice, **ray)
             finally:
                 _sweep_up(asked["layout"], workdir)
         else:
             from its_jax.generate.groups import make
 
             kept = writers.open_writer(asked["layout"], workdir, name)
-            make(groups, workdir, kept, done, how=how, share=share, scorers=scorers)
+            make(groups, workdir, kept, done, options=options, share=share, scorers=scorers)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from its_jax.diffusion.solvers import solver_table
 from its_jax.diffusion.term_schedule import term_weights
 from its_jax.tiny import judges, recipe
 from its_jax.tiny.data import items, pictures, sounds
+from tests.helpers.sample_settings import default_settings
 from tests.helpers.torch_twins import normal
 
 SHAPE = 3, 2, 4, 4  # b h w c
@@ -123,11 +124,12 @@ def test_no_variant_costs_more_than_the_plain_one():
 def test_judges_like_the_candidate_that_shows_and_sounds_what_was_asked_for(monkeypatch):
     shipped = {kind: judges.load(kind) for kind in ("picture", "sound")}
     monkeypatch.setattr(success, "second_judges", lambda workdir: shipped)
-    job = {"image": {"prompt": "a painting of dogs, grayscale"}, "audio": {"prompt": "church bells ringing"}}
+    prompts = {"image.prompt": "a painting of dogs, grayscale", "audio.prompt": "church bells ringing"}
+    settings = default_settings(prompts)
 
     def liked(subject, sound):
         grey = pictures.draw(subject, items.generator("picture", "held_out", 1)).clip(0, 1).astype(np.float32)
         waveform = sounds.synthesize(sound, items.generator("sound", "held_out", 1))
-        return success._by_judges(None, [job], grey[None], waveform[None], recipe.MEL)[0]
+        return success._by_judges(None, [settings], grey[None], waveform[None], recipe.MEL)[0]
 
     assert liked("dog", "bell") > max(liked("castle", "bell"), liked("dog", "frog")) + 1

@@ -1,5 +1,6 @@
 """The figures of a benchmark: every stage of every size of batch, and where memory ends."""
 
+import dataclasses
 import runpy
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from its_jax.runtime import hardware
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from tests.helpers import model_folder
+from tests.helpers.sample_settings import replace_in_term
 
 CONFIG = Path(__file__).parents[2] / "configs" / "default.py"
 
@@ -41,12 +43,12 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sampler(settings):
     """Of batches of two."""
-    (job, *_), _ = read_settings(settings)
-    return Sampler(job, pending=2, batch_size=2)
+    (one, *_), _ = read_settings(settings)
+    return Sampler(one, pending=2, batch_size=2)
 
 
 def test_every_stage_is_timed(settings, sampler, monkeypatch):
-    monkeypatch.setattr(measure, "Sampler", lambda job, **how: sampler)  # it has been compiled already
+    monkeypatch.setattr(measure, "Sampler", lambda settings, **how: sampler)  # it has been compiled already
     figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2)
     assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
     assert list(figures["stages"]) == [*measure.STAGES, "all"]
@@ -58,32 +60,32 @@ def test_every_stage_is_timed(settings, sampler, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def job(settings):
+def one(settings):
     """Of two steps, of which the image model has one."""
     return read_settings(settings)[0][0]
 
 
 @pytest.fixture(scope="module")
-def work(sampler, job):
-    return measure.stage_flops(sampler, job)
+def work(sampler, one):
+    return measure.stage_flops(sampler, one)
 
 
-def test_arithmetic_follows_steps_and_guidance(sampler, job, work):
+def test_arithmetic_follows_steps_and_guidance(sampler, one, work):
     assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
-    change = {"image": job["image"] | {"start_step": 0, "guidance_scale": 1.0}}
-    other = measure.stage_flops(sampler, job | change)
+    changed = replace_in_term(one, "image", start_step=0, guidance_scale=1.0)
+    other = measure.stage_flops(sampler, changed)
     assert other["denoise"] == pytest.approx(work["denoise"])  # two steps without a negative prompt in place of one
     assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
         assert work[stage] == other[stage]
-    alone = measure.stage_flops(sampler, job | {"image": job["image"] | {"weight": 0.0}})
+    alone = measure.stage_flops(sampler, replace_in_term(one, "image", weight=0.0))
     assert alone["encode"] == pytest.approx(work["encode"] / 2)
     assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
-def test_columns_that_are_cut_off_are_not_counted(sampler, job, work):
+def test_columns_that_are_cut_off_are_not_counted(sampler, one, work):
     """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
-    cut = measure.stage_flops(sampler, job | {"cutoff_latent": True})
+    cut = measure.stage_flops(sampler, dataclasses.replace(one, cutoff_latent=True))
     assert cut["denoise"] == work["denoise"]
     assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
     assert cut["decode"] < work["decode"]

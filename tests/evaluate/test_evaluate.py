@@ -77,7 +77,7 @@ def test_a_kill_costs_little(models, tmp_path, monkeypatch):
     clip, seen = measures.clip(clip_clap.ClipScorer(models["clip"])), []
 
     def of(item):
-        seen.append(item.job["seed"])
+        seen.append(item.settings.seed)
         if len(seen) == 3:
             raise KeyboardInterrupt
         return clip.of(item)
@@ -406,12 +406,15 @@ def test_a_sample_alone_has_no_interval():
 
 def test_the_models_of_embedded_samples_are_the_embedded_ones(tmp_path):
     finished.write(tmp_path / "a", records(1))
-    assert registry.all_tiny(sample.record for sample in samples.open_samples(tmp_path / "a").values())
+    assert registry.all_tiny(image_models(tmp_path / "a"))
     finished.write(tmp_path / "b", [*records(1), *records(1, **{"image.model": "someone/model"})])
-    assert not registry.all_tiny(sample.record for sample in samples.open_samples(tmp_path / "b").values())
+    assert not registry.all_tiny(image_models(tmp_path / "b"))
     for folder, names in (
         ("a", "clip@tiny/clip,clap@clap_folder,mine:score"),
         ("b", "clip, clap@clap_folder,mine:score"),
     ):
-        records_of = [sample.record for sample in samples.open_samples(tmp_path / folder).values()]
-        assert registry.resolve_names("clip, clap@clap_folder,mine:score", records_of) == names
+        assert registry.resolve_names("clip, clap@clap_folder,mine:score", image_models(tmp_path / folder)) == names
+
+
+def image_models(workdir):
+    return [sample.record["image"]["model"] for sample in samples.open_samples(workdir).values()]

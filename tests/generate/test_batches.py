@@ -22,7 +22,7 @@ def test_only_what_changes_programs_makes_groups(settings):
     traced = {"seed": (0, 1), "num_steps": (10, 20), "solver": ("ddim", "euler"), "noise": ("jax", "torch")}
     traced["image"] = {"prompt": ("a", "b"), "weight": (0.4, 0.6), "guidance_scale": (3.0, 4.0)}
     (group,) = groups_of(settings, **traced)
-    assert len(group.jobs) == 2**7
+    assert len(group.requested) == 2**7
     others = {"width": (256, 512), "dtype": ("float32", "bfloat16"), "image": {"guidance_scale": (1.0, 4.0)}}
     assert len(groups_of(settings, **others)) == 2**3
 
@@ -32,8 +32,8 @@ def test_a_batch_has_one_table_of_steps(settings, tmp_path):
     batches = generate_batches.plan_batches(tmp_path, group, 4)
     assert [len(batch) for batch in batches] == [4, 1, 4, 1]
     for batch in batches:
-        assert len({group.jobs[name]["num_steps"] for name in batch}) == 1
-    assert sorted(name for batch in batches for name in batch) == sorted(group.jobs)
+        assert len({group.requested[name].num_steps for name in batch}) == 1
+    assert sorted(name for batch in batches for name in batch) == sorted(group.requested)
 
 
 def test_a_grid_that_grows_keeps_its_batches(settings, tmp_path):
@@ -42,7 +42,7 @@ def test_a_grid_that_grows_keeps_its_batches(settings, tmp_path):
     (more,) = groups_of(settings, seed="0..9", image={"prompt": ("a", settings["image"]["prompt"])})
     after = generate_batches.plan_batches(tmp_path, more, 4)
     assert after[:2] == before and more.key == group.key
-    assert sorted(name for batch in after for name in batch) == sorted(more.jobs)
+    assert sorted(name for batch in after for name in batch) == sorted(more.requested)
     assert generate_batches.plan_batches(tmp_path, group, 4) == after  # that of the first grid, again
     assert generate_batches.recorded_batch_size(tmp_path, group) == 4
 

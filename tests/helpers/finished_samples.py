@@ -8,8 +8,7 @@ import numpy as np
 from its_jax.media import images, sounds
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import read_settings
-from its_jax.settings.records import RECORD, settings_of
-from its_jax.settings.steps import image_terms
+from its_jax.settings.records import RECORD, recorded_image_terms
 from its_jax.storage import writers
 from its_jax.storage.files import json_bytes
 
@@ -21,9 +20,9 @@ def record(changes=None, scores=None):
     """The record of a sample of the default config, with some of its settings changed (`image.prompt`, ...)."""
     config = runpy.run_path(str(CONFIG))["get_config"]()
     config.update_from_flattened_dict(changes or {})
-    (job, *_), _ = read_settings(config.to_dict())
+    (settings, *_), _ = read_settings(config.to_dict())
     run = {"batch_size": 1, "position": 0, "video": False, "devices_per_sample": 1}
-    made = job | {"id": sample_id(job), "run": run, "models": {}, "versions": {}}
+    made = settings.to_dict() | {"id": sample_id(settings), "run": run, "models": {}, "versions": {}}
     return made | ({"scores": scores} if scores else {})
 
 
@@ -32,7 +31,7 @@ def content(record, sound, width=48, height=16, seconds=1.0):
     grey = np.zeros((height, width))
     grey[:, : width // 2] = 0.3 + record["seed"] % 8 / 10
     tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
-    for term in image_terms(settings_of(record)):
+    for term in recorded_image_terms(record):
         yield f"{term}.png", images.png(np.stack([grey, grey, grey * 0.5], -1), record)
     yield "spectrogram.png", images.png(grey, record)
     yield sound, (sounds.flac if sound.endswith(".flac") else sounds.wav)(tone, RATE, record)

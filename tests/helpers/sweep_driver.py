@@ -21,25 +21,25 @@ class Noise:
     devices_per_sample, seconds = 1, {"load": 1.0, "compile": 1.0}
     models, mel = {}, types.SimpleNamespace(sampling_rate=16000)
 
-    def __init__(self, job, *, pending, batch_size=0, devices_per_sample=1, may_shrink=False):
+    def __init__(self, settings, *, pending, batch_size=0, devices_per_sample=1, may_shrink=False):
         self.batch_size = batch_size or 4
 
-    def tables(self, todo):
+    def tables(self, batch):
         return None
 
-    def warn(self, todo):
+    def warn(self, requested):
         return None
 
     def __call__(self, batch, on_steps=lambda steps: None, *, position=0):
         time.sleep(SECONDS_OF_BATCH)
-        on_steps(len(batch) * batch[0]["num_steps"])
-        return [self.sample(job, place) for place, job in enumerate(batch, position)]
+        on_steps(len(batch) * batch[0].num_steps)
+        return [self.sample(settings, place) for place, settings in enumerate(batch, position)]
 
-    def sample(self, job, place):
+    def sample(self, settings, place):
         """Its latents depend on the place, as those of a real batch may."""
-        rng = np.random.default_rng([job["seed"], len(job["image"]["prompt"]), place])
-        h, w = job["height"], job["width"]
-        pictures = {term: rng.random((h, w, 3), np.float32) for term in image_terms(job)}
+        rng = np.random.default_rng([settings.seed, len(settings.terms["image"].prompt), place])
+        h, w = settings.height, settings.width
+        pictures = {term: rng.random((h, w, 3), np.float32) for term in image_terms(settings)}
         seconds = {stage: 0.1 for stage in ("load", "compile", "encode", "denoise", "decode", "vocode")}
         return Sample(
             pictures,

@@ -27,9 +27,9 @@ OF_SAMPLE = ("seed", "height", "width", "num_steps")
 
 
 @pytest.fixture(scope="module")
-def job():
+def settings():
     """The default config as the authors sample, with warm start; half as wide, for time."""
-    settings = runpy.run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
+    config = runpy.run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
     change = {
         "seed": 1234,
         "num_samples": 1,
@@ -39,32 +39,32 @@ def job():
         "image.start_step": 2,
         "width": 256,
     }
-    settings.update_from_flattened_dict(change)
-    (job,), _ = read_settings(settings.to_dict())
-    return job
+    config.update_from_flattened_dict(change)
+    (settings,), _ = read_settings(config.to_dict())
+    return settings
 
 
 @pytest.fixture(scope="module")
-def ours(job, tmp_path_factory):
+def ours(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
         patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         # One device, for a batch of one.
         patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
-        (sample,) = Sampler(job, pending=1)([job])
+        (sample,) = Sampler(settings, pending=1)([settings])
     return sample
 
 
 @pytest.fixture(scope="module")
-def theirs(job):
+def theirs(settings):
     # Two threads that share the processor with other programs wait for each other more than they compute.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch_reference.sample(
         str(WEIGHTS / "image"),
         str(WEIGHTS / "audio"),
-        **{f"{term}_{name}": job[term][name] for term in TERMS for name in OF_TERM},
-        **{name: job[name] for name in OF_SAMPLE},
-        audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in TERMS),
+        **{f"{term}_{name}": getattr(settings.terms[term], name) for term in TERMS for name in OF_TERM},
+        **{name: getattr(settings, name) for name in OF_SAMPLE},
+        audio_weight=settings.terms["audio"].weight / sum(settings.terms[term].weight for term in TERMS),
     )
     torch.set_num_threads(threads)
 

@@ -1,5 +1,6 @@
 """What the method is compared with: one model alone, models in turn, one imprinted on the other."""
 
+import dataclasses
 import functools
 
 import jax
@@ -18,6 +19,7 @@ from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import read_settings
 from its_jax.settings.steps import single_term, total_steps
+from tests.helpers.sample_settings import replace_in_term
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
@@ -55,16 +57,16 @@ def test_terms_take_turns():
 
 
 def test_methods_that_differ_in_weights_alone_share_programs_but_no_batch(expand):
-    todo = {method: expand(method=method, num_samples=1)[0] for method in ("fused", "image_only", "alternating")}
-    todo |= {"in twos": expand({"method": "alternating", "image.turn": 2}, num_samples=1)[0]}
-    (group,) = batches.program_groups(todo)
+    requested = {method: expand(method=method, num_samples=1)[0] for method in ("fused", "image_only", "alternating")}
+    requested |= {"in twos": expand({"method": "alternating", "image.turn": 2}, num_samples=1)[0]}
+    (group,) = batches.program_groups(requested)
     assert len(batches.batch_representatives(group)) == 4
-    assert len({sample_id(job) for job in todo.values()}) == 4
+    assert len({sample_id(settings) for settings in requested.values()}) == 4
 
 
-def evaluated(sampler, job):
-    *_, chosen = sampler.tables([job])
-    return chosen[:, : job["num_steps"]].astype(bool).astype(int).tolist()
+def evaluated(sampler, settings):
+    *_, chosen = sampler.tables([settings])
+    return chosen[:, : settings.num_steps].astype(bool).astype(int).tolist()
 
 
 def test_one_model_alone_is_asked_at_every_step(expand, sampler, monkeypatch):
@@ -79,7 +81,7 @@ def test_one_model_alone_is_asked_at_every_step(expand, sampler, monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
     )
-    results = {job["method"]: sampler([job])[0] for job in (image, audio, alternating)}
+    results = {settings.method: sampler([settings])[0] for settings in (image, audio, alternating)}
     assert not compilations
     by_weight = expand({"audio.weight": 0.0, "image.weight": 1.0, "image.start_step": 0}, num_samples=1)
     np.testing.assert_array_equal(results["image_only"].latents, sampler(by_weight)[0].latents)
@@ -129,17 +131,16 @@ IMPRINT = {"method": "imprint", "num_samples": 2}
 
 def test_an_imprint_is_made_of_what_each_model_makes_alone(expand, sampler, imprinter):
     own = {"noise": "torch", "seed": 5, "num_samples": 1}
-    (job,) = expand(IMPRINT | own)
-    job["image"] |= {"num_steps": 3}
-    job |= {"mag_ratio": 0.3, "inverse_image": False}
+    (settings,) = expand(IMPRINT | own | {"mag_ratio": 0.3, "inverse_image": False})
+    settings = replace_in_term(settings, "image", num_steps=3)
     done = []
-    (made,) = imprinter([job], done.append)
-    assert sum(done) == total_steps(job) == 7 and made.fault is None
+    (made,) = imprinter([settings], done.append)
+    assert sum(done) == total_steps(settings) == 7 and made.fault is None
     (picture,) = sampler(expand(own, method="image_only", num_steps=3))
     np.testing.assert_array_equal(made.latents[0], picture.latents)
-    noise = torch_noise(5, sampler.latent_shape(job), 1)
-    terms = sampler._terms([job] * 8)
-    alone = [single_term(job, "audio")] * 8
+    noise = torch_noise(5, sampler.latent_shape(settings), 1)
+    terms = sampler._terms([settings] * 8)
+    alone = [single_term(settings, "audio")] * 8
     noise = sampler._put(np.stack([noise] * 8), sharded=True)
     audio, _ = sampler._denoise_batch(alone, terms, noise, lambda steps: None)
     np.testing.assert_array_equal(made.latents[1], audio[0])
@@ -148,7 +149,7 @@ def test_an_imprint_is_made_of_what_each_model_makes_alone(expand, sampler, impr
     expected = np.asarray(shown[1] * (1 - 0.3 * shown[0]))[0]
     np.testing.assert_allclose(made.spectrogram, expected, rtol=0, atol=0.51 / 255)
     np.testing.assert_array_equal(made.pictures["image"], np.repeat(made.spectrogram[..., None], 3, -1))
-    (inverse,) = imprinter([job | {"inverse_image": True, "mag_ratio": 1.0}])
+    (inverse,) = imprinter([dataclasses.replace(settings, inverse_image=True, mag_ratio=1.0)])
     np.testing.assert_allclose(inverse.spectrogram, np.asarray(shown[1] * shown[0])[0], rtol=0, atol=0.51 / 255)
 
 
@@ -161,7 +162,7 @@ def test_noise_of_an_imprint_is_of_its_seed_alone(expand, imprinter):
 
 
 def test_an_imprint_is_written_and_made_again(small, imprinter, tmp_path, monkeypatch):
-    monkeypatch.setitem(subclasses.SAMPLERS, "imprint", lambda job, **how: imprinter)
+    monkeypatch.setitem(subclasses.SAMPLERS, "imprint", lambda settings, **how: imprinter)
     sample.run(small(IMPRINT, batch_size=8, num_samples=1), tmp_path / "out")
     (made,) = (tmp_path / "out").glob("*/")
     assert sorted(path.name for path in made.iterdir()) == ["audio.wav", "image.png", "sample.json", "spectrogram.png"]

@@ -33,6 +33,7 @@ from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import read_settings
 from its_jax.storage.files import read_json
 from tests.helpers import model_folder
+from tests.helpers.sample_settings import replace_in_term
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
 SCHEDULE = NoiseSchedule(1000, 0.00085, 0.012, "scaled_linear", steps_offset=1)
@@ -195,7 +196,7 @@ def test_a_model_without_weight_cannot_spoil_a_sample(devices_per_sample):
     assert program(*arguments).failed_at.tolist() == [0, -1, 0, 0]
 
 
-# The whole job
+# Whole samples
 
 
 @pytest.fixture(scope="module")
@@ -222,12 +223,12 @@ def settings(models):
     return get
 
 
-def make_sampler(job, devices_per_sample, batch_size):
+def make_sampler(one, devices_per_sample, batch_size):
     """Its programs are compiled without effort, for they run for milliseconds."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        return Sampler(job, pending=1, batch_size=batch_size, devices_per_sample=devices_per_sample)
+        return Sampler(one, pending=1, batch_size=batch_size, devices_per_sample=devices_per_sample)
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
 
@@ -235,19 +236,20 @@ def make_sampler(job, devices_per_sample, batch_size):
 @pytest.fixture(scope="module")
 def samplers(settings):
     """By devices per sample."""
-    job = read_settings(settings())[0][0]
-    return {n: make_sampler(job, n, 4) for n in (1, 2, 4)}
+    one = read_settings(settings())[0][0]
+    return {n: make_sampler(one, n, 4) for n in (1, 2, 4)}
 
 
 def test_samples_are_those_of_one_device(settings, samplers):
-    todo, _ = read_settings(settings())
-    for i, job in enumerate(todo):  # each with numbers and prompts of its own
-        numbers = {"weight": 0.2 + i, "guidance_scale": 2.0 + i, "start_step": 1, "prompt": "cat " * i}
-        job["image"] = job["image"] | numbers
+    batch, _ = read_settings(settings())
+    batch = [  # each with numbers and prompts of its own
+        replace_in_term(one, "image", weight=0.2 + i, guidance_scale=2.0 + i, start_step=1, prompt="cat " * i)
+        for i, one in enumerate(batch)
+    ]
     assert {n: sampler.batch_size for n, sampler in samplers.items()} == {1: 8, 2: 4, 4: 4}
-    expected = samplers[1](todo)
+    expected = samplers[1](batch)
     for n in (2, 4):
-        for ours, theirs in zip(samplers[n](todo), expected, strict=True):
+        for ours, theirs in zip(samplers[n](batch), expected, strict=True):
             assert_close(ours.latents, theirs.latents)
             np.testing.assert_allclose(ours.pictures["image"], theirs.pictures["image"], rtol=0, atol=1e-4)
             assert ours.failed_at == -1
@@ -293,7 +295,7 @@ def test_a_device_holds_the_weights_of_its_term_alone(samplers):
 
 
 def test_a_sample_is_made_again_on_as_many_devices(settings, samplers, tmp_path, monkeypatch):
-    def make(job, *, pending, batch_size, devices_per_sample):
+    def make(settings, *, pending, batch_size, devices_per_sample):
         assert batch_size == 4
         return samplers[devices_per_sample]
 
@@ -320,12 +322,12 @@ def test_every_other_choice(settings, tmp_path, six_devices):
     change |= {"keep": "0-0.01s", "num_samples": 1, "cache_interval": 1}
     change["turned"] = settings()["image"] | {"view": "rotate_180", "prompt": "a dog"}
     change["audio"] = settings()["audio"] | {"guidance_scale": 1.0}
-    todo, _ = read_settings(settings(**change))
+    batch, _ = read_settings(settings(**change))
     found = {}
     for n in (1, 6):
-        sampler = make_sampler(todo[0], n, 1)
+        sampler = make_sampler(batch[0], n, 1)
         assert sampler.models["turned"] is sampler.image
-        (found[n],) = sampler(todo)
+        (found[n],) = sampler(batch)
     assert_close(found[6].latents, found[1].latents)
     assert found[6].pictures.keys() == {"image", "turned"}
 
@@ -335,15 +337,16 @@ def test_every_other_choice(settings, tmp_path, six_devices):
 
 def test_devices_that_cannot_be_divided_so(settings, monkeypatch):
     monkeypatch.setattr(pretrained, "abstract_model", None)  # it is said before models are read
-    todo, run = read_settings(settings(devices_per_sample=3))
-    assert run["devices_per_sample"] == 3
+    batch, options = read_settings(settings(devices_per_sample=3))
+    assert options.devices_per_sample == 3
     for n in (3, 0, -2, 8):
         words = rf"devices_per_sample={n}: must be 1, 2 .*or 4 .*the number of devices, 8: here 1 or 2 or 4"
         with pytest.raises(UserError, match=words):
-            Sampler(todo[0], pending=1, devices_per_sample=n)
-    todo[0]["turned"] = todo[0]["image"]
+            Sampler(batch[0], pending=1, devices_per_sample=n)
+    terms = {**batch[0].terms, "turned": batch[0].terms["image"]}
+    three = dataclasses.replace(batch[0], terms=terms)
     with pytest.raises(UserError, match=r"devices_per_sample=3: must be 1, 3 .*or 6 .*: here 1$"):
-        Sampler(todo[0], pending=1, devices_per_sample=3)
+        Sampler(three, pending=1, devices_per_sample=3)
 
 
 def test_unets_that_differ_cannot_be_joined(settings, models, tmp_path):
@@ -353,9 +356,9 @@ def test_unets_that_differ_cannot_be_joined(settings, models, tmp_path):
         file.unlink()
     model_folder.small_unet(2, use_linear_projection=True).save_pretrained(narrow)
     other = str(conversion.convert(str(tmp_path / "source"), tmp_path / "other"))
-    todo, _ = read_settings(settings(image=settings()["image"] | {"model": other}))
+    batch, _ = read_settings(settings(image=settings()["image"] | {"model": other}))
     with pytest.raises(UserError, match="the UNets of image and audio differ in their configs.*set it to 1"):
-        Sampler(todo[0], pending=1, devices_per_sample=2)
+        Sampler(batch[0], pending=1, devices_per_sample=2)
 
 
 def test_texts_of_different_lengths_cannot_be_joined():

@@ -1,5 +1,6 @@
-"""The main job with small random models: what is written, what is made again, what is refused and in which words."""
+"""The sample command with small random models: what is written, what is made again, what is refused and in which words."""
 
+import dataclasses
 import errno
 import hashlib
 import itertools
@@ -35,12 +36,13 @@ from its_jax.pipeline.sampler import Sampler
 from its_jax.runtime import cli
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import read_settings
-from its_jax.settings.records import from_record, settings_of
-from its_jax.settings.schema import TERMS
+from its_jax.settings.records import from_record, recorded_settings
+from its_jax.settings.schema import TERMS, RunOptions
 from its_jax.storage import files
 from its_jax.storage.files import read_json, write_json
 from tests.helpers import model_folder
 from tests.helpers.model_folder import edit, edit_json
+from tests.helpers.sample_settings import replace_in_term
 from tests.helpers.small import CONFIG, SMALL
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,20 +62,24 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 @pytest.fixture(scope="module")
 def expand(small):
-    """Makes jobs, in the same way."""
+    """Makes settings of samples, in the same way."""
     return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
+
+
+def options(batch_size=0):
+    return RunOptions(num_samples=1, batch_size=batch_size, devices_per_sample=1, video=False)
 
 
 @pytest.fixture(scope="module")
 def sampler(expand):
-    todo = expand()
-    return Sampler(todo[0], pending=len(todo), batch_size=2)
+    requested = expand()
+    return Sampler(requested[0], pending=len(requested), batch_size=2)
 
 
 @pytest.fixture
 def shared(monkeypatch, sampler):
     """Runs take the one sampler in place of their own."""
-    monkeypatch.setattr(production, "Sampler", lambda job, **kw: sampler)
+    monkeypatch.setattr(production, "Sampler", lambda settings, **kw: sampler)
     return sampler
 
 
@@ -82,7 +88,7 @@ def made(small, sampler, tmp_path_factory):
     """A folder with three samples, the last with its video too."""
     workdir = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(production, "Sampler", lambda job, **kw: sampler)
+        patch.setattr(production, "Sampler", lambda settings, **kw: sampler)
         sample.run(small(), workdir)
         for seed in (0, 1):
             (folder_of(seed, workdir) / "video.mp4").touch()  # so that the last is the only one without
@@ -155,8 +161,8 @@ def test_every_file_is_written_and_the_record_last(made):
 
 
 def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
-    job, folder = expand()[2], folder_of(2, made)
-    (expected,) = sampler([job], position=0)
+    settings, folder = expand()[2], folder_of(2, made)
+    (expected,) = sampler([settings], position=0)
     picture, in_picture = images.read_png(folder / "image.png")
     spectrogram, in_spectrogram = images.read_png(folder / "spectrogram.png")
     waveform, rate, in_sound = sounds.read_wav(folder / "audio.wav")
@@ -169,7 +175,7 @@ def test_files_hold_what_was_made_and_its_settings(made, expand, sampler):
     record = read_json(folder / "sample.json")
     seconds = record.pop("seconds")
     assert in_picture == in_spectrogram == in_sound == record
-    assert {key: record[key] for key in job} == job
+    assert settings.to_dict().items() <= record.items()
     assert seconds.keys() == {"load", "compile", "encode", "denoise", "decode", "vocode", "write"}
     assert min(seconds.values()) > 0
 
@@ -182,7 +188,7 @@ def test_the_record_is_complete(made, sampler):
     assert record["versions"]["jax"] == jax.__version__
     # It was the only one that was missing, on 8 devices: a batch of 2 is rounded up.
     expected = {"batch_size": 8, "position": 0, "video": True, "devices_per_sample": 1}
-    (latents,) = (sample.latents for sample in sampler([settings_of(record)]))
+    (latents,) = (sample.latents for sample in sampler([recorded_settings(record)]))
     expected["latents_sha256"] = hashlib.sha256(latents.tobytes()).hexdigest()
     assert record["run"] == expected | {"platform": "cpu", "devices": 8}
 
@@ -296,7 +302,9 @@ def test_a_sample_of_another_machine_is_not_made_in_its_batch(made, small, sampl
     record["run"] |= {"platform": "tpu", "devices": 64, "batch_size": 4096, "position": 4000}
     write_json(tmp_path / "sample.json", record)
     asked = []
-    monkeypatch.setattr(production, "Sampler", lambda job, *, batch_size, **kw: asked.append(batch_size) or sampler)
+    monkeypatch.setattr(
+        production, "Sampler", lambda settings, *, batch_size, **kw: asked.append(batch_size) or sampler
+    )
     sample.run_again(tmp_path / "sample.json", tmp_path / "again")
     assert asked == [0]
     again = read_json(folder_of(1, tmp_path / "again") / "sample.json")
@@ -434,9 +442,9 @@ def test_prompts_of_a_term_that_takes_no_part_are_not_encoded(expand, sampler, m
 
 def test_a_term_at_guidance_scale_1_sees_no_negative_prompt(expand):
     change = {"image.guidance_scale": 1.0}
-    todo = expand(change, num_samples=1)
-    one = Sampler(todo[0], pending=1)
-    (sample,) = one(todo)
+    requested = expand(change, num_samples=1)
+    one = Sampler(requested[0], pending=1)
+    (sample,) = one(requested)
     (other,) = one(expand(change | {"image.negative_prompt": "a dog"}, num_samples=1))
     np.testing.assert_array_equal(sample.latents, other.latents)
     # 1 + 1e-6 takes the program with both.
@@ -454,20 +462,20 @@ FEWER = {"cache_interval": 2, "image.guidance_start_step": 2, "audio.guidance_st
 def test_inner_layers_and_guidance_at_some_steps_only(expand, window):
     """Sample by sample as each alone has it, though one of a batch is guided where the other is not; where layers serve
     several steps, the two make no batch, for it would depend on both at which steps they do."""
-    todo = expand(FEWER, window=window, num_samples=2, cache_interval=1)
-    todo[1] = todo[1] | {"image": todo[1]["image"] | {"guidance_start_step": 3}}
-    one = Sampler(todo[0], pending=2, batch_size=2)
-    together = one(todo)
-    for place, (one_of, job) in enumerate(zip(together, todo, strict=True)):
-        (alone,) = one([job], position=place)
+    requested = expand(FEWER, window=window, num_samples=2, cache_interval=1)
+    requested[1] = replace_in_term(requested[1], "image", guidance_start_step=3)
+    one = Sampler(requested[0], pending=2, batch_size=2)
+    together = one(requested)
+    for place, (one_of, settings) in enumerate(zip(together, requested, strict=True)):
+        (alone,) = one([settings], position=place)
         np.testing.assert_allclose(one_of.latents, alone.latents, rtol=0, atol=1e-5 * np.abs(alone.latents).max())
-    todo = [job | {"cache_interval": 3} for job in todo]
-    one = Sampler(todo[0], pending=2, batch_size=2)
+    requested = [dataclasses.replace(settings, cache_interval=3) for settings in requested]
+    one = Sampler(requested[0], pending=2, batch_size=2)
     with pytest.raises(ValueError, match="jobs of one batch must agree"):
-        one(todo)
+        one(requested)
     with pytest.raises(ValueError, match="jobs of one batch must agree"):
-        one([todo[0], todo[0] | {"image": todo[0]["image"] | {"start_step": 2}}])
-    apart = [one([job])[0] for job in expand(FEWER, window=window, num_samples=2)]
+        one([requested[0], replace_in_term(requested[0], "image", start_step=2)])
+    apart = [one([settings])[0] for settings in expand(FEWER, window=window, num_samples=2)]
     plain = expand(window=window, num_samples=1)
     (whole,) = Sampler(plain[0], pending=1, batch_size=2)(plain)
     assert 1e-3 < np.abs(apart[0].latents - whole.latents).max() < np.abs(whole.latents).max()
@@ -476,12 +484,12 @@ def test_inner_layers_and_guidance_at_some_steps_only(expand, window):
 
 
 def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
-    todo = expand(num_samples=8)
-    full = sampler(todo)
-    for one, other in zip(sampler(todo[:3]), full, strict=False):
+    requested = expand(num_samples=8)
+    full = sampler(requested)
+    for one, other in zip(sampler(requested[:3]), full, strict=False):
         np.testing.assert_array_equal(one.latents, other.latents)
         np.testing.assert_array_equal(one.waveform, other.waveform)
-    (alone,) = sampler(todo[5:6], position=5)
+    (alone,) = sampler(requested[5:6], position=5)
     np.testing.assert_array_equal(alone.latents, full[5].latents)
     assert alone.position == 5
     assert np.abs(full[0].latents - full[1].latents).max() > 0.1
@@ -491,25 +499,25 @@ def test_a_batch_that_is_not_full_has_the_bits_of_a_full_one(expand, sampler):
 def other_sampler(expand, models):
     """Two samples on each device, and every choice but the default one."""
     change = {"image.model": models["audio.model"], "image.view": "block_rearrange"}
-    todo = expand(change, vocoder="griffin_lim", solver="dpmpp_2m", num_samples=16)
-    return Sampler(todo[0], pending=16, batch_size=16), todo
+    requested = expand(change, vocoder="griffin_lim", solver="dpmpp_2m", num_samples=16)
+    return Sampler(requested[0], pending=16, batch_size=16), requested
 
 
 def test_latents_do_not_depend_on_the_place_in_the_batch(other_sampler):
-    sampler, todo = other_sampler
+    sampler, requested = other_sampler
     assert sampler.batch_size == 16
-    forwards, backwards = sampler(todo), sampler(todo[::-1])[::-1]
+    forwards, backwards = sampler(requested), sampler(requested[::-1])[::-1]
     for one, other in zip(forwards, backwards, strict=True):
         assert one.position == 15 - other.position
         np.testing.assert_allclose(one.latents, other.latents, rtol=0, atol=1e-5)
-    for one, other in zip(sampler(todo[:3]), forwards, strict=False):
+    for one, other in zip(sampler(requested[:3]), forwards, strict=False):
         np.testing.assert_array_equal(one.latents, other.latents)
 
 
 def test_every_choice_but_the_default_one(other_sampler):
-    sampler, todo = other_sampler
+    sampler, requested = other_sampler
     assert sampler.audio.vae is sampler.image.vae
-    (result,) = sampler(todo[:1])
+    (result,) = sampler(requested[:1])
     # The picture's halves, one above the other, lie side by side in the spectrogram.
     assert result.latents.shape == (6, 24, 4) and result.pictures["image"].shape == (24, 24, 3)
     assert result.spectrogram.shape == (12, 48)
@@ -517,8 +525,8 @@ def test_every_choice_but_the_default_one(other_sampler):
 
 
 def test_bfloat16_is_close(expand, sampler):
-    todo = expand({"dtype": "bfloat16"}, num_samples=1)
-    (rounded,) = Sampler(todo[0], pending=1)(todo)
+    requested = expand({"dtype": "bfloat16"}, num_samples=1)
+    (rounded,) = Sampler(requested[0], pending=1)(requested)
     (exact,) = sampler(expand(num_samples=1))
     assert rounded.fault is None and rounded.latents.dtype == np.float32
     difference = np.linalg.norm(rounded.latents - exact.latents) / np.linalg.norm(exact.latents)
@@ -532,14 +540,14 @@ def test_devices_work_alone(sampler, other_sampler):
 
 
 def test_one_device_gives_the_latents_of_eight(expand, sampler, monkeypatch):
-    todo = expand(num_samples=3)
-    eight = sampler(todo)
+    requested = expand(num_samples=3)
+    eight = sampler(requested)
     devices = jax.local_devices()
     monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
-    one = Sampler(todo[0], pending=1)
+    one = Sampler(requested[0], pending=1)
     assert (sampler.batch_size, one.batch_size) == (8, 1)
-    for job, sample_of_eight in zip(todo, eight, strict=True):
-        (alone,) = one([job])
+    for settings, sample_of_eight in zip(requested, eight, strict=True):
+        (alone,) = one([settings])
         np.testing.assert_allclose(alone.latents, sample_of_eight.latents, rtol=0, atol=1e-5)
 
 
@@ -548,30 +556,30 @@ def test_files_are_written_while_the_next_batch_is_made(expand, shared, tmp_path
     monkeypatch.setattr(shared, "batch_size", 8)
     second_began, written = threading.Event(), []
 
-    def write(job, sample, *rest, **_):
-        assert job["seed"] >= 8 or second_began.wait(60)
-        written.append(job["seed"])
+    def write(settings, sample, *rest, **_):
+        assert settings.seed >= 8 or second_began.wait(60)
+        written.append(settings.seed)
 
     class Watched:
         def __getattr__(self, name):
             return getattr(shared, name)
 
-        def __call__(self, jobs, *args, **kw):
-            if jobs[0]["seed"] >= 8:
+        def __call__(self, batch, *args, **kw):
+            if batch[0].seed >= 8:
                 second_began.set()
-            return shared(jobs, *args, **kw)
+            return shared(batch, *args, **kw)
 
-    monkeypatch.setattr(production, "Sampler", lambda job, **kw: Watched())
+    monkeypatch.setattr(production, "Sampler", lambda settings, **kw: Watched())
     monkeypatch.setattr(production, "write", write)
-    production.make(expand(num_samples=16), tmp_path, batch_size=0, video=False)
+    production.make(expand(num_samples=16), tmp_path, options=options())
     assert sorted(written) == list(range(16))
 
 
 def test_batches_follow_one_another(expand, shared, tmp_path, monkeypatch):
     monkeypatch.setattr(shared, "batch_size", 8)
-    todo, sizes = expand(num_samples=19), []
-    monkeypatch.setattr(production, "write", lambda job, sample, *rest, **_: sizes.append(sample.position))
-    production.make(todo, tmp_path, batch_size=0, video=False)
+    requested, sizes = expand(num_samples=19), []
+    monkeypatch.setattr(production, "write", lambda settings, sample, *rest, **_: sizes.append(sample.position))
+    production.make(requested, tmp_path, options=options())
     assert sorted(sizes) == sorted([*range(8), *range(8), *range(3)])
 
 
@@ -688,11 +696,11 @@ def scarce(monkeypatch):
 def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand, scarce, tmp_path, monkeypatch, caplog):
     bars = []
     monkeypatch.setattr(production, "tqdm", lambda **kw: bars.append(tqdm(**kw)) or bars[-1])
-    todo = expand(num_samples=5)
-    production.make(todo, tmp_path, batch_size=0, video=False)
+    requested = expand(num_samples=5)
+    production.make(requested, tmp_path, options=options())
     assert scarce == [4, 2]
-    assert {path.name for path in tmp_path.iterdir()} == {sample_id(job) for job in todo}
-    records = [read_json(tmp_path / sample_id(job) / "sample.json") for job in todo]
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(settings) for settings in requested}
+    records = [read_json(tmp_path / sample_id(settings) / "sample.json") for settings in requested]
     assert [record["run"]["batch_size"] for record in records] == [2] * 5
     assert [record["run"]["position"] for record in records] == [0, 1, 0, 1, 0]
     assert bars[0].n == bars[0].total
@@ -702,7 +710,7 @@ def test_a_batch_that_is_beyond_the_memory_is_halved_and_nothing_is_lost(expand,
 
 def test_a_batch_size_that_was_asked_for_is_not_halved(expand, scarce, tmp_path):
     with pytest.raises(UserError, match="batch_size=3 is beyond the memory; set it to 1 or less, or to 0"):
-        production.make(expand(num_samples=5), tmp_path, batch_size=3, video=False)
+        production.make(expand(num_samples=5), tmp_path, options=options(batch_size=3))
     assert scarce == [3]
 
 
@@ -712,20 +720,20 @@ def test_other_errors_of_a_batch_are_not_taken_for_want_of_memory(expand, shared
 
     monkeypatch.setattr(shared, "_denoise", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: broken"):
-        production.make(expand(), tmp_path, batch_size=0, video=False)
+        production.make(expand(), tmp_path, options=options())
 
 
 # What goes wrong on the way
 
 
 def test_samples_that_are_not_finite_are_named_and_the_others_written(expand, shared, tmp_path):
-    todo = expand()
-    todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}  # it takes part from step 1 on
+    requested = expand()
+    requested[1] = replace_in_term(requested[1], "image", guidance_scale=3e38)  # it takes part from step 1 on
     with pytest.raises(UserError) as caught:
-        production.make(todo, tmp_path, batch_size=0, video=False)
-    words = f"not written: {sample_id(todo[1])}: the latents are not finite from step [12] on"
+        production.make(requested, tmp_path, options=options())
+    words = f"not written: {sample_id(requested[1])}: the latents are not finite from step [12] on"
     assert re.fullmatch(words, str(caught.value))
-    assert {path.name for path in tmp_path.iterdir()} == {sample_id(todo[0]), sample_id(todo[2])}
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(requested[0]), sample_id(requested[2])}
     for folder in tmp_path.iterdir():
         assert sorted(path.name for path in folder.iterdir()) == FILES[:-1]
 
@@ -734,11 +742,11 @@ def test_samples_that_are_not_finite_are_named_when_the_disk_is_full_too(expand,
     def full(*_, **__):
         raise UserError("cannot write: No space left on device")
 
-    todo = expand()
-    todo[1] |= {"image": todo[1]["image"] | {"guidance_scale": 3e38}}
+    requested = expand()
+    requested[1] = replace_in_term(requested[1], "image", guidance_scale=3e38)
     monkeypatch.setattr(production, "write", full)
-    with pytest.raises(UserError, match=f"No space left on device; {sample_id(todo[1])}: the latents are not"):
-        production.make(todo, tmp_path, batch_size=0, video=False)
+    with pytest.raises(UserError, match=f"No space left on device; {sample_id(requested[1])}: the latents are not"):
+        production.make(requested, tmp_path, options=options())
 
 
 def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, shared, made, tmp_path, monkeypatch):
@@ -766,18 +774,18 @@ def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, sha
 
 
 def test_prompts_of_any_kind_are_safe(expand, shared, tmp_path):
-    todo = [expand({"image.prompt": p, "audio.prompt": p[::-1]}, num_samples=1)[0] for p in ALL_PROMPTS]
-    production.make(todo, tmp_path, batch_size=0, video=False)
-    assert {path.name for path in tmp_path.iterdir()} == {sample_id(job) for job in todo}
-    for job in todo:
-        folder = tmp_path / sample_id(job)
+    requested = [expand({"image.prompt": p, "audio.prompt": p[::-1]}, num_samples=1)[0] for p in ALL_PROMPTS]
+    production.make(requested, tmp_path, options=options())
+    assert {path.name for path in tmp_path.iterdir()} == {sample_id(settings) for settings in requested}
+    for settings in requested:
+        folder = tmp_path / sample_id(settings)
         for name in FILES[:-1]:
-            assert from_record(embedded_settings.read_settings(folder / name))[0] == job
+            assert from_record(embedded_settings.read_settings(folder / name))[0] == settings
 
 
 def test_prompts_are_warned_of_once(expand, shared, tmp_path, caplog):
-    todo = expand({"audio.prompt": "cat " * 75 + "dog"}, num_samples=9)  # two batches
-    production.make(todo, tmp_path, batch_size=0, video=False)
+    requested = expand({"audio.prompt": "cat " * 75 + "dog"}, num_samples=9)  # two batches
+    production.make(requested, tmp_path, options=options())
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1 and warnings[0].endswith("is longer than 75 tokens: 'dog' is cut off")
 

@@ -164,7 +164,7 @@ def distiller(expand):
 def shared(distiller, monkeypatch):
     """Runs take the one sampler, with a work folder of their own."""
 
-    def take(job, *, workdir, **how):
+    def take(settings, *, workdir, **how):
         monkeypatch.setattr(distiller, "_workdir", workdir)
         return distiller
 

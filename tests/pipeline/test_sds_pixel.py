@@ -1,4 +1,4 @@
-"""Score distillation by a model of pixels: what it is shown, what it asks for, and as the image's model of a job."""
+"""Score distillation by a model of pixels: what it is shown, what it asks for, and as the image's model of a sample."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The embedded models beyond the paper's job: more views, any length, loops, and what starts from a file."""
+"""The embedded models beyond the paper's settings: more views, any length, loops, and what starts from a file."""
 
 import pathlib
 import runpy
@@ -31,11 +31,11 @@ def one_device():
 
 
 def make(**change):
-    """The sampler of a job of configs/default.py with changes, and its sample."""
+    """The sampler of configs/default.py with changes, and its sample."""
     settings = runpy.run_path(str(CONFIG))["get_config"]().to_dict() | change
-    (job,) = expand(settings, 1)
-    sampler = Sampler(job, pending=1, batch_size=1)
-    (sample,) = sampler([job])
+    (one,) = expand(settings, 1)
+    sampler = Sampler(one, pending=1, batch_size=1)
+    (sample,) = sampler([one])
     assert sample.fault is None
     return sampler, sample
 

@@ -1,5 +1,6 @@
 """CLIP and CLAP scores, from the files of transformers on, against PyTorch's and torchmetrics' computation."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -17,8 +18,9 @@ from its_jax import pretrained
 from its_jax.errors import UserError
 from its_jax.scoring import clip_clap, registry
 from its_jax.scoring.item import Item
-from its_jax.settings import ids as settings_ids
+from its_jax.settings.ids import sample_id
 from tests.helpers import dual_encoder_folder as dual_folder
+from tests.helpers.sample_settings import default_settings
 
 PROMPT, SOUND = "a cat and a dog", "a bell"
 
@@ -138,9 +140,9 @@ def test_a_conversion_gives_what_its_source_does(kind, request, tmp_path):
 
 
 def item(grey, waveform, view="identity", **terms):
-    image = {"prompt": PROMPT, "view": view}
-    job = {"seed": 0, "image": image, "audio": {"prompt": SOUND, "view": "identity"}, **terms}
-    return Item(job, {}, grey, waveform, 16000)
+    settings = default_settings({"image.prompt": PROMPT, "image.view": view, "audio.prompt": SOUND})
+    more = {name: dataclasses.replace(settings.terms["image"], **term) for name, term in terms.items()}
+    return Item(dataclasses.replace(settings, terms={**settings.terms, **more}), {}, grey, waveform, 16000)
 
 
 def test_scorers_go_by_their_names(clip, clap, grey, waveform):
@@ -161,13 +163,13 @@ def test_each_term_is_seen_as_its_model_sees_it(clip, grey):
     assert scorer([item(grey, None, view="block_rearrange")])["clip"] != found["clip"]
 
 
-def test_a_silent_sound_has_no_score(clap, grey, waveform, caplog, monkeypatch):
-    monkeypatch.setattr(settings_ids, "sample_id", lambda job: "this-one")
+def test_a_silent_sound_has_no_score(clap, grey, waveform, caplog):
     (scorer,) = registry.load_scorers(f"clap@{clap[0]}")
+    silent = item(grey, 0 * waveform)
     with caplog.at_level(logging.WARNING):
-        found = scorer([item(grey, 0 * waveform), item(grey, waveform)])["clap"]
+        found = scorer([silent, item(grey, waveform)])["clap"]
     assert found[0] is None and found[1] is not None
-    assert "this-one: no CLAP score, for the sound is silent" in caplog.text
+    assert f"{sample_id(silent.settings)}: no CLAP score, for the sound is silent" in caplog.text
 
 
 def test_the_other_kind_is_refused(clip, clap):

@@ -1,7 +1,9 @@
-"""Settings -> jobs: what is refused, in which words, and that ids are stable. The configs that we ship."""
+"""Settings: what is refused, in which words, and that ids are stable. The configs that we ship, and the docs."""
 
+import dataclasses
 import json
 import pathlib
+import pickle
 import re
 import runpy
 
@@ -10,12 +12,13 @@ import pytest
 from its_jax.errors import UserError
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import expand, read_settings
-from its_jax.settings.records import RECORD, from_record, unfinished
-from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.records import RECORD, from_record, recorded_image_terms, unfinished
+from its_jax.settings.schema import TERMS, RunOptions, SampleSettings, TermSettings, setting_docs
 from its_jax.settings.steps import active_steps, denoising_runs, first_step, image_terms, total_steps
 from its_jax.settings.validate import keep_ranges, validate
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 GRAYSCALE = "a painting of {}, grayscale".format
 EXAMPLES = {
     "bell": (GRAYSCALE("castle towers"), "bell ringing", 1234, 100),
@@ -37,23 +40,67 @@ def get_config(name, *argument):
 
 
 def settings(**change):
-    """Those of configs/default.py; `image__weight=1` sets one of a term."""
+    """Returns the dictionary of configs/default.py with changes; `image__weight=1` sets one of a term."""
     config = get_config("default")
     with config.unlocked():
         config.update_from_flattened_dict({key.replace("__", "."): value for key, value in change.items()})
     return config.to_dict()
 
 
-def the_job(**change):
-    (job,) = expand(settings(**change), 1)
-    return job
+def default_settings(**change):
+    (one,) = expand(settings(**change), 1)
+    return one
+
+
+def record_of(one, **more):
+    """A record with the groups that reproducing needs."""
+    run = {"batch_size": 4, "position": 3, "video": True}
+    return one.to_dict() | {"run": run, "models": {}, "versions": {}} | more
 
 
 def test_samples_differ_in_their_seeds_only():
-    made, run = read_settings(settings(seed=7, num_samples=3, video=False))
-    assert [job.pop("seed") for job in made] == [7, 8, 9]
-    assert made[0] == made[1] == made[2]
-    assert run == {"num_samples": 3, "batch_size": 0, "devices_per_sample": 1, "video": False}
+    requested, options = read_settings(settings(seed=7, num_samples=3, video=False))
+    first, second, third = requested
+    assert second == dataclasses.replace(first, seed=8) and third == dataclasses.replace(first, seed=9)
+    assert first.terms is second.terms  # so that many samples take little memory
+    assert options == RunOptions(num_samples=3, batch_size=0, devices_per_sample=1, video=False)
+
+
+def test_settings_go_through_a_dictionary_unchanged():
+    one = default_settings(num_steps=20, cache_interval=2, method="alternating", image__turn=3)
+    raw = one.to_dict()
+    assert list(raw) == [*(field.name for field in dataclasses.fields(one))][:-2] + ["image", "audio", "init_sha256"]
+    assert SampleSettings.from_dict(raw) == one
+    assert SampleSettings.from_dict(dict(reversed(raw.items()))).to_dict() == raw
+    assert list(SampleSettings.from_dict(dict(reversed(raw.items()))).terms) == ["image", "audio"]
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(UserError, match="audio.weight='much': must be of type float"):
+        SampleSettings.from_dict(raw | {"audio": raw["audio"] | {"weight": "much"}})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.seed = 3
+
+
+def test_only_settings_of_methods_have_defaults():
+    def defaults(cls):
+        fields = dataclasses.fields(cls)
+        return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+    methods = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
+    assert defaults(SampleSettings) == methods | {"init_sha256": ""}
+    assert defaults(TermSettings) == {"turn": 1, "num_steps": 0} and defaults(RunOptions) == {}
+
+
+def test_the_docs_list_every_setting_with_its_meaning_and_default():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    meanings = {row[0].strip("`"): row[1] for row in rows if len(row) == 3}  # of a sample, or a run
+    for name, meaning in (row for row in rows if len(row) == 2):
+        meanings |= {f"{term}.{name.strip('`')}": meaning for term in TERMS}
+    assert meanings == setting_docs()
+    config = default_settings().to_dict() | settings()
+    defaults = {row[0].strip("`"): row[2].strip("`") for row in rows if len(row) == 3}
+    assert defaults == {name: str(config[name]) or "none" for name in defaults}
 
 
 @pytest.mark.parametrize(
@@ -124,9 +171,9 @@ def test_a_start_that_makes_no_sense_is_refused(change, message):
 
 
 def test_a_start_leaves_steps_out_and_keeps_ranges():
-    job = the_job(init_audio=__file__, strength=0.6, keep=" 0-1.5s, 200 - 800Hz")
-    assert first_step(job) == 10 and first_step(the_job()) == 0
-    assert keep_ranges(job["keep"]) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
+    one = default_settings(init_audio=__file__, strength=0.6, keep=" 0-1.5s, 200 - 800Hz")
+    assert first_step(one) == 10 and first_step(default_settings()) == 0
+    assert keep_ranges(one.keep) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
     assert keep_ranges("") == []
     assert keep_ranges("0.-.5S,1-2hz") == [(0.0, 0.5, "s"), (1.0, 2.0, "Hz")]
 
@@ -134,13 +181,13 @@ def test_a_start_leaves_steps_out_and_keeps_ranges():
 def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(b"one")
-    job = the_job(init_image=str(file))
-    record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert from_record(record)[0] == job
+    one = default_settings(init_image=str(file))
+    record = record_of(one)
+    assert from_record(record)[0] == one
     (tmp_path / "b.png").write_bytes(b"one")
-    assert sample_id(the_job(init_image=str(tmp_path / "b.png"))) == sample_id(job)
+    assert sample_id(default_settings(init_image=str(tmp_path / "b.png"))) == sample_id(one)
     file.write_bytes(b"two")
-    assert sample_id(the_job(init_image=str(file))) != sample_id(job)
+    assert sample_id(default_settings(init_image=str(file))) != sample_id(one)
     with pytest.raises(UserError, match="a.png: is not any more the file"):
         from_record(record)
     file.unlink()
@@ -152,11 +199,11 @@ def test_the_content_of_what_a_sample_starts_from_is_in_its_id(tmp_path):
 
 def test_a_config_adds_terms():
     other = settings()["image"] | {"view": "rotate_180", "prompt": "a dog"}
-    (job,), _ = read_settings(settings(num_samples=1) | {"upside_down": other, "again": settings()["image"]})
-    assert term_names(job) == ["image", "audio", "again", "upside_down"]
-    assert image_terms(job) == ["image", "upside_down"]  # `again` sees what `image` sees
-    record = {**job, "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert from_record({**record, "seconds": {}})[0] == job
+    (one,), _ = read_settings(settings(num_samples=1) | {"upside_down": other, "again": settings()["image"]})
+    assert list(one.terms) == ["image", "audio", "again", "upside_down"]
+    assert image_terms(one) == ["image", "upside_down"]  # `again` sees what `image` sees
+    assert from_record(record_of(one, seconds={}))[0] == one
+    assert recorded_image_terms(one.to_dict()) == image_terms(one)
     for name in ("Image", "a/b", "spectrogram", "1st", "id", "run", "models", "versions", "seconds"):
         with pytest.raises(UserError, match=f"{name!r} cannot name a term"):
             read_settings(settings(num_samples=1) | {name: other})
@@ -184,31 +231,37 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
 
 
 def test_the_id_is_stable():
-    """It names folders that people keep: a changed way to make it would make their samples anew."""
+    """It names folders that people keep: another way to compute it would generate their samples again."""
     term = {"model": "m", "prompt": "a castle", "negative_prompt": "", "view": "identity", "guidance_scale": 7.5}
     term |= {"start_step": 0, "stop_step": -1, "weight": 0.5}
-    job = {"seed": 3, "noise": "jax", "num_steps": 25, "solver": "ddim", "height": 128, "width": 512}
-    job |= {"window": 512, "wrap": False, "dtype": "float32", "crop_image": False, "cutoff_latent": False}
-    job |= {"vocoder": "hifigan", "init_image": "", "init_audio": "", "init_sha256": "", "strength": 1.0, "keep": ""}
-    job |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
-    assert sample_id(job) == "a-castle_bell-ringing_3_fee52dbd77"
-    assert sample_id(dict(reversed(job.items()))) == sample_id(job)
-    as_integers = the_job(image__guidance_scale=7)
-    assert as_integers["image"]["guidance_scale"] == 7.0
-    assert sample_id(as_integers) == sample_id(the_job(image__guidance_scale=7.0))
+    term |= {"guidance_start_step": 0, "guidance_stop_step": -1}
+    raw = {"seed": 3, "noise": "jax", "num_steps": 25, "solver": "ddim", "height": 128, "width": 512}
+    raw |= {
+        "cache_interval": 1,
+        "window": 512,
+        "wrap": False,
+        "dtype": "float32",
+        "crop_image": False,
+        "cutoff_latent": False,
+    }
+    raw |= {"vocoder": "hifigan", "init_image": "", "init_audio": "", "init_sha256": "", "strength": 1.0, "keep": ""}
+    raw |= {"image": term, "audio": term | {"prompt": "bell ringing"}}
+    assert sample_id(SampleSettings.from_dict(raw)) == "a-castle_bell-ringing_3_f1d778c2b0"
+    as_integers = default_settings(image__guidance_scale=7)
+    assert as_integers.terms["image"].guidance_scale == 7.0
+    assert sample_id(as_integers) == sample_id(default_settings(image__guidance_scale=7.0))
 
 
 def test_what_there_was_before_methods_keeps_its_id():
     """Whether a config, or a record, says so or says nothing."""
-    before, (job, *_) = settings(), expand(settings(), 4)
+    before, (one, *_) = settings(), expand(settings(), 4)
     for group in (before, before["image"], before["audio"]):
         group.pop("method", None)
         group.pop("turn", None)
-    assert expand(before, 1)[0] == job
-    assert sample_id(job) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
-    record = {name: value for name, value in job.items() if name != "method"}
-    record |= {"run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    assert from_record(record)[0] == job
+    assert expand(before, 1)[0] == one
+    assert sample_id(one) == "a-painting-of-trees-grayscal_train-whistling_0_5d288348ff"
+    record = {name: value for name, value in record_of(one).items() if name != "method"}
+    assert from_record(record)[0] == one
 
 
 def test_every_setting_of_the_sample_is_in_its_id():
@@ -229,9 +282,9 @@ def test_every_setting_of_the_sample_is_in_its_id():
     changes += [{"method": "alternating"}, {"method": "image_only"}, {"image__turn": 2}, {"audio__turn": 2}]
     changes += [{"method": "imprint"}, {"mag_ratio": 0.4}, {"inverse_image": False}, {"image__num_steps": 5}]
     changes += [{"method": "sds"}, {"learning_rate": 1e-3}]
-    ids = [sample_id(the_job(**change)) for change in changes]
+    ids = [sample_id(default_settings(**change)) for change in changes]
     assert len(set(ids)) == len(ids)
-    assert sample_id(the_job(batch_size=3, video=False, num_samples=9)) == ids[0]
+    assert sample_id(default_settings(batch_size=3, video=False, num_samples=9)) == ids[0]
 
 
 @pytest.mark.parametrize(
@@ -250,26 +303,25 @@ def test_every_setting_of_the_sample_is_in_its_id():
     ],
 )
 def test_ids_are_safe_as_file_names(prompt):
-    identity = sample_id(the_job(image__prompt=prompt, audio__prompt=prompt))
+    identity = sample_id(default_settings(image__prompt=prompt, audio__prompt=prompt))
     assert re.fullmatch(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?", identity) and len(identity) < 100
 
 
 def test_unfinished_are_the_distinct_ones_without_a_record(tmp_path):
-    made = expand(settings(), 3)
-    for job in made[:2]:
-        (tmp_path / sample_id(job)).mkdir()
-    (tmp_path / sample_id(made[0]) / RECORD).touch()
-    assert unfinished([*made, *made], tmp_path) == made[1:]
+    requested = expand(settings(), 3)
+    for one in requested[:2]:
+        (tmp_path / sample_id(one)).mkdir()
+    (tmp_path / sample_id(requested[0]) / RECORD).touch()
+    assert unfinished([*requested, *requested], tmp_path) == requested[1:]
 
 
-def test_a_record_gives_its_job_back():
-    job = the_job(seed=5)
-    record = {"id": "x", **job, "run": {"batch_size": 4, "position": 3, "video": True, "devices": 1}}
-    record |= {"models": {}, "versions": {}}
-    made = {"batch_size": 4, "position": 3, "devices_per_sample": 1, "video": True}  # the third is of younger records
-    assert from_record(json.loads(json.dumps(record))) == (job, made)
+def test_a_record_gives_its_settings_back():
+    one = default_settings(seed=5)
+    record = {"id": "x"} | record_of(one, run={"batch_size": 4, "position": 3, "video": True, "devices": 1})
+    run = {"batch_size": 4, "position": 3, "devices_per_sample": 1, "video": True}  # the third is of younger records
+    assert from_record(json.loads(json.dumps(record))) == (one, run)
     record["run"]["devices_per_sample"] = 2
-    assert from_record(record) == (job, made | {"devices_per_sample": 2})
+    assert from_record(record) == (one, run | {"devices_per_sample": 2})
 
 
 @pytest.mark.parametrize(
@@ -285,8 +337,7 @@ def test_a_record_gives_its_job_back():
     ],
 )
 def test_a_damaged_record_is_refused(change):
-    record = {**the_job(), "run": {"batch_size": 4, "position": 3, "video": True}, "models": {}, "versions": {}}
-    record |= change
+    record = record_of(default_settings(), **change)
     with pytest.raises(UserError, match=f"{next(iter(change))}"):
         from_record(record)
 
@@ -308,36 +359,38 @@ def test_the_published_examples():
 
 @pytest.mark.parametrize("example", ["upside_down", "square"])
 def test_the_examples_of_views(example):
-    (job,) = expand(get_config("views", example).to_dict(), 1)
-    assert image_terms(job) == (["image", "upside_down"] if example == "upside_down" else ["image"])
+    (one,) = expand(get_config("views", example).to_dict(), 1)
+    assert image_terms(one) == (["image", "upside_down"] if example == "upside_down" else ["image"])
     with pytest.raises(ValueError, match="no example 'x'; choose one of upside_down, square"):
         get_config("views", "x")
 
 
 def test_the_imprint_of_the_authors():
-    (job,) = expand(get_config("imprint", "tiger").to_dict(), 1)
-    assert [run["num_steps"] for run in denoising_runs(job)] == [50, 100] and total_steps(job) == 150
-    assert job["image"]["guidance_scale"] == job["audio"]["guidance_scale"] == 7.5 and job["noise"] == "torch"
-    assert job["mag_ratio"] == 0.5 and job["inverse_image"]
-    (job,) = expand(get_config("imprint").to_dict(), 1)
-    assert total_steps(job) == 50
+    (one,) = expand(get_config("imprint", "tiger").to_dict(), 1)
+    assert [run.num_steps for run in denoising_runs(one)] == [50, 100] and total_steps(one) == 150
+    assert one.terms["image"].guidance_scale == one.terms["audio"].guidance_scale == 7.5 and one.noise == "torch"
+    assert one.mag_ratio == 0.5 and one.inverse_image
+    (one,) = expand(get_config("imprint").to_dict(), 1)
+    assert total_steps(one) == 50
     with pytest.raises(UserError, match="image and audio alone: take dog away"):
-        validate(job | {"dog": job["image"]})
+        validate(dataclasses.replace(one, terms={**one.terms, "dog": one.terms["image"]}))
 
 
 def test_score_distillation_of_the_authors():
-    (job,) = expand(get_config("sds", "tiger").to_dict(), 1)
-    assert job["learning_rate"] == 1e-4 and job["audio"]["weight"] == 1.0 and job["image"]["weight"] == 0.4
-    assert job["image"]["model"] == "DeepFloyd/IF-I-M-v1.0"
-    assert total_steps(job) == 40_000 and active_steps(job, "image").start == 5_000
+    (one,) = expand(get_config("sds", "tiger").to_dict(), 1)
+    assert one.learning_rate == 1e-4 and one.terms["audio"].weight == 1.0 and one.terms["image"].weight == 0.4
+    assert one.terms["image"].model == "DeepFloyd/IF-I-M-v1.0"
+    assert total_steps(one) == 40_000 and active_steps(one, "image").start == 5_000
     read_settings(get_config("sds").to_dict())
 
 
 def test_the_settings_of_the_authors():
-    (job,) = expand(get_config("sd15_auffusion").to_dict(), 1)
-    assert (job["height"], job["width"], job["num_steps"], job["solver"]) == (256, 1024, 100, "ddim")
-    assert job["crop_image"] and not job["cutoff_latent"] and job["vocoder"] == "hifigan"
-    assert job["noise"] == "torch" and job["image"]["view"] == "identity"
+    (one,) = expand(get_config("sd15_auffusion").to_dict(), 1)
+    assert (one.height, one.width, one.num_steps, one.solver) == (256, 1024, 100, "ddim")
+    assert one.crop_image and not one.cutoff_latent and one.vocoder == "hifigan"
+    assert one.noise == "torch" and one.terms["image"].view == "identity"
     for term, start in (("image", 10), ("audio", 0)):
-        numbers = [job[term][key] for key in ("guidance_scale", "weight", "start_step", "negative_prompt")]
+        numbers = [
+            getattr(one.terms[term], key) for key in ("guidance_scale", "weight", "start_step", "negative_prompt")
+        ]
         assert numbers == [10.0, 0.5, start, ""]

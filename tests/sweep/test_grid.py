@@ -1,4 +1,4 @@
-"""Grids: axes and prompt files -> jobs, and what is wrong with them in one line."""
+"""Grids: axes and prompt files -> samples, and what is wrong with them in one line."""
 
 import itertools
 import json
@@ -19,9 +19,9 @@ def settings():
 
 
 def values(made, key):
-    """Of a setting, in the order of the jobs."""
+    """Of a setting, in the order of the samples."""
     group, _, name = key.rpartition(".")
-    return [(job[group] if group else job)[name] for job in made.values()]
+    return [getattr(one.terms[group] if group else one, name) for one in made.values()]
 
 
 def test_axes_are_crossed_with_seeds_innermost(settings):
@@ -29,15 +29,15 @@ def test_axes_are_crossed_with_seeds_innermost(settings):
     made = grid.read_grid(settings, axes)
     rows = list(zip(values(made, "image.prompt"), values(made, "num_steps"), values(made, "seed"), strict=True))
     assert rows == list(itertools.product(("a", "b"), (10, 20), (5, 6)))
-    assert list(made) == [sample_id(job) for job in made.values()]
-    assert all(job["audio"] == expand(settings, 1)[0]["audio"] for job in made.values())
+    assert list(made) == [sample_id(one) for one in made.values()]
+    assert all(one.terms["audio"] == expand(settings, 1)[0].terms["audio"] for one in made.values())
 
 
-def test_a_job_of_a_grid_is_that_of_its_settings_alone(settings):
+def test_a_sample_of_a_grid_is_that_of_its_settings_alone(settings):
     made = grid.read_grid(settings, {"image": {"weight": (0.5, 1)}})
-    for weight, (name, job) in zip((0.5, 1.0), made.items(), strict=True):
+    for weight, (name, one) in zip((0.5, 1.0), made.items(), strict=True):
         (alone,) = expand(settings | {"image": settings["image"] | {"weight": weight}}, 1)
-        assert (name, job) == (sample_id(alone), alone)
+        assert (name, one) == (sample_id(alone), alone)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from its_jax import errors
+from its_jax.settings.schema import RunOptions
 from its_jax.storage import samples
 from its_jax.sweep import ray_engine
 from its_jax.sweep.run import run_sweep
@@ -64,4 +65,6 @@ def test_what_is_wrong_with_a_fleet_is_named(small, tmp_path, monkeypatch):
         run_sweep(settings, tmp_path, axes=["seed=0..3"], ray={"address": "127.0.0.1:1"})
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(errors.UserError, match=r"pip install 'its_jax\[ray\]'"):
-        ray_engine.run_on_ray([], tmp_path, set(), how={})
+        ray_engine.run_on_ray(
+            [], tmp_path, set(), options=RunOptions(num_samples=1, batch_size=0, devices_per_sample=1, video=False)
+        )

@@ -220,10 +220,10 @@ def test_what_takes_its_place_in_a_batch_is_not_written_twice(tiny, tmp_path):
 
 def test_faults_of_one_program_leave_the_others(tiny, tmp_path, monkeypatch):
     class Picky(sweep_driver.Noise):
-        def __init__(self, job, **how):
-            if job["width"] == 40:
+        def __init__(self, settings, **how):
+            if settings.width == 40:
                 raise errors.UserError("width=40: must be a multiple of 16")
-            super().__init__(job, **how)
+            super().__init__(settings, **how)
 
     monkeypatch.setattr(groups, "Sampler", Picky)
     with pytest.raises(errors.UserError, match="not written: width=40: must be a multiple of 16"):
@@ -235,9 +235,9 @@ def test_the_sampler_is_asked_for_few_enough_for_each_share(tiny, tmp_path, monk
     asked = []
 
     class Watched(sweep_driver.Noise):
-        def __init__(self, job, *, pending, **how):
+        def __init__(self, settings, *, pending, **how):
             asked.append(pending)
-            super().__init__(job, pending=pending, **how)
+            super().__init__(settings, pending=pending, **how)
 
     monkeypatch.setattr(groups, "Sampler", Watched)
     tiny(tmp_path, ["seed=0..9"], share=(0, 3))
@@ -252,7 +252,7 @@ def loud(items):
 
 
 def partly(items):
-    return {"brightness": [float("nan") if item.job["seed"] == 1 else 1.0 for item in items]}
+    return {"brightness": [float("nan") if item.settings.seed == 1 else 1.0 for item in items]}
 
 
 def failing(items):
@@ -264,8 +264,8 @@ def test_scores_are_columns_of_the_records(tiny, tmp_path):
     for sample in samples.open_samples(tmp_path).values():
         assert sample.record["scores"]["one"] == 1
         assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.waveform()[0]).mean(), abs=1e-4)
-        job, _ = from_record(sample.record)
-        assert sample_id(job) == sample.id
+        settings, _ = from_record(sample.record)
+        assert sample_id(settings) == sample.id
 
 
 def test_a_score_that_is_no_number_costs_only_itself(tiny, tmp_path, caplog):

@@ -112,8 +112,8 @@ def one_device(monkeypatch):
 
 def test_the_default_config_makes_what_its_prompts_say(one_device):
     settings = runpy.run_path(ROOT / "configs" / "default.py")["get_config"]().to_dict()
-    todo, _ = read_settings(settings | {"num_samples": 4})
-    samples = Sampler(todo[0], pending=4, batch_size=4)(todo)
+    requested, _ = read_settings(settings | {"num_samples": 4})
+    samples = Sampler(requested[0], pending=4, batch_size=4)(requested)
     seen = np.stack([sample.spectrogram for sample in samples])
     heard = items.to_spectrogram(np.stack([sample.waveform for sample in samples]))
     picture = judges.classify(judges.load("picture"), seen) == items.SUBJECTS.index("tree")

@@ -16,24 +16,24 @@ SETTINGS = runpy.run_path(str(CONFIG))["get_config"]().to_dict()
 
 
 class FakeSampler:
-    """Makes canvases that hold the seed of their job."""
+    """Makes canvases that hold the seed of their settings."""
 
     batch_size = 3
     image = audio = SimpleNamespace(identity="0123456789ab", vae=None, vocoder=None)
     mel = None
 
     def __init__(self):
-        self.jobs = []
+        self.made = []
 
-    def __call__(self, jobs):
-        self.jobs += jobs
+    def __call__(self, batch):
+        self.made += batch
         return [
             SimpleNamespace(
-                spectrogram=np.full((2, 4), job["seed"] % 256 / 255, np.float32),
+                spectrogram=np.full((2, 4), settings.seed % 256 / 255, np.float32),
                 latents=np.zeros((1, 1, 4)),
                 waveform=np.zeros(8),
             )
-            for job in jobs
+            for settings in batch
         ]
 
 
@@ -41,23 +41,23 @@ def test_samples_are_made_once_and_for_one_set_of_settings(tmp_path):
     wanted = [(0, 1, seed) for seed in range(4)]
     first = FakeSampler()
     samples = pairs.Store(tmp_path, first, SETTINGS).samples("fused", wanted)
-    assert len(first.jobs) == 4 and samples["spectrogram"].shape == (4, 2, 4)
+    assert len(first.made) == 4 and samples["spectrogram"].shape == (4, 2, 4)
     again, other = FakeSampler(), FakeSampler()
     kept = pairs.Store(tmp_path, again, SETTINGS).samples("fused", wanted)
     np.testing.assert_array_equal(kept["spectrogram"], samples["spectrogram"])
-    assert not again.jobs
+    assert not again.made
     pairs.Store(tmp_path, other, SETTINGS | {"num_steps": 3}).samples("fused", wanted)
-    assert len(other.jobs) == 4
+    assert len(other.made) == 4
 
 
 @pytest.mark.parametrize(("kind", "weights"), [("fused", (0.6, 0.4)), ("image", (1.0, 0.0)), ("audio", (0.0, 1.0))])
 def test_prompts_are_those_of_the_classes(kind, weights):
     settings = SETTINGS | {term: SETTINGS[term] | {"weight": w} for term, w in (("image", 0.6), ("audio", 0.4))}
     castle, frog = items.SUBJECTS.index("castle"), items.SOUNDS.index("frog")
-    job = pairs.job(settings, castle, frog, 2, kind)
-    assert "castle" in job["image"]["prompt"] and "frog" in job["audio"]["prompt"]
-    assert (job["image"]["weight"], job["audio"]["weight"]) == weights
-    assert job["seed"] != pairs.job(settings, castle, frog, 3, kind)["seed"]
+    one = pairs.sample_settings(settings, castle, frog, 2, kind)
+    assert "castle" in one.terms["image"].prompt and "frog" in one.terms["audio"].prompt
+    assert (one.terms["image"].weight, one.terms["audio"].weight) == weights
+    assert one.seed != pairs.sample_settings(settings, castle, frog, 3, kind).seed
 
 
 def test_a_blend_takes_another_single_sample_for_each_partner(monkeypatch):

@@ -6,12 +6,13 @@ from its_jax.scoring import registry
 from its_jax.scoring.item import Item
 from its_jax.tiny import scorer
 from its_jax.tiny.data import items, pictures, sounds
+from tests.helpers.sample_settings import default_settings
 
 
 def item(image, audio, subject="dog", sound="bell"):
     """A picture and a sound made by program, and the prompts that they are held against."""
     return Item(
-        {"image": {"prompt": image}, "audio": {"prompt": audio}},
+        default_settings({"image.prompt": image, "audio.prompt": audio}),
         {},
         np.clip(pictures.draw(subject, items.generator("picture", "held_out", 1)), 0, 1).astype(np.float32),
         sounds.synthesize(sound, items.generator("sound", "held_out", 1)),

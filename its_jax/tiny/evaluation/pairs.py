@@ -39,7 +39,7 @@ class Store:
         name = hashlib.sha256(json.dumps([kind, wanted]).encode()).hexdigest()[:10]
         path = self.folder / f"{kind}_{name}.npz"
         if not path.exists():
-            made = self.sampler([job(self.settings, *what, kind) for what in wanted])
+            made = self.sampler([sample_settings(self.settings, *what, kind) for what in wanted])
             with open(path.with_suffix(".tmp"), "wb") as file:
                 np.savez(
                     file,
@@ -51,8 +51,8 @@ class Store:
         return dict(np.load(path))
 
 
-def job(settings, subject, sound, seed, kind):
-    """The settings of one sample; `kind` 'image' or 'audio' leaves the other model out."""
+def sample_settings(settings, subject, sound, seed, kind):
+    """Returns the settings of one sample; `kind` 'image' or 'audio' leaves the other model out."""
     number = (subject * len(items.SOUNDS) + sound) * 1000 + seed
     rng = items.generator("captions", "held_out", number)
     prompts = {
