@@ -191,8 +191,7 @@ def _by_scores(batch, spectrograms, waveforms, mel):
     """The sum of embedded CLIP's and CLAP's scores of each candidate `[b]`."""
     clip, clap = _scorers()
     return [
-        clip.score(grey, one.terms["image"].prompt)
-        + clap.score(waveform, mel.sampling_rate, one.terms["audio"].prompt)
+        clip.score(grey, one.terms["image"].prompt) + clap.score(waveform, mel.sampling_rate, one.terms["audio"].prompt)
         for one, grey, waveform in zip(batch, np.asarray(spectrograms), np.asarray(waveforms), strict=True)
     ]
 

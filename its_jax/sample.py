@@ -34,22 +34,27 @@ def main():
         run(_CONFIG.value, Path(_WORKDIR.value))
 
 
-def run(config, workdir):
-    """Makes the samples of a config (see configs/default.py) that are not in `workdir` yet."""
+def run(config, workdir, pipeline=None):
+    """Generates the samples of a config (see configs/default.py) that are not in `workdir` yet.
+
+    Args:
+      pipeline: an `its_jax.Pipeline` to use in place of a new one.
+    """
     requested, options = read_settings(config.to_dict())
-    from its_jax.generate import (
-        production,  # slow, as JAX is: what is wrong with flags and settings is said before
-    )
+    # Wrong settings are reported before these slow imports.
+    from its_jax.generate.samples import write_samples
+    from its_jax.pipeline.pipeline import Pipeline
 
-    if production.make(requested, workdir, options=options):
-        logging.info("%s shows them", gallery.write(workdir))
+    if write_samples(pipeline or Pipeline(), requested, workdir, options):
+        logging.info("gallery: %s", gallery.write(workdir))
 
 
-def run_again(file, workdir):
-    """Makes the sample again whose settings `file` holds."""
-    from its_jax.generate import reproduce
+def run_again(file, workdir, pipeline=None):
+    """Generates the sample again whose settings `file` holds."""
+    from its_jax.generate.reproduce import reproduce
+    from its_jax.pipeline.pipeline import Pipeline
 
-    reproduce.reproduce(file, workdir)
+    reproduce(pipeline or Pipeline(), file, workdir)
 
 
 if __name__ == "__main__":

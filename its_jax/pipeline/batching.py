@@ -32,9 +32,7 @@ class BatchSize:
       adjustable: whether a batch may become smaller if it does not fit in memory.
     """
 
-    def __init__(
-        self, compile: Callable[[int], Callable[[], int]], device: jax.Device, at_once: int, adjustable: bool
-    ):
+    def __init__(self, compile: Callable[[int], Callable[[], int]], device: jax.Device, at_once: int, adjustable: bool):
         self._compile, self._device, self._at_once, self._adjustable = compile, device, at_once, adjustable
         self._needed: Callable[[], int] = lambda: 0
         self.value = 0

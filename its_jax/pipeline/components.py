@@ -134,8 +134,7 @@ def load_components(
     for source, components in needed.items():
         loader.check_components(source, components)
     abstract = {
-        source: loader.abstract_model(source, components=components, dtype=dtype)
-        for source, components in needed.items()
+        source: loader.abstract_model(source, parts=components, dtype=dtype) for source, components in needed.items()
     }
     models = {name: abstract[term.model] for name, term in settings.terms.items()}
     check_models(models)
@@ -160,7 +159,7 @@ def _needed_components(settings, loader, dtype, requirements):
     for name, term in settings.terms.items():
         components = LATENT_COMPONENTS
         if requirements.pixel_models:
-            unet = loader.abstract_model(term.model, components=("unet",), dtype=dtype).unet
+            unet = loader.abstract_model(term.model, parts=("unet",), dtype=dtype).unet
             components = PIXEL_COMPONENTS if isinstance(unet, PixelUNet) else LATENT_COMPONENTS
         components += ("vocoder",) * (name == "audio")
         needed[term.model] = max(needed.get(term.model, ()), components, key=len)
@@ -194,9 +193,7 @@ def is_pixel_model(model: Model) -> bool:
 
 def _prepare_unet(model):
     return (
-        model.unet
-        if is_pixel_model(model)
-        else prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
+        model.unet if is_pixel_model(model) else prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
     )
 
 
@@ -232,6 +229,4 @@ def check_canvas(settings: SampleSettings, models: Mapping[str, Model]) -> None:
     cropped = settings.crop_image * decoding.CROPPED_COLUMNS
     cropped += settings.cutoff_latent * decoding.CROPPED_LATENTS * factor
     if settings.width <= cropped:
-        raise UserError(
-            f"width={settings.width}: must be above {cropped}, which crop_image or cutoff_latent drops"
-        )
+        raise UserError(f"width={settings.width}: must be above {cropped}, which crop_image or cutoff_latent drops")

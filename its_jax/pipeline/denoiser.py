@@ -45,9 +45,7 @@ class Denoiser:
         self._components, self._placement, self._known = components, components.placement, known
         self._shape = components.latent_shape(settings)
         # All runs of a batch use the options of its own settings, so that one program serves them.
-        self._options = {
-            name: step_tables.term_options(settings, name, components.vae.config.factor) for name in texts
-        }
+        self._options = {name: step_tables.term_options(settings, name, components.vae.config.factor) for name in texts}
         place, b = self._placement, batch_size
         steps = components.schedule.num_train_timesteps
         terms = [

@@ -18,6 +18,7 @@ from its_jax.pipeline.model_parallel import choose_placement
 from its_jax.pipeline.program import Program, timed
 from its_jax.pipeline.progress import OnProgress
 from its_jax.pipeline.sample import Sample
+from its_jax.runtime.cache import keep_programs
 from its_jax.settings.config_files import default_settings, load_config
 from its_jax.settings.ids import batch_key, program_key
 from its_jax.settings.parse import read_settings
@@ -103,9 +104,12 @@ class Pipeline:
     ) -> "Pipeline":
         """Loads the models of settings in a dictionary, as `ConfigDict.to_dict()` returns them.
 
+        Compiled programs are kept in the cache folder, unless JAX is configured to keep them elsewhere.
+
         Raises:
           UserError: a setting is missing, unknown or wrong, or a model cannot be loaded.
         """
+        keep_programs()
         pipe = cls(settings, devices=devices, loader=loader)
         requested, options = read_settings(settings)
         pipe.load(requested[0], options.devices_per_sample)

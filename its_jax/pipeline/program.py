@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -69,9 +69,7 @@ class Program:
         self._stack = TextStacker(components.prompts, components.models, place, settings, batch_size)
         method = method_class(settings.method)
         self.method = method(settings, components, self._stack.shapes, batch_size, workdir=self._workdir)
-        vocode = functools.partial(
-            decoding.vocode, config=self.mel, method=settings.vocoder, wrap=settings.wrap
-        )
+        vocode = functools.partial(decoding.vocode, config=self.mel, method=settings.vocoder, wrap=settings.wrap)
         vocode = place.jit_per_device(vocode, (P(), P("data")))
         self._vocode = vocode.lower(components.vocoder, self.method.spectrogram).compile()
         return self._needed_bytes

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-CALLS = 20  # A batch is denoised in this many calls, after each of which progress is reported; bits do not depend on it.
+CALLS = (
+    20  # A batch is denoised in this many calls, after each of which progress is reported; bits do not depend on it.
+)
 
 
 class Progress(NamedTuple):

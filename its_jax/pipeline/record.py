@@ -35,4 +35,3 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that affect the exact result."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES} | {"its_jax": own_version()}
-

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from its_jax.settings.methods import METHODS
 from its_jax.settings.schema import METHOD_DEFAULTS, SAMPLE_TYPES, TERM_METHOD_DEFAULTS, TERMS, SampleSettings
 from its_jax.settings.steps import (
-    SINGLE_TERM_METHODS,
     active_steps,
     always_guided,
     denoising_runs,
@@ -18,7 +18,6 @@ from its_jax.settings.steps import (
     term_weight,
 )
 
-_ONE_PROGRAM = ("fused", *SINGLE_TERM_METHODS, "alternating")  # these methods differ only in weights
 _PER_BATCH = ("num_steps", "solver", "strength", "cache_interval", "noise")  # not in a program's key, but in a batch's
 _PER_SAMPLE = ("seed", "crop_image")  # samples of one batch may differ in these
 _NOT_IN_PROGRAM = {*_PER_BATCH, *_PER_SAMPLE, *METHOD_DEFAULTS}
@@ -32,7 +31,8 @@ def program_key(settings: SampleSettings) -> dict[str, Any]:
         for name, term in settings.terms.items()
     }
     own = {name: getattr(settings, name) for name in _IN_PROGRAM}
-    method = {} if settings.method in _ONE_PROGRAM else {"method": settings.method}
+    program = METHODS[settings.method].program
+    method = {"method": program} if program else {}
     return own | terms | {"cached": settings.cache_interval > 1} | method
 
 

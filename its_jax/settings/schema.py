@@ -12,7 +12,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 SOLVERS = ("ddim", "euler", "dpmpp_2m")  # the keys of `its_jax.diffusion.solvers.SOLVERS`
-METHODS = ("fused", "image_only", "audio_only", "alternating", "imprint", "sds")  # the paper's method and baselines
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

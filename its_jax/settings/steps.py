@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+from its_jax.settings.methods import METHODS
 from its_jax.settings.schema import TERMS, SampleSettings
-
-SINGLE_TERM_METHODS = {"image_only": "image", "audio_only": "audio"}
 
 
 def term_prompts(settings: SampleSettings, term: str) -> list[str]:
@@ -44,36 +43,37 @@ def single_term(settings: SampleSettings, term: str) -> SampleSettings:
 
 def denoising_runs(settings: SampleSettings) -> list[SampleSettings]:
     """Returns the settings of each denoising run of a sample: one, one for each model (`imprint`), or none (`sds`)."""
-    if settings.method == "imprint":
+    method = METHODS[settings.method]
+    if method.separate_runs:
         return [single_term(settings, term) for term in TERMS]
-    return [] if settings.method == "sds" else [settings]
+    return [settings] if method.denoises else []
 
 
 def total_steps(settings: SampleSettings) -> int:
     """Returns the number of steps, or iterations, over all denoising runs."""
-    if settings.method == "sds":
+    if not METHODS[settings.method].denoises:
         return settings.num_steps
     return sum(run.num_steps - first_step(run) for run in denoising_runs(settings))
 
 
 def active_terms(settings: SampleSettings) -> list[str]:
     """Returns the terms whose models the method evaluates."""
-    single = SINGLE_TERM_METHODS.get(settings.method)
-    return [single] if single else list(settings.terms)
+    only = METHODS[settings.method].only
+    return [only] if only else list(settings.terms)
 
 
 def active_steps(settings: SampleSettings, term: str) -> range:
     """Returns the steps at which a term takes part, or may have its turn; an empty range if there are none."""
-    if settings.method == "imprint":
+    if METHODS[settings.method].separate_runs:
         settings = single_term(settings, term)
-    if settings.method in SINGLE_TERM_METHODS:
+    if METHODS[settings.method].only:
         return _steps(settings, 0, -1) if term in active_terms(settings) else range(0)
     return _steps(settings, settings.terms[term].start_step, settings.terms[term].stop_step)
 
 
 def term_weight(settings: SampleSettings, term: str) -> float:
     """Returns the weight of a term while it is active."""
-    return 1.0 if settings.method in (*SINGLE_TERM_METHODS, "imprint") else settings.terms[term].weight
+    return settings.terms[term].weight if METHODS[settings.method].weighted else 1.0
 
 
 def is_active(settings: SampleSettings, term: str) -> bool:
@@ -86,7 +86,7 @@ def guided_steps(settings: SampleSettings, term: str) -> range:
     own = settings.terms[term]
     if own.guidance_scale == 1:
         return range(0)
-    if settings.method == "imprint":
+    if METHODS[settings.method].separate_runs:
         settings = single_term(settings, term)
     return _steps(settings, own.guidance_start_step, own.guidance_stop_step)
 

@@ -4,13 +4,12 @@ import math
 import re
 
 from its_jax.errors import UserError, check_choice
+from its_jax.settings.methods import METHODS
 from its_jax.settings.schema import (
     DTYPES,
-    METHODS,
     NOISES,
     RECORD_GROUPS,
     SOLVERS,
-    TERMS,
     VOCODERS,
     SampleSettings,
     TermSettings,
@@ -40,7 +39,7 @@ def validate(settings: SampleSettings) -> None:
         _check_term(name, term)
     _check_canvas(settings)
     _check_start(settings)
-    check_method(settings)
+    _check_method(settings)
     _check_steps(settings)
 
 
@@ -127,34 +126,18 @@ def keep_ranges(keep: str) -> list[tuple[float, float, str]]:
     return [(float(match[1]), float(match[2]), {"s": "s", "hz": "Hz"}[match[3].lower()]) for match in ranges]
 
 
-def check_method(settings: SampleSettings) -> None:
-    """Raises `UserError` for settings that the method cannot have."""
+def _check_method(settings: SampleSettings) -> None:
+    """Raises `UserError` for settings of methods that are out of range, or that do not suit the method."""
     if not 0 <= settings.mag_ratio <= 1:
-        raise UserError(f"mag_ratio={settings.mag_ratio}: must be 0 (no picture) to 1 (down to black)")
-    if settings.method == "imprint":
-        _check_without(settings, "init_image", "init_audio")
-        if len(settings.terms) > len(TERMS):
-            raise UserError(f"method='imprint' is made of image and audio alone: take {[*settings.terms][-1]} away")
+        raise UserError(f"mag_ratio={settings.mag_ratio}: must be 0 (no image) to 1 (down to silence)")
     if not 0 < settings.learning_rate < math.inf:
         raise UserError(f"learning_rate={settings.learning_rate}: must be above 0, and finite")
-    if settings.method == "sds":
-        _check_without(settings, "init_image", "init_audio", "wrap", "cutoff_latent")
-        if settings.cache_interval > 1:
-            raise UserError("cache_interval: method='sds' asks of another noise level at each iteration; set it to 1")
-        if settings.noise == "torch":
-            raise UserError("noise='torch': method='sds' draws more than the initial noise; set it to 'jax'")
-
-
-def _check_without(settings: SampleSettings, *names: str) -> None:
-    """Raises `UserError` if one of these settings is set."""
-    for name in names:
-        if value := getattr(settings, name):
-            raise UserError(f"{name}={value!r}: method={settings.method!r} has no use for it; leave it out")
+    METHODS[settings.method].check(settings)
 
 
 def _check_steps(settings: SampleSettings) -> None:
     """Raises `UserError` if no term is active at some step."""
-    if settings.method == "imprint":
+    if METHODS[settings.method].separate_runs:
         return
     weights = {term: term_weight(settings, term) for term in settings.terms}
     if sum(weights.values()) == 0:

@@ -37,7 +37,7 @@ _RESOURCES = flags.DEFINE_string(
 )
 
 
-def main():
+def main(pipeline=None):
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, such as configs/sweep.py")
     given = {"prompts": _PROMPTS.value, "layout": _LAYOUT.value, "scorers": _SCORERS.value}
@@ -47,7 +47,7 @@ def main():
     options = {"axes": _AXIS.value, "plan_only": _PLAN.value, "share": share}
     if by_ray:
         options["ray"] = {"address": _ADDRESS.value, "resources": _resources(_RESOURCES.value)}
-    run_sweep(settings, files.to_path(_WORKDIR.value), **options)
+    run_sweep(settings, files.to_path(_WORKDIR.value), pipeline=pipeline, **options)
 
 
 def _resources(text):

@@ -134,12 +134,12 @@ class ActorPool:
             self._grow(1)
             actor = self._idle.pop()
             try:
-                size = self._ray.get(actor.begin.remote(*begin))
+                size = self._ray.get(actor.load_program.remote(*begin))
             except self._ray.exceptions.RayTaskError as error:
                 self._idle.append(actor)
                 raise _unwrap(error) from error
             except self._ray.exceptions.RayError as error:
-                self._bury(actor)
+                self._discard(actor)
                 last = error
                 continue
             self._idle.append(actor)
@@ -161,7 +161,7 @@ class ActorPool:
                 except self._ray.exceptions.RayTaskError as error:
                     raise _unwrap(error) from error
                 except self._ray.exceptions.RayError as error:
-                    lost = self._bury(actor)
+                    lost = self._discard(actor)
                     logging.warning("an actor died (%s): %d batches are made again", type(error).__name__, len(lost))
                     deaths.update(lost)
                     wanted -= self._finished()  # what it wrote without having told
@@ -178,13 +178,13 @@ class ActorPool:
         return faults
 
     def _hand_out(self, group, begin, batches, wanted, waiting):
-        from its_jax.generate.groups import to_make
+        from its_jax.generate.groups import fill_batch
 
         for actor in list(self._idle):
             if waiting:
                 i = waiting.popleft()
                 self._given[actor][i] = wanted.intersection(batches[i])
-                future = actor.make.remote(begin, *to_make(group, batches[i], wanted))
+                future = actor.run.remote(begin, *fill_batch(group, batches[i], wanted))
             elif self._given[actor]:
                 future = actor.finish.remote()
             else:
@@ -198,7 +198,7 @@ class ActorPool:
             self._given[actor] = {}
             self._idle.append(actor)
 
-    def _bury(self, actor):
+    def _discard(self, actor):
         """Batches of which it has not told that all is written."""
         self._ray.kill(actor)
         return list(self._given.pop(actor))
@@ -210,57 +210,60 @@ def _unwrap(error):
 
 
 class Worker:
-    """What an actor does: holds a sampler, and writes what it makes with it while it makes the next."""
+    """An actor: holds a pipeline, and writes the samples of a batch while it generates the next one."""
 
     def __init__(self, workdir: str, layout: str, options: RunOptions, scorers: str):
-        from its_jax.generate import production
+        from its_jax.generate.samples import writing
+        from its_jax.pipeline.pipeline import Pipeline
         from its_jax.scoring import registry
 
         cache.keep_programs()
-        self._options = options
+        self._options, self._pipeline = options, Pipeline()
         self._key: str | None = None
-        self._sampler: Any = None
-        folder, name = files.to_path(workdir), f"actor-{uuid.uuid4().hex[:10]}"
-        self._workdir = folder
-        self._store = writers.open_writer(layout, folder, name)
-        pipeline = production.pipeline(self._store, [], video=options.video, scorers=registry.load_scorers(scorers))
-        self._life = contextlib.ExitStack()  # of the actor
-        self._life.enter_context(locks.hold(folder, name))  # so that nobody sweeps up what it is writing
-        self._line = self._life.enter_context(pipeline)
+        self._program: Any = None
+        self._workdir, name = files.to_path(workdir), f"actor-{uuid.uuid4().hex[:10]}"
+        self._store = writers.open_writer(layout, self._workdir, name)
+        runner = writing(self._store, [], video=options.video, scorers=registry.load_scorers(scorers))
+        self._life = contextlib.ExitStack()  # closed with the actor
+        # The lock keeps others from removing unfinished files of this actor.
+        self._life.enter_context(locks.hold(self._workdir, name))
+        self._runner = self._life.enter_context(runner)
 
-    def begin(self, key: str, representatives: Sequence[SampleSettings], pending: int, batch_size: int) -> int:
-        """Loads and compiles what a group takes, where that is not done; its batch size."""
-        from its_jax.generate import groups as generate_groups
+    def load_program(self, key: str, representatives: Sequence[SampleSettings], pending: int, batch_size: int) -> int:
+        """Compiles the program of a group, if it is not the present one; returns its batch size."""
+        from its_jax.generate.groups import compile_group
 
         if self._key != key:
-            self._line.finish()
-            self._sampler = self._key = None  # its memory is for the next one
-            self._sampler = generate_groups.sampler_for(
-                representatives, self._workdir, pending, batch_size, self._options
+            self._runner.finish()
+            self._program = self._key = None  # frees its memory for the next one
+            self._program = compile_group(
+                self._pipeline, representatives, self._workdir, pending, batch_size, self._options
             )
             self._key = key
-        return self._sampler.batch_size
+        return self._program.batch_size
 
-    def make(
-        self, begin: tuple[Any, ...], batch: Sequence[SampleSettings], wanted: Sequence[bool]
+    def run(
+        self, program: tuple[Any, ...], batch: Sequence[SampleSettings], wanted: Sequence[bool]
     ) -> tuple[dict[str, bool], dict[str, str]]:
-        """Makes a batch, and begins to write it; gives what `news` does."""
-        from its_jax.generate import groups as generate_groups
+        """Generates a batch and begins to write it; returns what `_report` returns.
 
-        self.begin(*begin)
+        Args:
+          program: arguments of `load_program`.
+        """
+        self.load_program(*program)
         self._store.clean(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
-        generate_groups.make_batch(self._line, self._sampler, batch, wanted)
-        return self._news()
+        self._runner.run_all(self._program, batch, wanted)
+        return self._report()
 
     def finish(self) -> tuple[dict[str, bool], dict[str, str]]:
-        """Waits until all is written."""
-        self._line.finish()
+        """Waits until all samples are written; returns what `_report` returns."""
+        self._runner.finish()
         self._store.close()
-        return self._news()
+        return self._report()
 
-    def _news(self):
-        """Ids of what has been written, and faults by id, since it was told last."""
-        written, faults = dict.fromkeys(self._line.written, True), dict(self._line.faults)
-        self._line.written.clear()
-        self._line.faults.clear()
+    def _report(self):
+        """Returns the ids of what was written, and faults by id, since the last call."""
+        written, faults = dict.fromkeys(self._runner.written, True), dict(self._runner.faults)
+        self._runner.written.clear()
+        self._runner.faults.clear()
         return written, faults

@@ -25,6 +25,7 @@ def run_sweep(
     share: tuple[int, int] | None = None,
     plan_only: bool = False,
     ray: Mapping[str, Any] | None = None,
+    pipeline: Any = None,
 ) -> None:
     """Makes what is missing of a sweep.
 
@@ -32,6 +33,7 @@ def run_sweep(
       settings: of samples and their run, and `grid`, `prompts`, `layout` and `scorers`. axes: as the flag --axis.
       share: index and count of this process's share; None: of JAX's processes.
       ray: `address` and `resources` of `its_jax.sweep.ray_engine.run_on_ray`, if that is to make it.
+      pipeline: an `its_jax.Pipeline` to use in place of a new one.
 
     Raises:
       UserError: settings that are wrong; programs or samples that could not be made (named; all others are there).
@@ -71,10 +73,12 @@ def run_sweep(
             finally:
                 _sweep_up(asked["layout"], workdir)
         else:
-            from its_jax.generate.groups import make
+            from its_jax.generate.groups import write_groups
+            from its_jax.pipeline.pipeline import Pipeline
 
             kept = writers.open_writer(asked["layout"], workdir, name)
-            make(groups, workdir, kept, done, options=options, share=share, scorers=scorers)
+            pipeline = pipeline or Pipeline()
+            write_groups(pipeline, groups, workdir, kept, done, options=options, shard=share, scorers=scorers)
 
 
 @contextlib.contextmanager
@@ -101,9 +105,7 @@ def _show(workdir):
 
 
 def _share_of_jax():
-    from its_jax.runtime.process_shard import (
-        jax_process_shard,  # slow, as JAX is: what is wrong with the settings is said before
-    )
+    from its_jax.runtime.process_shard import jax_process_shard  # slow, as JAX is
 
     return jax_process_shard()
 

@@ -17,7 +17,9 @@ def right(items):
     found = {"picture": [], "sound": []}
     for item in items:
         heard = np.asarray(data_items.to_spectrogram(item.waveform[None]))[0]
-        found["picture"].append(_sure("picture", item.spectrogram, named("picture", item.settings.terms["image"].prompt)))
+        found["picture"].append(
+            _sure("picture", item.spectrogram, named("picture", item.settings.terms["image"].prompt))
+        )
         found["sound"].append(_sure("sound", heard, named("sound", item.settings.terms["audio"].prompt)))
     return found
 

@@ -68,9 +68,7 @@ class Method(Protocol):
         """Raises `UserError` for models that the method cannot use; called before their weights are loaded."""
         ...
 
-    def generate(
-        self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress
-    ) -> Generated:
+    def generate(self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress) -> Generated:
         """Generates the latents of a batch from its encoded prompts."""
         ...
 

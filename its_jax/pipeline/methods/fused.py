@@ -1,9 +1,9 @@
 """The paper's method and those that differ from it in the weights of a step only: one program serves all of them.
 
-    fused         at each step the weighted average of all models' noise
-    image_only    the image model alone
-    audio_only    the audio model alone
-    alternating   one model per step, in turn
+fused         at each step the weighted average of all models' noise
+image_only    the image model alone
+audio_only    the audio model alone
+alternating   one model per step, in turn
 """
 
 import functools
@@ -57,9 +57,7 @@ class Fused:
     def check(models: Mapping[str, Model], placement: DataParallel) -> None:
         pass
 
-    def generate(
-        self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress
-    ) -> Generated:
+    def generate(self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress) -> Generated:
         torch = batch[0].noise == "torch"
         noise = self._denoiser.torch_noise(batch) if torch else self._denoiser.noise(batch)
         return Generated(*self._denoiser(batch, texts, noise, on_progress, self._preview))

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from its_jax.diffusion.views import VIEWS
 from its_jax.checkpoints.load import Model
+from its_jax.diffusion.views import VIEWS
 from its_jax.pipeline import decoding
 from its_jax.pipeline.components import Components, Requirements
 from its_jax.pipeline.denoiser import Denoiser
@@ -84,9 +84,7 @@ class Imprint:
     def check(models: Mapping[str, Model], placement: DataParallel) -> None:
         pass
 
-    def generate(
-        self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress
-    ) -> Generated:
+    def generate(self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress) -> Generated:
         if batch[0].noise == "torch":
             noises = [self._denoiser.torch_noise(batch, draw) for draw in (0, 1)]
         else:

@@ -55,9 +55,7 @@ class ScoreDistillation:
         place = self._placement = components.placement
         self._workdir = workdir if workdir and files.is_local(workdir) else None
         self._identities, self._save_seconds = list(components.identities.values()), save_seconds
-        self._options = {
-            name: step_tables.term_options(settings, name, components.vae.config.factor) for name in texts
-        }
+        self._options = {name: step_tables.term_options(settings, name, components.vae.config.factor) for name in texts}
         size = settings.height, settings.width
         self._guides = self._make_guides(components)
         self._compile(settings, texts, batch_size, size)
@@ -114,9 +112,7 @@ class ScoreDistillation:
             for name, text in texts.items()
         ]
 
-    def generate(
-        self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress
-    ) -> Generated:
+    def generate(self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress) -> Generated:
         place, steps = self._placement, batch[0].num_steps
         guidance = self._guidance(batch, texts)
         seeds = place.put(np.array([settings.seed for settings in batch], np.uint32), sharded=True)
