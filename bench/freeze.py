@@ -97,11 +97,11 @@ def write_files(tmp):
 def ids_of(settings):
     """Returns the ids of all samples of a config. No command prints them without making the samples, so this is the
     one place that imports a module of ours: a refactoring that moves it changes this function alone."""
-    from its_jax import grid
+    from its_jax.sweep import grid
 
     own = {name: settings.pop(name, usual) for name, usual in (("grid", {}), ("prompts", ""))}
     settings = {name: value for name, value in settings.items() if name not in ("layout", "scorers")}
-    return list(grid.read(settings, own["grid"], own["prompts"]))
+    return list(grid.read_grid(settings, own["grid"], own["prompts"]))
 
 
 def print_ids(tmp):

@@ -10,15 +10,16 @@ import os
 import pathlib
 import platform
 
-import model_folder
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
 from its_jax import sample
+from tests.helpers import model_folder
+from tests.helpers.small import quick_programs  # noqa: F401
 
-RECORDS = pathlib.Path(__file__).parent / "data" / "records"
+RECORDS = pathlib.Path(__file__).parents[1] / "data" / "records"
 METHODS = ("fused", "imprint", "sds")
 # On another machine: a step of 8 bits for pictures, and what the vocoder makes of such a step.
 TOLERANCE = {"image": 1.5 / 255, "spectrogram": 1.5 / 255, "audio": 0.05}
