@@ -1,4 +1,4 @@
-"""Who may import whom: read from the source, so that it holds for branches which no test enters."""
+"""Rules of import, read from the source, so that they hold for branches that no test enters."""
 
 import ast
 import functools
@@ -10,24 +10,42 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENTRY_POINTS = {f"its_jax.{name}" for name in ("sample", "sweep", "top", "evaluate", "colorize", "benchmark", "sign")}
-ENTRY_POINTS |= {"its_jax.tiny.train", "its_jax.tiny.evaluate", "its_jax.notebook"}
-ENTRY_POINTS |= {f"its_jax.{name}.__main__" for name in ("media", "gallery", "sheet", "versus")}
-# What entry points share: it parses the flags for them.
-COMMAND_LINE = "its_jax.runtime.cli"
-FREE = {"its_jax.errors", "its_jax.fields"}  # without dependencies of their own: all may import them
-# What takes a second to import, or more: nobody who asks for --help, or misspells a flag, should wait for it.
+# The packages and modules of its_jax, and convert, from the lowest layer up. A layer imports only layers below it.
+LAYERS = [
+    {"errors"},
+    {"config_fields", "settings", "runtime", "audio"},
+    {"models", "diffusion", "storage"},
+    {"checkpoints", "media"},
+    {"convert", "gallery", "sign"},
+    {"pretrained", "sheet"},
+    {"pipeline", "scoring"},
+    {"generate", "evaluate", "benchmark", "versus", "top"},
+    {"sample", "sweep", "colorize"},
+    {"notebook", "tiny", "video"},
+]
+LIMITS = {"rooms": 30, "layers": 10, "edges": 140}
+COMMANDS = (
+    "sample",
+    "sweep",
+    "top",
+    "evaluate",
+    "colorize",
+    "benchmark",
+    "sign",
+    "sheet",
+    "gallery",
+    "versus",
+    "video",
+)
+COMMANDS += ("tiny.train", "tiny.evaluate")
+# Modules that take a second or more to import. Nobody who asks for --help, or misspells a flag, should wait for them.
 SLOW = ("jax", "flax", "orbax", "optax", "numpy", "scipy", "PIL", "soundfile", "transformers", "torch", "diffusers")
-TORCH = {"torch", "torchaudio", "torchvision", "diffusers"}
-
-
-def modules(*folders):
-    """Module name -> syntax tree, of all source files in these folders of the repository."""
-    return {name: tree for name, tree in _sources().items() if name.split(".")[0] in folders}
+TORCH = ("torch", "torchaudio", "torchvision", "diffusers")
 
 
 @functools.cache
-def _sources():
+def sources():
+    """Returns the syntax trees of all source files by module name."""
     found = {}
     for folder in ("its_jax", "convert", "configs", "bench", "tests"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -37,10 +55,16 @@ def _sources():
     return found
 
 
-def imports(tree, *, on_import_only=False):
-    """Names that a file imports; `from a import b` counts as `a.b`, which may be a module.
+def modules(*packages):
+    """Returns the names of all modules in these packages."""
+    return [name for name in sources() if name.startswith(tuple(f"{package}." for package in packages))]
 
-    `on_import_only` leaves out what is imported in a function, when it is called.
+
+def imports(tree, *, on_import_only=False):
+    """Yields the names that a file imports at run time; `from a import b` counts as `a.b`, which may be a module.
+
+    Args:
+      on_import_only: leaves out what is imported in a function when it is called.
     """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
@@ -48,151 +72,191 @@ def imports(tree, *, on_import_only=False):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative imports hide where a thing comes from"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
         elif not (on_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
             yield from imports(node, on_import_only=on_import_only)
 
 
-def imports_of(name, packages, **kw):
-    """Those imports of the module that are one of the packages, or lie in one."""
-    return {i for i in imports(_sources()[name], **kw) if any(f"{i}.".startswith(f"{p}.") for p in packages)}
+def imports_of(name, packages, **options):
+    """Returns those imports of a module that are one of the packages, or lie in one."""
+    prefixes = tuple(f"{package}." for package in packages)
+    return {found for found in imports(sources()[name], **options) if f"{found}.".startswith(prefixes)}
 
 
 def assert_none(found):
-    """`found`: module -> what it must not import."""
+    """Asserts that no module has anything that it must not import."""
     assert not {name: sorted(what) for name, what in found.items() if what}
 
 
-def below_entry_points():
-    return [name for name in modules("its_jax") if name not in ENTRY_POINTS | {COMMAND_LINE}]
+def room(name):
+    """Returns the package or module directly inside its_jax that a dotted name lies in, `convert`, or None."""
+    first, *rest = name.split(".")
+    if first == "convert":
+        return "convert"
+    return rest[0] if first == "its_jax" and rest and rest[0] in rooms() else None
 
 
-def foreign(name):
-    """What a module imports of `its_jax`, `convert` and `configs`, but for what is free to all."""
-    return imports_of(name, ["its_jax", "convert", "configs"]) - imports_of(name, FREE)
+@functools.cache
+def rooms():
+    """Returns the packages and modules directly inside its_jax, and convert, without forwarders of old names."""
+    inside = {name.split(".")[1] for name in modules("its_jax")}
+    return inside - {"deprecated"} | {"convert"}
+
+
+@functools.cache
+def edges():
+    """Returns which room imports which, as pairs, with one module that does so."""
+    found = {}
+    for name in [*modules("its_jax", "convert"), "convert"]:
+        for target in map(room, imports(sources()[name])):
+            if room(name) and target and target != room(name):
+                found.setdefault((room(name), target), name)
+    return found
+
+
+def test_every_room_has_a_layer():
+    layered = [name for layer in LAYERS for name in layer]
+    assert len(layered) == len(set(layered)) and set(layered) == rooms()
+
+
+def test_a_layer_imports_only_layers_below_it():
+    """Hence there is no cycle, and no more than ten layers."""
+    height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    upward = {f"{here} -> {there} ({name})" for (here, there), name in edges().items() if height[there] >= height[here]}
+    assert not upward
+
+
+def test_the_house_stays_small():
+    counts = {"rooms": len(rooms()), "layers": len(LAYERS), "edges": len(edges())}
+    print(", ".join(f"{count} {name} (at most {LIMITS[name]})" for name, count in counts.items()))
+    assert all(count <= LIMITS[name] for name, count in counts.items()), counts
+
+
+def test_one_module_imports_convert():
+    importers = {name for name in modules("its_jax") if imports_of(name, ["convert"])}
+    assert importers == {"its_jax.pretrained"}
+
+
+def test_models_import_jax_flax_and_each_other():
+    allowed = {"models", "config_fields", "errors"}
+    assert_none(
+        {name: set(map(room, imports_of(name, ["its_jax", "convert"]))) - allowed for name in modules("its_jax.models")}
+    )
+    assert_none({name: third_parties(name) - {"jax", "flax", "numpy"} for name in modules("its_jax.models")})
+
+
+def test_diffusion_imports_jax_and_numpy():
+    allowed = {"diffusion", "config_fields", "errors"}
+    names = modules("its_jax.diffusion")
+    assert_none({name: set(map(room, imports_of(name, ["its_jax", "convert"]))) - allowed for name in names})
+    assert_none({name: third_parties(name) - {"jax", "numpy"} for name in names})
 
 
 def third_parties(name):
-    """The packages that a module imports, beside Python's own and ours."""
-    packages = {i.partition(".")[0] for i in imports(_sources()[name])}
+    """Returns the packages that a module imports, without Python's own and ours."""
+    packages = {found.partition(".")[0] for found in imports(sources()[name])}
     return packages - set(sys.stdlib_module_names) - {"its_jax", "convert", "configs"}
 
 
-def test_1_models_know_jax_flax_and_their_layers_only():
-    """And those that they are made of; the forms of layers for a device are picked in one place."""
-    models = [name for name in modules("its_jax") if name.startswith("its_jax.models.")]
-    assert models
-    layers = {name: ["its_jax.models.layers"] for name in models}
-    made_of = {"forms": "cpu", "clip": "text", "clap": "roberta"}
-    for name, other in made_of.items():
-        layers[f"its_jax.models.{name}"].append(f"its_jax.models.{other}")
-    assert_none({name: foreign(name) - imports_of(name, layers[name]) for name in models})
-    assert_none({name: third_parties(name) - {"jax", "flax", "numpy"} for name in models})
+def is_command(name):
+    return name.endswith(".__main__") or name.removeprefix("its_jax.") in COMMANDS
 
 
-def test_2_the_paper_needs_jax_and_numpy_only():
-    paper = ["its_jax.diffusion.denoise", "its_jax.diffusion.views", "its_jax.diffusion.windows"]
-    assert_none({name: foreign(name) - imports_of(name, paper) for name in paper})
-    assert_none({name: third_parties(name) - {"jax", "numpy"} for name in paper})
-
-
-def test_3_flags_and_configs_end_at_the_entry_points():
-    inner = [*below_entry_points(), *(name for name in modules("convert") if name != "convert.__main__")]
+def test_flags_and_configs_end_at_the_commands():
+    allowed = {"its_jax.runtime.cli", "its_jax.notebook"}
+    inner = [name for name in modules("its_jax", "convert") if not is_command(name) and name not in allowed]
     assert_none({name: imports_of(name, ["absl", "ml_collections"]) for name in inner})
 
 
-def test_3_below_run_functions_take_plain_values():
-    plain = [name for name in below_entry_points() if not name.startswith("its_jax.models.")]
-    assert_none({name: functions_of_config(modules("its_jax")[name]) for name in plain})
-
-
-def functions_of_config(tree):
-    """Functions with a parameter `config` that is not declared to be a frozen `...Config` of sizes."""
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return {f.name for f in functions if any(map(is_plain_config, ast.walk(f.args)))}
-
-
-def is_plain_config(node):
-    if not (isinstance(node, ast.arg) and node.arg == "config"):
-        return False
-    return node.annotation is None or not ast.unparse(node.annotation).endswith("Config")
-
-
-def test_4_configs_are_data():
+def test_configs_import_nothing_of_ours():
     assert_none({name: imports_of(name, ["its_jax", "convert", "jax", "flax"]) for name in modules("configs")})
 
 
-def test_5_torch_is_for_conversion_tests_and_benchmarks():
+def test_torch_is_for_conversion_tests_and_benchmarks():
     assert_none({name: imports_of(name, TORCH) for name in modules("its_jax", "configs")})
 
 
-def test_5_nothing_that_is_imported_on_the_way_needs_torch():
-    """`its_jax.pretrained` converts, so that `convert` must not import torch before it meets a pickle."""
+def test_importing_its_jax_never_imports_torch():
+    """The module `pretrained` converts, so `convert` must not import torch before it meets a pickle."""
     reached, waiting = set(), set(modules("its_jax"))
     while waiting:
         reached |= waiting
-        named = {i for name in waiting for i in imports(_sources()[name], on_import_only=True)}
-        named |= {i.rpartition(".")[0] for i in named}
-        waiting = (named & _sources().keys()) - reached
+        named = {found for name in waiting for found in imports(sources()[name], on_import_only=True)}
+        named |= {found.rpartition(".")[0] for found in named}
+        waiting = (named & sources().keys()) - reached
     assert_none({name: imports_of(name, TORCH, on_import_only=True) for name in reached})
 
 
-def test_6_files_and_figures_need_no_jax():
-    names = ("media", "files", "store", "samples", "columns", "jobs", "grid", "shards", "noise", "metrics")
-    names += ("gallery", "sheet")
-    plain = tuple(f"its_jax.{name}." for name in names)
-    assert_none({name: imports_of(name, ["jax", "flax"]) for name in _sources() if f"{name}.".startswith(plain)})
+def test_settings_files_and_pages_need_no_jax():
+    packages = ("settings", "storage", "media", "gallery", "versus", "scoring.metrics", "scoring.ranking", "sweep.grid")
+    names = [name for name in sources() if f"{name}.".startswith(tuple(f"its_jax.{package}." for package in packages))]
+    assert_none({name: imports_of(name, ["jax", "flax"]) for name in names})
 
 
-def test_6_arrays_leave_the_device_in_one_place():
-    """Of what samples: training has its own loop."""
-    tools = [name for name in modules("its_jax") if not name.startswith("its_jax.tiny.")]
-    uses = [
-        f"{name}:{node.lineno}"
-        for name in tools
-        for node in ast.walk(_sources()[name])
-        if isinstance(node, ast.Attribute) and node.attr == "device_get"
+def test_nobody_imports_a_command():
+    """Except `notebook`, which calls them for notebooks."""
+    others = [name for name in modules("its_jax", "convert", "configs", "bench") if name != "its_jax.notebook"]
+    files = [f"its_jax.{name}" for name in COMMANDS if f"its_jax.{name}.__main__" not in sources()]
+    mains = [name for name in sources() if name.endswith(".__main__")]
+    assert_none({name: imports_of(name, [*files, *mains]) - {name} for name in others})
+
+
+def test_every_program_is_a_known_command():
+    """A file with a `main` behind `__name__` is a command: its package or module must be named above."""
+    runs = {name for name in modules("its_jax") if "'__main__'" in ast.dump(sources()[name])}
+    assert {name.removeprefix("its_jax.").removesuffix(".__main__") for name in runs} <= {*COMMANDS, "media"}
+
+
+def test_package_files_hold_re_exports_only():
+    allowed = ast.Import | ast.ImportFrom | ast.Expr | ast.Assign | ast.If
+    packages = [
+        name for name in modules("its_jax", "convert") if (ROOT / name.replace(".", "/") / "__init__.py").exists()
     ]
-    assert len(uses) <= 2, uses  # samples, and encoded prompts that make room for others
+    found = {
+        name: [
+            type(node).__name__
+            for node in sources()[name].body
+            if not isinstance(node, allowed) and not is_getattr(node)
+        ]
+        for name in packages
+    }
+    assert_none(found)
 
 
-def test_7_nobody_imports_an_entry_point():
-    """But `notebook`, which calls them for notebooks."""
-    others = modules("its_jax", "convert", "configs", "bench").keys() - {"its_jax.notebook"}
-    assert_none({name: imports_of(name, ENTRY_POINTS) for name in others})
+def is_getattr(node):
+    return isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
 
 
 def test_modules_in_a_row_are_those_of_every_flax():
-    """`nnx.List` and `nnx.Dict` are not in Flax 0.11: `layers.List` and `layers.Group` take their place."""
+    """Flax 0.11 does not have `nnx.List` and `nnx.Dict`: `layers.List` and `layers.Group` take their place."""
     newer = {
         f"{name}:{node.lineno}"
-        for name, tree in _sources().items()
+        for name, tree in sources().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("List", "Dict") and ast.unparse(node.value) == "nnx"
     }
     assert not newer
 
 
-COMMANDS = [
-    "convert",
-    *(
-        f"its_jax.{name}"
-        for name in (
-            "sample",
-            "sweep",
-            "top",
-            "benchmark",
-            "gallery",
-            "sheet",
-            "colorize",
-            "tiny.train",
-            "tiny.evaluate",
-        )
-    ),
-]
+def test_files_are_short_and_classes_small():
+    """Models and data may be longer where they read better in one piece."""
+    long_ones = {"its_jax.tiny.data.pictures"}
+    for name in modules("its_jax", "convert"):
+        length = max((getattr(node, "end_lineno", 0) for node in ast.walk(sources()[name])), default=0)
+        assert length <= 300 or name in long_ones or name.startswith("its_jax.models."), f"{name} has {length} lines"
+        for node in ast.walk(sources()[name]):
+            if isinstance(node, ast.ClassDef):
+                methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+                assert len(methods) <= 20, f"{name}.{node.name} has {len(methods)} methods"
+
+
+def test_the_paper_fits_in_one_short_file():
+    assert len((ROOT / "its_jax/diffusion/denoise.py").read_text(encoding="utf-8").splitlines()) <= 180
 
 
 def answer(command, *arguments):
-    """Exit status and stderr of a command, and which slow modules it imported until it ended."""
+    """Returns exit status and stderr of a command, and which slow modules it imported until it ended."""
     program = (
         "import atexit, runpy, sys\n"
         f"atexit.register(lambda: print('imported', *sorted(sys.modules.keys() & {set(SLOW)})))\n"
@@ -205,27 +269,27 @@ def answer(command, *arguments):
     return done.returncode, done.stderr, done.stdout.rpartition("imported")[2].split()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_8_commands_answer_at_once(command):
+@pytest.mark.parametrize("command", ["convert", *(f"its_jax.{name}" for name in COMMANDS)])
+def test_commands_answer_at_once(command):
     status, _, imported = answer(command, "--help")
     assert status == 1 and not imported  # absl's status
-    status, said, imported = answer(command, "--wrokdir=out")
-    assert status == 2 and len(said.splitlines()) == 1 and "wrokdir" in said and not imported
+    status, text, imported = answer(command, "--wrokdir=out")
+    assert status == 2 and len(text.splitlines()) == 1 and "wrokdir" in text and not imported
 
 
-def test_8_a_misspelt_setting_is_told_at_once():
+def test_a_misspelled_setting_is_reported_at_once():
     for command in ("its_jax.sample", "its_jax.benchmark", "its_jax.tiny.evaluate"):
         workdir = [] if command == "its_jax.benchmark" else ["--workdir=out"]
-        status, said, imported = answer(command, "--config=configs/default.py", *workdir, "--config.num_step=3")
-        assert status == 2 and 'Did you mean "num_steps"' in said and not imported
-    for change, told in (("--config.num_steps=0", "num_steps=0"), ("--config.dtype=int8", "choose one of float32")):
-        status, said, imported = answer("its_jax.sample", "--config=configs/default.py", "--workdir=out", change)
-        assert status == 2 and told in said and not imported
+        status, text, imported = answer(command, "--config=configs/default.py", *workdir, "--config.num_step=3")
+        assert status == 2 and "did you mean num_steps?" in text and not imported
+    for change, message in (("--config.num_steps=0", "num_steps=0"), ("--config.dtype=int8", "choose one of float32")):
+        status, text, imported = answer("its_jax.sample", "--config=configs/default.py", "--workdir=out", change)
+        assert status == 2 and message in text and not imported
     status, _, imported = answer("its_jax.sample", "--from=/nowhere.png", "--workdir=out")
-    assert status == 2 and {"jax", "flax"} <= set(imported)  # they are seen
+    assert status == 2 and {"jax", "flax"} <= set(imported)  # shows that imports are seen
 
 
-def test_entry_points_are_where_these_rules_look():
-    """A file with a `main` behind `__name__` is an entry point: it must be named above."""
-    runs = {name for name, tree in modules("its_jax").items() if "'__main__'" in ast.dump(tree)}
-    assert runs <= ENTRY_POINTS
+def test_importing_its_jax_is_fast():
+    program = "import its_jax, sys; print(*sorted(sys.modules.keys() & set(sys.argv[1:])))"
+    done = subprocess.run([sys.executable, "-c", program, *SLOW], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not done.stdout.split()

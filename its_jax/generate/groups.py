@@ -79,8 +79,9 @@ def open_group(
 
     def own_batches(size):
         batches = batch_plan.plan_batches(workdir, group, size, alone=shard[1] == 1)
-        return [batch for batch in batch_plan.shard(group, batches, *shard) if not missing.isdisjoint(batch)]
+        return [batch for batch in batch_plan.shard(group, batches, *shard) if not wanted.isdisjoint(batch)]
 
+    wanted = set(missing)
     requested, recorded = options.batch_size, batch_plan.recorded_batch_size(workdir, group)
     if recorded and requested in (0, recorded) and not own_batches(recorded):
         return None, []

@@ -82,7 +82,7 @@ def writing(
 
     def flush(samples: Sequence[Sample]) -> None:
         store.flush()
-        for folder in {sample.state_folder for sample in samples} - {None}:
+        for folder in {sample.state_folder for sample in samples if sample.state_folder}:
             resume.remove_state(folder)
 
     steps = sum(map(total_steps, pending))

@@ -148,7 +148,7 @@ def fused_noise(
     return lax.psum(total, ("term", "cfg")) / weights.sum(axis=0)[:, None, None, None], caches
 
 
-def jit_empty_caches(whole: Mesh, terms: Terms) -> Callable:
+def jit_empty_caches(whole: Mesh, terms: Terms) -> jax.stages.Wrapped:
     """Jits `feature_cache.empty_caches` for each kind of term: `(models, terms, x)`, with models of `stack_shards`."""
     in_windows = P(TEXTS[0], None, *TEXTS[1:])
     specs = tuple((in_windows if term.windows else TEXTS) if term.uses_cache else () for term in terms.distinct)

@@ -93,7 +93,7 @@ class Pipeline:
         Raises:
           UserError: a model cannot be loaded, the models do not fit each other, or a setting is wrong.
         """
-        changes = {"image": {"model": image}, "audio": {"model": audio}}
+        changes: dict[str, Any] = {"image": {"model": image}, "audio": {"model": audio}}
         changes |= {"dtype": dtype} if dtype else {}
         base = requests.merge_settings(default_settings(image), changes)
         return cls.from_settings(requests.merge_settings(base, settings), devices=devices)

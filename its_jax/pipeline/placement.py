@@ -46,11 +46,11 @@ class DataParallel:
         """Copies a pytree to the devices, to all of them or divided by samples."""
         return jax.device_put(tree, self.sharded if sharded else self.replicated)
 
-    def abstract(self, shape: Sequence[int], dtype=jnp.float32, sharding=None) -> jax.ShapeDtypeStruct:
-        """Returns the shape of an array with its sharding, by default divided by samples."""
+    def abstract(self, shape: Sequence[int], dtype: Any = jnp.float32, sharding: Any = None) -> Any:
+        """Returns the `jax.ShapeDtypeStruct` of an array, by default divided by samples."""
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding or self.sharded)
 
-    def abstract_like(self, tree: Any, sharding=None) -> Any:
+    def abstract_like(self, tree: Any, sharding: Any = None) -> Any:
         """Returns the shapes of a pytree's leaves with a sharding, by default divided by samples."""
         return jax.tree.map(lambda a: self.abstract(a.shape, a.dtype, sharding), tree)
 
@@ -81,11 +81,11 @@ class DataParallel:
         """Converts one `Term` per term into the terms argument of the denoising program."""
         return tuple(terms)
 
-    def jit_join(self, function: Callable, term: int) -> Callable:
+    def jit_join(self, function: Callable, term: int) -> jax.stages.Wrapped:
         """Jits a function that stacks a term's encoded prompts into a batch."""
         return jax.jit(function, out_shardings=self.texts_sharding(term))
 
-    def jit_empty_caches(self, terms: Any) -> Callable:
+    def jit_empty_caches(self, terms: Any) -> jax.stages.Wrapped:
         """Jits `feature_cache.empty_caches`."""
         return jax.jit(feature_cache.empty_caches, out_shardings=self.sharded)
 
@@ -96,7 +96,7 @@ class DataParallel:
         in_specs = (whole, split, whole, whole, split, whole, whole, known)
         return self.jit_per_device(denoise.denoise, in_specs).lower(*args)
 
-    def jit_per_device(self, function: Callable, in_specs: Any) -> Callable:
+    def jit_per_device(self, function: Callable, in_specs: Any) -> jax.stages.Wrapped:
         """Jits a function that each device applies to its own samples.
 
         Without `shard_map`, XLA gathers the whole batch for FFTs and for loops over attention heads.

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -76,7 +77,7 @@ class Program:
 
     def _needed_bytes(self):
         """Returns the bytes of a device that a batch needs, padding included, if all of its prompts differ."""
-        analyses = [program.memory_analysis() for program in self.programs.values()]
+        analyses: list[Any] = [program.memory_analysis() for program in self.programs.values()]
         return self._stack.bytes + max(found.temp_size_in_bytes + found.output_size_in_bytes for found in analyses)
 
     @property
@@ -121,11 +122,12 @@ class Program:
             audio = jax.block_until_ready(self._vocode(self.components.vocoder, spectrogram))
         arrays = jax.device_get((images, spectrogram, audio, generated.latents, generated.failed_at))
         return [
-            self._sample(filled[i], i, *jax.tree.map(lambda a, i=i: a[i], arrays), seconds, generated.state_folder)
+            self._sample(filled[i], i, jax.tree.map(lambda a, i=i: a[i], arrays), seconds, generated.state_folder)
             for i in range(batch_index, batch_index + len(batch))
         ]
 
-    def _sample(self, settings, index, images, spectrogram, audio, latents, failed_at, seconds, state_folder):
+    def _sample(self, settings, index, arrays, seconds, state_folder):
+        images, spectrogram, audio, latents, failed_at = arrays
         if settings.crop_image:
             images = tuple(decoding.crop(image, audio)[0] for image in images)
             spectrogram, audio = decoding.crop(spectrogram, audio)

@@ -146,7 +146,7 @@ class TextStacker:
     @property
     def bytes(self) -> int:
         """Returns the device memory that texts take before and after they are stacked, if all of them differ."""
-        analyses = [program.memory_analysis() for program in self._programs.values()]
+        analyses: list[Any] = [program.memory_analysis() for program in self._programs.values()]
         return sum(found.argument_size_in_bytes + found.output_size_in_bytes for found in analyses)
 
 

@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = _PACKAGE.parent, _PACKAGE  # a clone has configs/ beside the package, an installed wheel inside it
 
 
-def load_config(name: str) -> Any:
+def load_config(name: str | Path) -> Any:
     """Runs a config file and returns what its `get_config` returns, a ConfigDict.
 
     Args:

@@ -123,7 +123,7 @@ class ScoreDistillation:
             state, done, seconds_before = resume.load(state)
         if done:
             logging.info("resuming after %d of %d iterations", done, steps)
-            on_progress(Progress(done, steps, lambda: self._preview(state)))
+            on_progress(Progress(done, steps, functools.partial(self._preview, state)))
         start = saved = time.monotonic()
         snapshots = {round(steps * i / SNAPSHOTS) for i in range(1, SNAPSHOTS)}
         for end in split_iterations(done, steps, snapshots):
@@ -132,7 +132,7 @@ class ScoreDistillation:
                 state = self._optimize(self._guides, guidance, state, rates, seeds, first, last)
                 jax.block_until_ready(state)
             done = end
-            on_progress(Progress(done, steps, lambda state=state: self._preview(state)))
+            on_progress(Progress(done, steps, functools.partial(self._preview, state)))
             if resume and done in snapshots:
                 for settings, image in zip(batch, np.asarray(self._render(state)), strict=True):
                     resume.show(sample_id(settings), done, image)
