@@ -32,9 +32,10 @@ class _Scorer:
     """A model, and what it has read.
 
     Attributes:
-      source: as given. identity: of the model, see `load.Model`.
+      name: of its scores. source: as given. identity: of the model, see `its_jax.checkpoints.load.Model`.
     """
 
+    name: str
     kind: type
 
     def __init__(self, source: str):
@@ -45,10 +46,6 @@ class _Scorer:
         self.source, self.identity = source, model.identity
         self._model, self._features, self._tokenizer = model.dual_encoder, model.features, model.tokenizer
         self._vectors: dict[str, np.ndarray] = {}
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__.lower()
 
     def text(self, prompt: str) -> np.ndarray:
         """float32 `[d]`, of length 1; each prompt is read once."""
@@ -67,7 +64,7 @@ class _Scorer:
 class ClipScorer(_Scorer):
     """Of pictures: the mean of the cosines over square windows, from one edge to the other, floored at 0."""
 
-    kind = CLIPModel
+    name, kind = "clip", CLIPModel
 
     def __init__(self, source: str = CLIP):
         super().__init__(source)
@@ -104,7 +101,7 @@ class ClapScorer(_Scorer):
     the cosines' mean counts; CLAP's own processor draws one of them by chance.
     """
 
-    kind = ClapModel
+    name, kind = "clap", ClapModel
 
     def __init__(self, source: str = CLAP):
         super().__init__(source)

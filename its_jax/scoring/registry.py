@@ -79,7 +79,7 @@ def _load(name):
     if own in BUILTIN:
         from its_jax.scoring import clip_clap  # needs JAX, as this module does not
 
-        scorer = getattr(clip_clap, own.capitalize())
+        scorer = {"clip": clip_clap.ClipScorer, "clap": clip_clap.ClapScorer}[own]
         return scorer(source) if at else scorer()
     module, _, attribute = name.partition(":")
     try:
