@@ -16,7 +16,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["its_jax", "its_jax.*", "convert"]),
+    # The wheel holds the configs inside the package; a clone has them beside it.
+    packages=[*find_packages(include=["its_jax", "its_jax.*", "convert"]), "its_jax.configs"],
+    package_dir={"its_jax.configs": "configs"},
     package_data={
         "its_jax": ["py.typed"],
         "its_jax.tiny": ["weights/**"],
