@@ -32,18 +32,18 @@ class _Scorer:
     """A model, and what it has read.
 
     Attributes:
-      source: as given. identity: of the model, see `load.Model`.
+      source: as given. identity: of the model, see `Model`.
     """
 
     kind: type
 
     def __init__(self, source: str):
-        model = pretrained.load_model(source, parts=("dual_encoder",), dtype="float32")
+        model = pretrained.load_model(source, components=("dual_encoder",), dtype="float32")
         if not isinstance(model.dual_encoder, self.kind):
             found = type(model.dual_encoder).__name__
             raise UserError(f"{source}: is a {found}; {self.name} scores need a {self.kind.__name__}")
         self.source, self.identity = source, model.identity
-        self._model, self._features, self._tokenizer = model.dual_encoder, model.features, model.tokenizer
+        self._model, self._features, self._tokenizer = model.dual_encoder, model.processor, model.tokenizer
         self._vectors: dict[str, np.ndarray] = {}
 
     @property
