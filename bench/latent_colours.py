@@ -46,7 +46,7 @@ def main():
 
 def train(workdir):
     made_of = _pictures(ITEMS)
-    model = pretrained.load_model("tiny/image", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model("tiny/image", components=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     vae = _vae(model.vae, made_of, workdir)
     z = stages.encode(vae, made_of, _signed)
     latent_std = float(np.std(z))

@@ -33,7 +33,7 @@ from bench.pieces import overlaps
 from bench.published import CONFIGS, PARTS, SCHEDULER, config
 from configs import sd15_auffusion
 from its_jax.benchmark.flops import count_flops
-from its_jax.checkpoints import load
+from its_jax.checkpoints.model import Model
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.errors import UserError
 from its_jax.models import backends, registry
@@ -149,7 +149,7 @@ class Outlined(sampler.Sampler):
         tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
         schedule = NoiseSchedule.from_dict(config(SCHEDULER))
         about = dict(folder=CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule)
-        return load.Model(source=term, **about, **modules)
+        return Model(source=term, **about, **modules)
 
     def _prepared(self):
         def prepared(model):

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of many layouts -> Orbax: `python -m convert --source=... --out=...`.
+"""Converts PyTorch checkpoints of many layouts to Orbax: `python -m convert --source=MODEL --out=FOLDER`.
 
-`conversion.convert` makes a folder, `cache.converted` keeps one for each source.
+`conversion.convert` writes a converted folder; `cache.converted` keeps one for each source.
 """

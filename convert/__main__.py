@@ -19,19 +19,22 @@ _CONFIG_FROM = flags.DEFINE_string(
     "Model folder or hub id whose configs and tokenizer go with a single file [Stable Diffusion 1.5].",
 )
 _LORA = flags.DEFINE_multi_string("lora", [], "LoRA to merge, FILE or FILE@SCALE; may be given several times.")
-_CHECK = flags.DEFINE_bool("check", False, "Compare each part's results with PyTorch's, for which diffusers is needed.")
+_CHECK = flags.DEFINE_bool(
+    "check", False, "Compare each component's results with PyTorch's, for which diffusers is needed."
+)
 
 
-def main():
+def main() -> None:
+    """Converts a model, and compares the results of its components with PyTorch's if requested."""
     from convert import conversion
 
+    source, out, loras, config_from = _SOURCE.value, _OUT.value, _LORA.value, _CONFIG_FROM.value
     if _CHECK.value:
-        from convert import check  # needs PyTorch, as conversion of safetensors does not: told before the work
-    more = {"loras": _LORA.value, "config_from": _CONFIG_FROM.value}
-    out = conversion.convert(_SOURCE.value, _OUT.value, **more)
-    logging.info("converted %s into %s", _SOURCE.value, out)
+        from convert import check  # needs PyTorch, which conversion does not; fails before the work if it is missing
+    out = conversion.convert(source, out, loras=loras, config_from=config_from)
+    logging.info("converted %s into %s", source, out)
     if _CHECK.value:
-        check.check(_SOURCE.value, out, **more)
+        check.check(source, out, loras=loras, config_from=config_from)
 
 
 if __name__ == "__main__":

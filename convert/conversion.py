@@ -1,4 +1,4 @@
-"""A model -> Orbax checkpoints beside its configs, tokenizer and scheduler."""
+"""Converts a model: writes its weights as Orbax checkpoints, beside its configs, tokenizer and scheduler."""
 
 import contextlib
 import hashlib
@@ -7,60 +7,75 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import filelock
 import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from convert import originals, sources
+from convert import originals
+from convert.hub import file_names
 from convert.lora import Lora
-from convert.tensors import Reading
+from convert.tensors import LazyArrays
+from its_jax.checkpoints.format import FORMAT, METADATA, WEIGHTS
 from its_jax.errors import UserError
 from its_jax.models import registry, state_dict
+from its_jax.storage.files import explain_os_errors
 
 log = logging.getLogger(__name__)
 
-METADATA = "its_jax.json"
-WEIGHTS = "weights"  # the checkpoints' folder within a part's
-FORMAT = 3
-
-# A part is cut into checkpoints of about this many bytes: writing and reading them takes a few times as much memory.
-_PIECE = 2**26
+# The size of a checkpoint, a piece of a component. Writing and reading it takes a few times as much memory.
+PIECE_BYTES = 2**26
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 
 
-def convert(source: str, out, *, loras: Sequence[str] = (), config_from: str | None = None) -> pathlib.Path:
-    """Converts a model; `out` appears when it is whole, or not at all.
+def convert(
+    source: str, out: str | os.PathLike, *, loras: Sequence[str] = (), config_from: str | None = None
+) -> pathlib.Path:
+    """Converts a model; `out` appears when it is complete, or not at all.
 
     Args:
-      source: a folder in diffusers' layout, a hub id, or a single file of Stable Diffusion 1.x, `+LORA@SCALE`
-        after it for each LoRA that is merged.
-      out: the folder to make. A conversion that is there already is replaced.
-      loras: more of them, as `FILE` or `FILE@SCALE`.
-      config_from: the folder or hub id whose configs, tokenizer and scheduler go with a single file; None is
-        Stable Diffusion 1.5's on the hub.
+      source: a folder in the layout of diffusers or transformers, a hub id, or a single file of Stable Diffusion 1.x,
+        followed by `+LORA@SCALE` for each LoRA to merge.
+      out: the folder to make. An earlier conversion is replaced.
+      loras: further LoRAs, as `FILE` or `FILE@SCALE`.
+      config_from: the folder or hub id whose configs, tokenizer and scheduler a single file uses; None is Stable
+        Diffusion 1.5 on the hub.
 
     Returns:
-      `out` as an absolute path. It holds the source's configs, tokenizer and scheduler files, Orbax checkpoints
-      `PART/weights/NUMBER` for each part (Flax layout, the dtype of the source; float64 becomes float32), and
-      `its_jax.json`: format, source, LoRAs, identity, hash and dtype of each part, size of each file. Parts
-      that equal those of a conversion beside `out` are hard links to their files, where the file system can.
+      `out` as an absolute path. It contains the source's configs, tokenizer and scheduler files, Orbax checkpoints
+      `COMPONENT/weights/NUMBER` for each component (Flax layout, the dtype of the source; float64 becomes float32), and
+      `its_jax.json`: format, source, LoRAs, identity, hash and dtype of each component, size of each file. Components
+      that equal those of a conversion beside `out` are hard links to their files, where the file system has links.
 
     Raises:
-      UserError: names the file or tensor that is missing, extra, misshapen, damaged or not finite; or `out`
-        is a folder of something else, or cannot be written.
+      UserError: a file or tensor, which it names, is missing, extra, damaged or not finite, or has another shape; or
+        `out` is a folder of something else, or cannot be written.
     """
-    path, written = originals.locate(source)
+    path, in_source = originals.locate(source)
     if (path / METADATA).exists():
         raise UserError(f"{source}: is converted already; give the folder or file that it was converted from")
-    merged = [*written, *map(Lora.parse, loras)]
+    merged = [*in_source, *map(Lora.parse, loras)]
     return write(originals.gather(source, path, merged, config_from=config_from), out)
 
 
-def write(original: originals.Original, out, *, keep=False) -> pathlib.Path:
-    """`convert` of a model that is found already; with `keep`, a conversion that is there stays as it is."""
+def write(
+    original: originals.Original,
+    out: str | os.PathLike,
+    *,
+    keep: bool = False,
+    piece_bytes: int = PIECE_BYTES,
+    save: Callable[[pathlib.Path, dict[str, np.ndarray]], Any] = ocp.save,
+) -> pathlib.Path:
+    """Writes the conversion of a model whose files are known; see `convert`.
+
+    Args:
+      keep: leaves an existing conversion as it is.
+      piece_bytes: the largest size of a checkpoint with more than one array.
+      save: writes a checkpoint.
+    """
     out = pathlib.Path(out).expanduser().absolute()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / METADATA).exists()):
         raise UserError(f"{out}: exists and is not a conversion; choose a new folder")
@@ -68,19 +83,20 @@ def write(original: originals.Original, out, *, keep=False) -> pathlib.Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(out.with_name(f".{out.name}.lock")):
             if not (keep and (out / METADATA).exists()):
-                with _becoming(out) as new:
-                    _write(original, new, siblings=sorted(out.parent.glob(f"*/{METADATA}")))
+                with _replacing(out) as new:
+                    siblings = sorted(out.parent.glob(f"*/{METADATA}"))
+                    _write_files(original, new, siblings, piece_bytes, save)
     except OSError as error:
         raise UserError(
-            f"{error.filename or out}: cannot be written ({error.strerror or error}); conversions need about the size "
-            "of the model, at --out or where ITS_JAX_CACHE says"
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); a conversion needs about the "
+            "size of the model, in the folder of --out or ITS_JAX_CACHE"
         ) from error
     return out
 
 
 @contextlib.contextmanager
-def _becoming(out):
-    """A folder to fill, renamed to `out` at the end. The caller holds the lock: leftovers are nobody's."""
+def _replacing(out):
+    """Yields a new folder, renamed to `out` at the end. The caller holds the lock, so leftovers belong to nobody."""
     workspace = out.with_name(f".{out.name}.partial")
     shutil.rmtree(workspace, ignore_errors=True)
     new = workspace / "new"
@@ -94,58 +110,64 @@ def _becoming(out):
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _write(original, new, siblings):
+def _write_files(original, new, siblings, piece_bytes, save):
     for name, path in original.plain.items():
         (new / name).parent.mkdir(parents=True, exist_ok=True)
-        with sources.reading(path):
+        with explain_os_errors(path, "read"):
             content = path.read_bytes()
         (new / name).write_bytes(content)
-    converted = {part: _write_part(original, part, new) for part in original.weights}
-    for part, about in converted.items():
-        _link_equal(new, part, about, siblings)
+    written = {
+        component: _write_component(original, component, new, piece_bytes, save) for component in original.weights
+    }
+    for component, about in written.items():
+        _link_equal(new, component, about, siblings)
     metadata = {
         "format": FORMAT,
         "source": original.name,
         "loras": [
             {"file": str(lora.path), "sha256": _sha256(lora.path), "scale": lora.scale} for lora in original.loras
         ],
-        "identity": _identity(new, sorted(original.plain), converted),
-        "parts": converted,
-        "files": {name: (new / name).stat().st_size for name in sources.file_names(new)},
+        "identity": _identity(new, sorted(original.plain), written),
+        "parts": written,
+        "files": {name: (new / name).stat().st_size for name in file_names(new)},
     }
     (new / METADATA).write_text(json.dumps(metadata, indent=1), encoding="utf-8")
 
 
-def _write_part(original, part, new):
-    """Reads, digests and writes a part, never more of it in memory than a few pieces."""
-    name = f"{original.name}: {part}"
-    found = original.tensors(part)
-    dtype = _dtype(part, original.config(part), found, name)
-    module = registry.abstract_module(part, original.config(part), dtype, name=name)
+def _write_component(original, component, new, piece_bytes, save):
+    """Reads, hashes and writes a component, of which only a few pieces are in memory at a time."""
+    name = f"{original.name}: {component}"
+    tensors = original.tensors(component)
+    dtype = _common_dtype(component, original.config(component), tensors, name)
+    module = registry.abstract_module(component, original.config(component), dtype, name=name)
     log.info("converting %s", name)
     digest = hashlib.sha256()
-    for number, piece in enumerate(_pieces(state_dict.read_parameters(module, Reading(found), name=name))):
+    parameters = state_dict.read_parameters(module, LazyArrays(tensors), name=name)
+    for number, piece in enumerate(_pieces(parameters, piece_bytes)):
         _update(digest, piece)
         try:
             with _uncompressed():
-                ocp.save(new / part / WEIGHTS / f"{number:03}", piece)
-        except (ValueError, RuntimeError) as error:  # what TensorStore makes of a full disk
-            raise OSError(None, _reason(error), str(new.parent.parent)) from error
+                save(new / component / WEIGHTS / f"{number:03}", piece)
+        except (ValueError, RuntimeError) as error:  # TensorStore's errors for a full disk
+            reason = " ".join(str(error).split())[-200:]  # the end says why, after several long paths
+            raise OSError(None, reason, str(new.parent.parent)) from error
     return {"sha256": digest.hexdigest(), "dtype": str(dtype)}
 
 
 def _uncompressed():
-    """Compression saves a twelfth of a model's room, and takes several times as long to undo as the disk to read."""
+    """Returns an Orbax context without compression, which would save a twelfth of the disk space, but take several
+    times as long to undo as the disk to read."""
     context = ocp.Context()
     context.array.saving.use_compression = False
     return context
 
 
-def _pieces(parameters):
-    """Yields dictionaries of consecutive parameters, of `_PIECE` bytes or less, or of one that is larger."""
-    piece, size = {}, 0
+def _pieces(parameters: Iterable[tuple[Any, np.ndarray]], most: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields dictionaries of consecutive parameters with at most this many bytes, or of one larger parameter."""
+    piece: dict[str, np.ndarray] = {}
+    size = 0
     for path, value in parameters:
-        if piece and size + value.nbytes > _PIECE:
+        if piece and size + value.nbytes > most:
             yield piece
             piece, size = {}, 0
         piece[".".join(map(str, path))] = value
@@ -153,73 +175,70 @@ def _pieces(parameters):
     yield piece
 
 
-def _link_equal(new, part, about, siblings):
-    """Puts links to an equal part of another conversion in place of the files written: it takes its room once."""
+def _link_equal(new, component, about, siblings):
+    """Replaces the files of a component by links to those of an equal component in another conversion, if any."""
     for metadata in siblings:
-        folder, linked = metadata.parent, new / part / "linked"
-        if not _has_equal(folder, part, about):
+        folder, linked = metadata.parent, new / component / "linked"
+        if not _has_equal(folder, component, about):
             continue
         try:
-            shutil.copytree(folder / part / WEIGHTS, linked, copy_function=os.link)
+            shutil.copytree(folder / component / WEIGHTS, linked, copy_function=os.link)
         except OSError as error:  # another file system, or one without links
-            log.debug("%s of %s is stored again (%s)", part, folder, error)
+            log.debug("%s of %s is stored again (%s)", component, folder, error)
             shutil.rmtree(linked, ignore_errors=True)
             continue
-        shutil.rmtree(new / part / WEIGHTS)
-        linked.rename(new / part / WEIGHTS)
+        shutil.rmtree(new / component / WEIGHTS)
+        linked.rename(new / component / WEIGHTS)
         return
 
 
-def _has_equal(folder, part, about):
-    """Whether a conversion has an equal part, whose files are all there."""
+def _has_equal(folder, component, about):
+    """Returns whether a conversion has an equal component and all files of it."""
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        files = {name: size for name, size in metadata["files"].items() if name.startswith(f"{part}/{WEIGHTS}/")}
-        equal = metadata["format"] == FORMAT and metadata["parts"].get(part) == about
+        prefix = f"{component}/{WEIGHTS}/"
+        files = {name: size for name, size in metadata["files"].items() if name.startswith(prefix)}
+        equal = metadata["format"] == FORMAT and metadata["parts"].get(component) == about
         return equal and all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _reason(error):
-    return " ".join(str(error).split())[:200]
-
-
-def _dtype(part, raw, found, name):
-    """The narrowest dtype that holds all tensors of a part without loss, but for those that are in float32 anyway."""
-    for key, tensor in found.items():
+def _common_dtype(component, raw, tensors, name):
+    """Returns the narrowest dtype that represents all tensors exactly, except those that modules keep in float32."""
+    for key, tensor in tensors.items():
         if tensor.dtype not in _FLOATS:
             expected = ", ".join(_FLOATS)
             raise UserError(f"{name}: tensor {key!r} has dtype {tensor.dtype}, expected one of {expected}")
-    dtypes = {key: jnp.dtype(tensor.dtype) for key, tensor in found.items()}
+    dtypes = {key: jnp.dtype(tensor.dtype) for key, tensor in tensors.items()}
     if len(set(dtypes.values())) > 1:
-        wide = _wide(part, raw, name)
+        wide = _wide_tensors(component, raw, name)
         dtypes = {key: dtype for key, dtype in dtypes.items() if key not in wide}
     return jnp.result_type(*set(dtypes.values()) or {jnp.float32})
 
 
-def _wide(part, raw, name):
-    """The tensors that a module of 16 bits holds in float32."""
-    module = registry.abstract_module(part, raw, jnp.bfloat16, name=name)
+def _wide_tensors(component, raw, name):
+    """Returns the names of the tensors that a module of 16 bits keeps in float32."""
+    module = registry.abstract_module(component, raw, jnp.bfloat16, name=name)
     leaves = registry.parameters(module).values()
     return {state_dict.torch_name(path) for path, leaf in leaves if state_dict.array_of(leaf).dtype == jnp.float32}
 
 
 def _update(digest, arrays):
-    """Of sha256 over names, dtypes, shapes and values: equal exactly where the tensors are equal."""
+    """Adds names, dtypes, shapes and values to a digest, so that it is equal only for equal tensors."""
     for key, value in arrays.items():
         digest.update(f"{key} {value.dtype} {value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value).view(np.uint8))
 
 
 def _sha256(path):
-    with sources.reading(path), open(path, "rb") as file:
+    with explain_os_errors(path, "read"), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _identity(new, plain, converted):
-    """Twelve hexadecimal digits over all that decides what the model makes, whatever its files' format."""
-    digest = hashlib.sha256(json.dumps(converted, sort_keys=True).encode())
+def _identity(new, plain, written):
+    """Returns twelve hexadecimal digits over all that determines the results, whatever the format of its files."""
+    digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode())
     for name in plain:
         digest.update(name.encode() + b"\0" + (new / name).read_bytes())
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""LoRA files in diffusers' and kohya's forms, merged into a model's weights.
+"""Merges LoRA files, in the forms of diffusers and kohya, into the weights of a model.
 
 W' = W + scale alpha / rank (up @ down) (Hu et al. 2021), in float32, then rounded to the dtype of W.
 """
@@ -7,8 +7,8 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -17,29 +17,30 @@ from convert import single_file
 from convert.tensors import Tensor, open_tensors
 from its_jax.errors import UserError
 
-PARTS = ("unet", "text_encoder")
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _FORM = re.compile(
     r"(?P<module>.+?)(?:_lora)?(?:\.lora|\.lora_linear_layer)?\."
     r"(?P<role>(?:lora_)?down\.weight|(?:lora_)?up\.weight|lora_[AB]\.weight|lora_mid\.weight|alpha)"
 )
-_ROLES = {"lora_A.weight": "down", "lora_B.weight": "up"}  # peft's; the others' say it themselves
+_ROLES = {"lora_A.weight": "down", "lora_B.weight": "up"}  # in peft; the other forms name the role itself
 _PREFIXES = {"lora_unet_": "unet", "unet_": "unet", "lora_te_": "text_encoder", "text_encoder_": "text_encoder"}
-_BARE = re.compile(r"(down_blocks|mid_block|up_blocks)_")  # of files that change the UNet only
-_SETTINGS = "lora_adapter_metadata"  # where diffusers keeps peft's settings
+_BARE = re.compile(r"(down_blocks|mid_block|up_blocks)_")  # in files that change the UNet only
+_SETTINGS = "lora_adapter_metadata"  # the key under which diffusers stores the settings of peft
+
+_Change = Callable[[tuple[int, ...]], np.ndarray]  # shape of a tensor -> what is added to it
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A LoRA file and how strongly it is merged; 1 is as it was trained."""
+    """A LoRA file and the strength at which it is merged; 1 is the strength of training."""
 
     path: pathlib.Path
     scale: float = 1.0
 
     @classmethod
-    def parse(cls, text: str):
-        """`FILE` or `FILE@SCALE`; raises `UserError` if there is no such file, or the scale is no number."""
+    def parse(cls, text: str) -> "Lora":
+        """Parses `FILE` or `FILE@SCALE`; raises `UserError` if the file does not exist or the scale is not a number."""
         file, at, scale = text.rpartition("@")
         if not at or pathlib.Path(text).expanduser().is_file():
             file, scale = text, "1"
@@ -55,94 +56,110 @@ class Lora:
         return cls(path, number)
 
 
-def merged(tensors: Mapping[str, Tensor], part: str, loras: Sequence[Lora]) -> dict[str, Tensor]:
-    """The tensors of a part, by today's names, with what the LoRAs add; nothing is computed before it is read.
+class _Module(NamedTuple):
+    """The tensors that a LoRA file holds for one module: role -> tensor; `key` is the name of the first of them."""
+
+    key: str
+    roles: dict[str, Tensor]
+
+
+def merged(tensors: Mapping[str, Tensor], component: str, loras: Sequence[Lora]) -> dict[str, Tensor]:
+    """Merges LoRAs into the tensors of a component, lazily: each sum is computed when the tensor is read.
+
+    Args:
+      tensors: current name -> tensor.
+      component: `unet`, `text_encoder`, or any other, which LoRAs do not change.
 
     Raises:
-      UserError: a LoRA is of another kind, or has a tensor that fits none of the part.
+      UserError: a LoRA is of another kind, or has a tensor that does not fit the component.
     """
-    changes: dict[str, list[Any]] = {}
+    changes: dict[str, list[_Change]] = {}
     for lora in loras:
-        for key, change in _changes(lora, part, tensors).items():
+        for key, change in _changes(lora, component, tensors).items():
             changes.setdefault(key, []).append(change)
-    return {key: _changed(key, tensor, changes[key]) if key in changes else tensor for key, tensor in tensors.items()}
+    return {key: _changed(tensor, changes[key]) if key in changes else tensor for key, tensor in tensors.items()}
 
 
-def check_parts(loras: Sequence[Lora], parts: Collection[str], *, name) -> None:
-    """Raises `UserError` if a LoRA changes a part that the model does not have, or is no LoRA of Stable Diffusion."""
+def check_components(loras: Sequence[Lora], components: Collection[str], *, name: str) -> None:
+    """Raises `UserError` if a LoRA is not for Stable Diffusion 1.x, or changes a component that the model lacks."""
     for lora in loras:
-        for part, modules in _modules(lora).items():
-            if part not in parts:
-                raise UserError(f"{lora.path}: tensor {next(iter(modules.values()))[0]!r} is for the {part}, "
-                                f"which {name} does not have")  # fmt: skip
+        for component, modules in _modules(lora).items():
+            if component not in components:
+                key = next(iter(modules.values())).key
+                raise UserError(f"{lora.path}: tensor {key!r} is for the {component}, which {name} does not have")
 
 
 def _modules(lora):
-    """Part -> module's name with underscores -> (a key of it, role -> Tensor)."""
-    found, tensors = {}, open_tensors(lora.path)
+    """Reads the names in a LoRA file: component -> name of a module with underscores -> `_Module`."""
+    found: dict[str, dict[str, _Module]] = {}
+    tensors = open_tensors(lora.path)
     if not tensors:
         raise UserError(f"{lora.path}: holds no tensors")
     for key, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES and not key.endswith("alpha"):  # some trainers write it as an integer
-            raise UserError(f"{lora.path}: tensor {key!r} is of {tensor.dtype}; a LoRA must be of {', '.join(_DTYPES)}")
-        match = _FORM.fullmatch(key)
-        part, module = _place(match["module"]) if match else (None, None)
-        if part is None:
+        if tensor.dtype not in _DTYPES and not key.endswith("alpha"):  # some trainers write alpha as an integer
+            raise UserError(f"{lora.path}: tensor {key!r} is {tensor.dtype}; a LoRA must be {', '.join(_DTYPES)}")
+        component, module, role = _parse_key(key)
+        if component is None:
             raise UserError(
-                f"{lora.path}: tensor {key!r} is none of a LoRA for Stable Diffusion 1.x in diffusers' or kohya's form"
+                f"{lora.path}: tensor {key!r} does not belong to a LoRA for Stable Diffusion 1.x in the form of "
+                "diffusers or kohya"
             )
-        role = _ROLES.get(match["role"]) or match["role"].removeprefix("lora_").removesuffix(".weight")
-        roles = found.setdefault(part, {}).setdefault(module, (key, {}))[1]
+        roles = found.setdefault(component, {}).setdefault(module, _Module(key, {})).roles
         if role in roles:
-            raise UserError(f"{lora.path}: tensor {key!r} and another are two for one place")
+            raise UserError(f"{lora.path}: tensor {key!r} and another have the same place in the model")
         roles[role] = tensor
     return found
 
 
-def _place(module):
-    """`lora_unet_mid_block_...` or `unet.mid_block....` -> part and `mid_block_...`."""
-    flat = module.replace(".processor", "").replace(".", "_")
-    for prefix, part in _PREFIXES.items():
+def _parse_key(key):
+    """Splits `lora_unet_mid_block_....ROLE` or `unet.mid_block....ROLE` into component, `mid_block_...` and role."""
+    match = _FORM.fullmatch(key)
+    if match is None:
+        return None, None, None
+    role = _ROLES.get(match["role"]) or match["role"].removeprefix("lora_").removesuffix(".weight")
+    flat = match["module"].replace(".processor", "").replace(".", "_")
+    for prefix, component in _PREFIXES.items():
         if flat.startswith(prefix):
-            return part, flat.removeprefix(prefix)
-    return ("unet", flat) if _BARE.match(flat) else (None, None)
+            return component, flat.removeprefix(prefix), role
+    return ("unet", flat, role) if _BARE.match(flat) else (None, None, None)
 
 
-def _changes(lora, part, tensors):
-    """Key of a tensor -> function of its shape that gives what is added to it."""
-    places, changes = _places(part, tensors), {}
-    default = _default_alpha(lora, part)
-    for module, (key, roles) in _modules(lora).get(part, {}).items():
-        if module not in places:
-            raise UserError(f"{lora.path}: tensor {key!r} fits no tensor of the {part}")
+def _changes(lora, component, tensors):
+    """Returns what a LoRA changes in a component: key of a tensor -> `_Change`."""
+    keys, changes = _keys_by_module(component, tensors), {}
+    default = _default_alpha(lora, component)
+    for module, (key, roles) in _modules(lora).get(component, {}).items():
+        if module not in keys:
+            raise UserError(f"{lora.path}: tensor {key!r} does not fit any tensor of the {component}")
         if missing := {"up", "down"} - roles.keys():
             raise UserError(f"{lora.path}: tensor {key!r} has no counterpart {min(missing)!r}")
-        if places[module] in changes:
-            raise UserError(f"{lora.path}: tensor {key!r} and another are two for one place")
-        changes[places[module]] = _change(f"{lora.path}: tensor {key!r}", lora.scale, default, roles)
+        if keys[module] in changes:
+            raise UserError(f"{lora.path}: tensor {key!r} and another have the same place in the model")
+        changes[keys[module]] = _change(f"{lora.path}: tensor {key!r}", lora.scale, default, roles)
     return changes
 
 
-def _places(part, names):
-    """All names that LoRA files have for a module, with underscores -> the key of its weight."""
-    old = single_file.old_names(part, names)
-    places = {}
+def _keys_by_module(component, names):
+    """Returns every name that LoRA files use for a module, with underscores -> the key of its weight."""
+    old = single_file.old_names(component, names)
+    keys = {}
     for key in names:
+        if not key.endswith(".weight"):
+            continue
         for name in (key, old[key]):
             stem = name.removesuffix(".weight").replace(".", "_")
-            if part == "text_encoder":
-                # diffusers of early 2023 called these layers as the UNet's.
+            if component == "text_encoder":
+                # diffusers of early 2023 names these layers as in the UNet.
                 early = re.sub(r"self_attn_(q|k|v|out)_proj$", r"self_attn_to_\1", stem)
                 stems = {stem, early, f"text_model_{stem}", f"text_model_{early}"}
             else:
                 stems = {stem, re.sub("to_out_0$", "to_out", stem)}
-            if key.endswith(".weight"):
-                places.update(dict.fromkeys(stems, key))
-    return places
+            keys.update(dict.fromkeys(stems, key))
+    return keys
 
 
-def _default_alpha(lora, part):
-    """The alpha of tensors without their own, from peft's settings; None stands for the rank."""
+def _default_alpha(lora, component):
+    """Returns the alpha of modules without their own, from the settings of peft, or None, which means the rank."""
     if lora.path.suffix != ".safetensors":
         return None
     with safetensors.safe_open(lora.path, framework="numpy") as file:
@@ -150,44 +167,53 @@ def _default_alpha(lora, part):
     try:
         settings = json.loads(metadata.get(_SETTINGS, "{}"))
         for name in ("use_dora", "use_rslora", "alpha_pattern"):
-            if settings.get(f"{part}.{name}"):
-                raise UserError(f"{lora.path}: is trained with {name}, which is not supported")
-        alpha = settings.get(f"{part}.lora_alpha")
+            if settings.get(f"{component}.{name}"):
+                raise UserError(f"{lora.path}: was trained with {name}, which is not supported")
+        alpha = settings.get(f"{component}.lora_alpha")
         return None if alpha is None else float(alpha)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{lora.path}: its {_SETTINGS} cannot be read as JSON ({error})") from error
 
 
-def _change(name, scale, default, roles):
+def _change(name, scale, default_alpha, roles):
     def change(shape):
         down, up = (roles[role].read().astype(np.float32) for role in ("down", "up"))
+        misfit = f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}"
         if min(down.ndim, up.ndim) < 2 or not len(down):
-            raise UserError(f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}")
+            raise UserError(misfit)
         rank = len(down)
-        alpha = rank if default is None else default
-        if "alpha" in roles:
-            alpha = roles["alpha"].read()
-            if alpha.size != 1:
-                raise UserError(f"{name}: its alpha has {alpha.size} numbers, and must be one")
-            alpha = float(alpha.reshape(()))
-        if "mid" in roles:  # kohya's: three convolutions, of which the middle one has the kernel
-            middle = roles["mid"].read().astype(np.float32)
-            if middle.ndim != 4 or middle.shape[:2] != (rank, rank):
-                raise UserError(f"{name}: its lora_mid is {list(middle.shape)}, which does not fit a rank of {rank}")
-            down = np.einsum("nmhw,mi->nihw", middle, down.reshape(rank, -1))
+        alpha = _alpha(name, roles, rank if default_alpha is None else default_alpha)
+        if "mid" in roles:  # kohya's three convolutions, of which the middle one has the kernel
+            down = _join_middle(name, roles["mid"].read().astype(np.float32), down)
         fits = up.size == shape[0] * rank and down.size == rank * np.prod(shape[1:], dtype=int)
         if len(shape) < 2 or up.shape[0] != shape[0] or not fits:
-            raise UserError(f"{name} does not fit: {list(up.shape)} and {list(down.shape)} for {list(shape)}")
+            raise UserError(misfit)
         with np.errstate(all="ignore"):
             added = scale * alpha / rank * (up.reshape(shape[0], rank) @ down.reshape(rank, -1)).astype(np.float32)
         if not np.isfinite(added).all():
-            raise UserError(f"{name}: what it adds at a scale of {scale:g} is not finite")
+            raise UserError(f"{name}: its change at a scale of {scale:g} is not finite")
         return added.astype(np.float32).reshape(shape)
 
     return change
 
 
-def _changed(key, tensor, changes):
+def _alpha(name, roles, default):
+    if "alpha" not in roles:
+        return default
+    alpha = roles["alpha"].read()
+    if alpha.size != 1:
+        raise UserError(f"{name}: its alpha has {alpha.size} numbers, and must be one")
+    return float(alpha.reshape(()))
+
+
+def _join_middle(name, middle, down):
+    rank = len(down)
+    if middle.ndim != 4 or middle.shape[:2] != (rank, rank):
+        raise UserError(f"{name}: its lora_mid is {list(middle.shape)}, which does not fit a rank of {rank}")
+    return np.einsum("nmhw,mi->nihw", middle, down.reshape(rank, -1))
+
+
+def _changed(tensor, changes):
     def read():
         value = tensor.read()
         return sum((change(value.shape) for change in changes), value.astype(np.float32)).astype(value.dtype)

@@ -1,25 +1,27 @@
-"""Stable Diffusion's safety checker as a scorer of sweeps: --scorers=convert.safety:safe.
+"""Stable Diffusion's safety checker as a scorer of sweeps: `--scorers=convert.safety:safe`.
 
 It needs `pip install 'its_jax[convert]'` and a download of 1.2 GB, and runs in PyTorch, on the CPU.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from its_jax.errors import UserError
-from its_jax.scoring.item import Item
+
+if TYPE_CHECKING:
+    from its_jax.scoring.item import Item
 
 CHECKER = "CompVis/stable-diffusion-safety-checker"
-CARE = 0.01  # by which concepts' cosines count more where one that asks for special care is near
+CARE = 0.01  # is added to the cosines of all concepts if one that requires special care is near
 
 
 class Safe:
-    """Column `safe`: 100 x how far the picture stays below the checker's thresholds; below 0 the checker would
-    withhold it.
+    """A scorer with the column `safe`: 100 x how far the image is below the checker's thresholds.
 
-    Of several pictures of a sample (further views) the worst counts.
+    Below 0, the checker would withhold the image. Of several images of a sample (further views) the worst counts.
 
     Args:
       source: folder or hub id of a checker.
@@ -28,13 +30,14 @@ class Safe:
     def __init__(self, source: str = CHECKER):
         self.source = source
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, list[float]]:
+    def __call__(self, items: "Sequence[Item]") -> dict[str, list[float]]:
+        """Scores samples: `safe` -> a number for each of them."""
         return {"safe": [min(map(self.margin, item.pictures.values())) for item in items]}
 
-    def margin(self, picture: np.ndarray) -> float:
-        """Of a picture `[h, w, 3]` in [0, 1]. UserError: the checker cannot be had."""
+    def margin(self, image: np.ndarray) -> float:
+        """Returns the score of an image `[h, w, 3]` in [0, 1]. UserError: the checker is not available."""
         model, processor, torch = self._loaded
-        pixels = processor(images=np.rint(picture * 255).astype(np.uint8), return_tensors="pt").pixel_values
+        pixels = processor(images=np.rint(image * 255).astype(np.uint8), return_tensors="pt").pixel_values
         with torch.no_grad():
             found = model.visual_projection(model.vision_model(pixels)[1])[0]
             cosine = functools.partial(torch.nn.functional.cosine_similarity, found[None])
@@ -55,7 +58,7 @@ class Safe:
             raise UserError(f"the safety checker needs {error.name}; pip install 'its_jax[convert]'") from error
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.source}: the safety checker cannot be had ({reason})") from error
+            raise UserError(f"{self.source}: the safety checker is not available ({reason})") from error
 
 
 safe = Safe()

@@ -1,7 +1,7 @@
-"""Single files in the naming of Stable Diffusion 1.x's own code (latent-diffusion, "LDM") -> parts, in today's names.
+"""Renames the tensors of single files of Stable Diffusion 1.x, which use the names of its own code (latent-diffusion).
 
-The correspondence is written from today's names to the old ones, as the old ones count blocks through: which number a
-block has there follows from what it and those before it hold here.
+The rules go from current names to old ones: the old names number all blocks consecutively, and the number of a block
+follows from what the blocks before it contain.
 """
 
 import re
@@ -15,14 +15,14 @@ _PREFIXES = {
     "unet": "model.diffusion_model.",
     "vae": "first_stage_model.",
 }
-# What training leaves in such files: averaged copies of the weights, the noise schedule, losses, the rest of CLIP.
+# Leftovers of training: averaged copies of the weights, the noise schedule, losses, the rest of CLIP.
 _LEFTOVERS = re.compile(
     r"(model_ema|first_stage_model\.(loss|model_ema)|embedding_manager)\..+"
     r"|cond_stage_model\.(transformer\.)?(logit_scale|text_projection(\.weight)?)"
     r"|betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights"
 )
-_OTHERS = {"conditioner.": "Stable Diffusion XL", "cond_stage_model.model.": "Stable Diffusion 2"}
+_OTHER_MODELS = {"conditioner.": "Stable Diffusion XL", "cond_stage_model.model.": "Stable Diffusion 2"}
 
 _UNET_RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
@@ -46,92 +46,96 @@ _VAE = (
 )
 
 
-def parts_in(tensors: Collection[str], *, name) -> list[str]:
-    """The parts that a single file holds.
+def find_components(tensors: Collection[str], *, name: str) -> list[str]:
+    """Returns the components that a single file contains.
+
+    Args:
+      tensors: the names of all tensors in the file.
+      name: how error messages call the file.
 
     Raises:
-      UserError: it is a checkpoint of another kind, or holds a tensor whose use is unknown.
+      UserError: the file is a checkpoint of another kind, or contains a tensor that is not known.
     """
-    for prefix, model in _OTHERS.items():
+    for prefix, model in _OTHER_MODELS.items():
         if any(key.startswith(prefix) for key in tensors):
             raise UserError(f"{name}: a checkpoint of {model}; only those of Stable Diffusion 1.x are supported")
     used = [key for key in tensors if not _LEFTOVERS.fullmatch(key)]
-    parts = [part for part, prefix in _PREFIXES.items() if any(key.startswith(prefix) for key in used)]
-    if not parts:
+    components = [component for component, prefix in _PREFIXES.items() if any(key.startswith(prefix) for key in used)]
+    if not components:
         raise UserError(
-            f"{name}: no checkpoint of Stable Diffusion 1.x, whose tensors are {', '.join(_PREFIXES.values())}...; "
-            "a single part is given by its model's folder, a LoRA by --lora"
+            f"{name}: not a checkpoint of Stable Diffusion 1.x, whose tensors are {', '.join(_PREFIXES.values())}...; "
+            "give a single component as a model folder, and a LoRA by --lora"
         )
     for key in used:
         if not key.startswith(tuple(_PREFIXES.values())):
             raise UserError(f"{name}: tensor {key!r} has no place in a model of Stable Diffusion 1.x")
-    return parts
+    return components
 
 
-def of_part(tensors: Mapping[str, Tensor], part: str, names: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of one part, of `names` in today's naming; what fits none keeps its old name."""
-    prefix = _PREFIXES[part]
-    today = {old: new for new, old in old_names(part, names).items()}
+def component_tensors(tensors: Mapping[str, Tensor], component: str, names: Collection[str]) -> dict[str, Tensor]:
+    """Returns the tensors of one component under their current names, `names`; unknown tensors keep their old ones."""
+    prefix = _PREFIXES[component]
+    current = {old: name for name, old in old_names(component, names).items()}
     found = {
         key.removeprefix(prefix): tensor
         for key, tensor in tensors.items()
         if key.startswith(prefix) and not _LEFTOVERS.fullmatch(key)
     }
-    return {today.get(key, key): tensor for key, tensor in found.items()}
+    return {current.get(key, key): tensor for key, tensor in found.items()}
 
 
-def old_names(part: str, names: Collection[str]) -> dict[str, str]:
-    """Today's name of each tensor of a part -> its name in a single file, without the part's prefix.
+def old_names(component: str, names: Collection[str]) -> dict[str, str]:
+    """Returns the names in a single file: current name -> old name, without the prefix of the component.
 
     Args:
-      names: all tensors of the part, for the blocks are counted.
+      names: all tensors of the component, because the old names number its blocks consecutively.
     """
-    rule = {"unet": _unet, "vae": _vae}.get(part)
+    rule = {"unet": _unet_names, "vae": _vae_names}.get(component)
     return rule(names) if rule else {name: name for name in names}
 
 
-def _unet(names):
+def _unet_names(names):
     layers = len({name.split(".")[3] for name in names if name.startswith("down_blocks.0.resnets.")})
     attending = {name.split(".")[1] for name in names if re.match(r"up_blocks\.\d+\.attentions\.", name)}
     return {name: _unet_name(name, layers, attending) for name in names}
 
 
 def _unet_name(name, layers, attending):
-    for today, old in _UNET_ENDS.items():
-        if name.startswith(f"{today}."):
-            return old + name.removeprefix(today)
+    for current, old in _UNET_ENDS.items():
+        if name.startswith(f"{current}."):
+            return old + name.removeprefix(current)
     if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
         place = 1 if match[1] == "attentions" else 2 * int(match[2])
-        return f"middle_block.{place}.{_within(match[1], match[3])}"
+        return f"middle_block.{place}.{_name_in_block(match[1], match[3])}"
     match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name)
     if not match:
         return name
-    way, block, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-    if kind == "downsamplers":  # a block of its own after the layers
+    direction, block, kind, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    if kind == "downsamplers":  # in a block of its own after the layers
         return f"input_blocks.{(block + 1) * (layers + 1)}.0.{rest.replace('conv', 'op')}"
-    if kind == "upsamplers":  # the end of the last layer's block
+    if kind == "upsamplers":  # at the end of the last layer's block
         place = 2 if match[2] in attending else 1
         return f"output_blocks.{block * (layers + 1) + layers}.{place}.{rest}"
-    number = block * (layers + 1) + layer + (way == "down")  # the first of the inputs is `conv_in`
-    blocks = {"down": "input_blocks", "up": "output_blocks"}[way]
-    return f"{blocks}.{number}.{int(kind == 'attentions')}.{_within(kind, rest)}"
+    number = block * (layers + 1) + layer + (direction == "down")  # the first input block is `conv_in`
+    blocks = {"down": "input_blocks", "up": "output_blocks"}[direction]
+    return f"{blocks}.{number}.{int(kind == 'attentions')}.{_name_in_block(kind, rest)}"
 
 
-def _within(kind, rest):
+def _name_in_block(kind, rest):
     if kind == "attentions":
         return rest
     layer, dot, leaf = rest.partition(".")
     return _UNET_RESNET.get(layer, layer) + dot + leaf
 
 
-def _vae(names):
+def _vae_names(names):
     last = max((int(name.split(".")[2]) for name in names if name.startswith("decoder.up_blocks.")), default=0)
     return {name: _vae_name(name, last) for name in names}
 
 
 def _vae_name(name, last):
-    # The old decoder's blocks are numbered by resolution, as the encoder's are: the last comes first.
+    # The old names number the decoder's blocks by resolution, as the encoder's, so their order is reversed.
     name = re.sub(r"(?<=up_blocks\.)\d+", lambda match: str(last - int(match[0])), name)
-    for today, old in _VAE:
-        name = re.sub(rf"\b{today}(?=\.)", old, name)
+    for current, old in _VAE:
+        name = re.sub(rf"\b{current}(?=\.)", old, name)
     return name

@@ -1,7 +1,8 @@
-"""Weight files -> tensors that are read one by one, when they are asked for."""
+"""Opens weight files: tensors are read one by one, when they are accessed."""
 
 import contextlib
 import functools
+import pathlib
 import re
 import warnings
 import zipfile
@@ -12,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from convert import sources
 from its_jax.errors import UserError
-from its_jax.storage.files import read_json
+from its_jax.storage.files import explain_os_errors, read_json
 
-# What PyTorch says of a pickle that asks for more than tensors.
+# PyTorch names the function in its error for a pickle that contains more than tensors.
 _FOREIGN = re.compile(r"GLOBAL (\S+)")
 _SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -28,7 +28,7 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-class Reading(Mapping):
+class LazyArrays(Mapping[str, np.ndarray]):
     """A mapping of arrays over a mapping of `Tensor`: each access reads the file."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
@@ -44,15 +44,15 @@ class Reading(Mapping):
         return len(self._tensors)
 
 
-def open_tensors(path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, of a PyTorch file (which needs PyTorch), or of all shards of an index.
+def open_tensors(path: pathlib.Path) -> dict[str, Tensor]:
+    """Opens a safetensors file, a PyTorch file (for which PyTorch is needed), or all shards of an index.
 
     Raises:
-      UserError: a file cannot be read, is truncated or damaged, or holds something else; index and shards
+      UserError: a file cannot be read, is truncated or damaged, or contains something else; index and shards
         contradict each other.
     """
     kinds = {".safetensors": _open_safetensors, ".json": _open_shards}
-    with sources.reading(path):
+    with explain_os_errors(path, "read"):
         return kinds.get(path.suffix, _open_torch)(path)
 
 
@@ -66,7 +66,7 @@ def _open_shards(path):
             raise UserError(f"{path}: its shard {file} is missing beside it")
         for key, tensor in open_tensors(path.parent / file).items():
             if places.get(key) != file:
-                raise UserError(f"{path}: says nothing of tensor {key!r}, which {file} holds")
+                raise UserError(f"{path}: does not list tensor {key!r}, which {file} contains")
             found[key] = tensor
     if missing := sorted(places.keys() - found.keys()):
         raise UserError(f"{path}: tensor {missing[0]!r} is not in {places[missing[0]]}, where it should be")
@@ -74,7 +74,7 @@ def _open_shards(path):
 
 
 def _open_safetensors(path):
-    """Each tensor opens the file anew: while it is open, it is mapped, and all that was read of it stays in memory."""
+    """Opens the file again for each tensor, because all that was read of a mapped file stays in memory."""
 
     def read(key):
         with _mapped(path) as file:
@@ -88,7 +88,7 @@ def _open_safetensors(path):
 @contextlib.contextmanager
 def _mapped(path):
     try:
-        with sources.reading(path), safetensors.safe_open(path, framework="numpy") as file:
+        with explain_os_errors(path, "read"), safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from error
@@ -100,26 +100,27 @@ def _open_torch(path):
     except ImportError as error:
         raise UserError(f"{path}: reading this file needs PyTorch: pip install torch") from error
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that PyTorch did not write, before it refuses them
-            # Files from before PyTorch 1.6 are no zip archives and cannot be mapped into memory.
+        with warnings.catch_warnings(action="ignore"):  # about pickles that are refused in any case
+            # Files from before PyTorch 1.6 are not zip archives and cannot be mapped into memory.
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
-    except Exception as error:  # damaged bytes are instructions too, and fail in any way
-        if wanted := _FOREIGN.search(str(error)):
+    except Exception as error:  # damaged bytes are instructions, which may fail in any way
+        if function := _FOREIGN.search(str(error)):
             raise UserError(
-                f"{path}: refused, for it is a program: reading it would call {wanted[1]}; get it as .safetensors"
+                f"{path}: refused, because it is a program: reading it would call {function[1]}; use a file in "
+                "safetensors format"
             ) from error
         reason = str(error).partition("\n")[0].partition(". ")[0].strip("()") or "empty"
         raise UserError(f"{path}: truncated, or not a PyTorch file of plain tensors ({reason})") from error
     if isinstance(state, dict):
-        # HiFi-GAN's files nest it, and those of PyTorch Lightning, as Stable Diffusion's .ckpt are.
+        # HiFi-GAN and PyTorch Lightning, which writes the .ckpt files of Stable Diffusion, nest the state dict.
         state = state.get("generator", state.get("state_dict", state))
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict, that is, names and tensors only")
 
     def array(value):
-        if value.dtype == torch.bfloat16:  # unknown to PyTorch's bridge to numpy
+        if value.dtype == torch.bfloat16:  # PyTorch cannot convert it to a NumPy array
             return value.view(torch.int16).numpy().view(jnp.bfloat16)
         return value.numpy()
 

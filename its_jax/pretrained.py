@@ -1,96 +1,77 @@
-"""Loads a model from its source: a hub id, a folder, a single file with LoRAs, or a name such as 'tiny/image'."""
+"""Loads a model from its source: a hub id, a folder, a single file, one of them with LoRAs, or an embedded model."""
 
-import dataclasses
-import importlib.util
+import importlib.resources
 import pathlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+from jax.typing import DTypeLike
 
 from convert import cache
-from its_jax.checkpoints.load import (
-    Model,
-    _abstract,
-    _check_dual,
-    _check_fit,
-    _checked_metadata,
-    _features,
-    _schedules,
-    _vocabulary,
-    restore_weights,
-)
-from its_jax.checkpoints.reader import AHEAD, checkpoint_paths, read_ahead
-from its_jax.checkpoints.tokenizers import load_tokenizer
+from its_jax.checkpoints import load
+from its_jax.checkpoints.load import restore_weights
+from its_jax.checkpoints.model import Model
 from its_jax.errors import UserError
-from its_jax.models import registry
+from its_jax.models.registry import DIFFUSION_COMPONENTS
 
-# Models that come with the package, by the name that configs give them.
+# Models that come with the package, by the names that configs use.
 EMBEDDED = ("tiny/image", "tiny/audio", "tiny/clip", "tiny/clap", "tiny/color")
 
 
 def load_model(
     source: str,
     *,
-    parts: Sequence[str] = registry.DIFFUSION_COMPONENTS,
-    dtype,
-    sharding: jax.sharding.Sharding | None = None,
+    components: Sequence[str] = DIFFUSION_COMPONENTS,
+    dtype: DTypeLike,
+    sharding: jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | None = None,
     share: Sequence[Model] = (),
 ) -> Model:
-    """Loads the parts of a model: `outline`, then `fill`, whose arguments these are."""
-    return restore_weights(abstract_model(source, parts=parts, dtype=dtype), sharding=sharding, share=share)
-
-
-def abstract_model(source: str, *, parts: Sequence[str], dtype) -> Model:
-    """A model with shapes in place of its weights: what is wrong with it is said before gigabytes are read.
+    """Loads components of a model, with their weights.
 
     Args:
-      source: a converted folder; a folder in diffusers' layout, a hub id or a single file of Stable Diffusion
-        1.x, each with `+LORA@SCALE` after it for LoRAs, or of a CLIP or CLAP in transformers' layout, converted once
-        into the cache folder; or one that comes with the package, such as 'tiny/image'.
-      parts: of `text_encoder`, `unet`, `vae`, `vocoder`; or `dual_encoder`.
+      source, components, dtype: see `abstract_model`.
+      sharding, share: see `its_jax.checkpoints.load.restore_weights`.
+
+    Raises:
+      UserError: as `abstract_model`, or a tensor is missing, damaged or has another shape.
+    """
+    model = abstract_model(source, components=components, dtype=dtype)
+    return restore_weights(model, sharding=sharding, share=share)
+
+
+def abstract_model(source: str, *, components: Sequence[str], dtype: DTypeLike) -> Model:
+    """Builds a model with shapes in place of weights, so that errors appear before gigabytes are read.
+
+    Args:
+      source: a converted folder; a folder in the layout of diffusers, a hub id or a single file of Stable Diffusion
+        1.x, each followed by `+LORA@SCALE` for every LoRA; a CLIP or CLAP in the layout of transformers; or an embedded
+        model, such as 'tiny/image'. Models that are not converted yet are converted once, into the cache folder.
+      components: among `text_encoder`, `unet`, `vae` and `vocoder`; or `dual_encoder`, for a CLIP or CLAP.
       dtype: of weights and activations.
 
     Raises:
-      UserError: no such source, no model folder, or a part or file is missing, damaged or misfit.
+      UserError: the source does not exist or is not a model, or a component or file is missing, damaged or does not
+        fit the others.
     """
-    check_components(source, parts)
-    folder = cache.converted(_place(source))
-    metadata = _checked_metadata(folder, source)
-    first = [path for part in parts for path in checkpoint_paths(folder / part)[:AHEAD]]
-    threading.Thread(target=read_ahead, args=first, daemon=True).start()  # while Python outlines the modules
-    model = Model(
-        source=source,
-        folder=folder,
-        identity=metadata["identity"],
-        hashes={part: about["sha256"] for part, about in metadata["parts"].items()},
-        vocabulary=_vocabulary(folder),
-        **{part: _abstract(folder, part, dtype, source) for part in parts},
-    )
-    if model.unet:
-        model = dataclasses.replace(model, **_schedules(model))
-    if model.text_encoder or model.dual_encoder:
-        model = dataclasses.replace(model, tokenizer=load_tokenizer(model))
-    if model.dual_encoder:
-        model = dataclasses.replace(model, features=_features(model))
-    _check_dual(model) if model.dual_encoder else _check_fit(model)
-    return model
+    check_components(source, components)
+    return load.abstract_model(cache.converted(_locate(source)), source, components=components, dtype=dtype)
 
 
-def check_components(source: str, parts: Sequence[str]) -> None:
-    """Raises `UserError` if a model or one of these parts of it is not there; one on the hub is downloaded."""
-    there = cache.parts_of(_place(source))
-    for part in parts:
-        if part not in there:
-            raise UserError(f"{source}: has no {part}; the parts of this model are {', '.join(there)}")
+def check_components(source: str, components: Sequence[str]) -> None:
+    """Raises `UserError` if a model or one of these components does not exist; models on the hub are downloaded."""
+    available = cache.list_components(_locate(source))
+    for component in components:
+        if component not in available:
+            raise UserError(f"{source}: has no {component}; the components of this model are {', '.join(available)}")
 
 
-def _place(source):
-    if source not in EMBEDDED:
-        if source.startswith("tiny/") and not pathlib.Path(source).exists():
-            raise UserError(
-                f"{source}: no such model in the package; it has {', '.join(EMBEDDED)}; a LoRA is merged into a "
-                "model that is given as a folder, a file or a hub id"
-            )
-        return source
-    return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", source.removeprefix("tiny/")))
+def _locate(source):
+    """Returns the folder of an embedded model, and any other source unchanged."""
+    if source in EMBEDDED:
+        return str(importlib.resources.files("its_jax").joinpath("tiny", "weights", source.removeprefix("tiny/")))
+    if source.startswith("tiny/") and not pathlib.Path(source).exists():
+        raise UserError(
+            f"{source}: not an embedded model; choose one of {', '.join(EMBEDDED)}; LoRAs are merged into models that "
+            "are given as a folder, a file or a hub id"
+        )
+    return source

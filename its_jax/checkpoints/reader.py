@@ -1,43 +1,49 @@
-"""Reads the arrays of checkpoints with TensorStore."""
+"""Reads the arrays of checkpoints with TensorStore.
+
+Orbax's own reading copies each array several times, at a fraction of the rate of a disk. The arrays lie in a database
+of TensorStore, whose files need only be mapped into memory.
+"""
 
 import contextlib
 import math
 import os
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorstore as ts
 
-from convert import conversion
+from its_jax.checkpoints.format import WEIGHTS
 from its_jax.errors import UserError
 
-# Checkpoints that are read at once, and how many further ones the system is asked for: so the disk need not wait.
-READERS, AHEAD = 2, 8
-_ASKED = 2**20  # bytes; of one that asks for more at once Linux gives the beginning only
-_ALIGNMENT = 64  # bytes, at multiples of which JAX takes over an array of NumPy's on a CPU, in place of a copy
-_ARRAY = "/zarr.json"  # what describes an array, after its name
+READERS = 2  # checkpoints that are read at the same time
+AHEAD = 8  # checkpoints after those that the system prefetches, so that the disk is never idle
+_PREFETCHED = 2**20  # bytes of a request; Linux prefetches only the beginning of larger ones
+_ALIGNMENT = 64  # bytes; JAX uses a NumPy array as its own on a CPU, without a copy, if it begins at a multiple of it
+_ARRAY = "/zarr.json"  # the end of the key that describes an array, after its name
 
 
-def cast_like(array, like):
+def cast_like(array: ts.TensorStore, like: np.ndarray) -> ts.TensorStore:
+    """Returns a stored array that is read with the dtype of `like`."""
     return array if array.dtype.numpy_dtype == like.dtype else ts.cast(array, like.dtype.name)
 
 
-def empty_aligned(shape, dtype):
-    """An array of NumPy's, not filled yet, that JAX takes over on a CPU."""
+def empty_aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Returns an uninitialized array that JAX uses on a CPU without a copy."""
     size = math.prod(shape) * dtype.itemsize
     buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def checkpoint_paths(folder):
-    """Those of a part, in the order of their numbers."""
-    with explain_damage(folder / conversion.WEIGHTS):
-        return sorted((folder / conversion.WEIGHTS).iterdir())
+def checkpoint_paths(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints in the folder of a component, in the order of their numbers."""
+    with explain_damage(folder / WEIGHTS):
+        return sorted((folder / WEIGHTS).iterdir())
 
 
-def open_arrays(path):
-    """A checkpoint's arrays, not read yet, by name. Orbax's own reading copies each several times, at a fraction of
-    a disk's rate; they lie in a database of TensorStore's, whose files need only be mapped."""
+def open_arrays(path: pathlib.Path) -> dict[str, ts.TensorStore]:
+    """Opens the arrays of a checkpoint without reading them: name -> array."""
     context = ts.Context({"file_io_mode": {"mode": "memmap"}})
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/state/"}}
     keys = ts.KvStore.open(database, context=context).result().list().result()
@@ -49,19 +55,19 @@ def open_arrays(path):
     return {name: array.result() for name, array in opening.items()}
 
 
-def read_ahead(*paths):
-    """Asks the system for the files of checkpoints: those that are mapped come a few pages at a time."""
+def prefetch(*paths: pathlib.Path) -> None:
+    """Lets the system read the files of checkpoints ahead, because mapped files are read a few pages at a time."""
     if not hasattr(os, "posix_fadvise"):  # as on macOS
         return
     for file in (file for path in paths for file in path.rglob("*") if file.is_file()):
-        with contextlib.suppress(OSError), open(file, "rb") as opened:  # reading itself will tell
-            for start in range(0, file.stat().st_size, _ASKED):
-                os.posix_fadvise(opened.fileno(), start, _ASKED, os.POSIX_FADV_WILLNEED)
+        with contextlib.suppress(OSError), open(file, "rb") as opened:  # reading reports the error
+            for start in range(0, file.stat().st_size, _PREFETCHED):
+                os.posix_fadvise(opened.fileno(), start, _PREFETCHED, os.POSIX_FADV_WILLNEED)
 
 
 @contextlib.contextmanager
-def explain_damage(path):
-    """What TensorStore makes of damaged files, errors of many classes, becomes a `UserError`."""
+def explain_damage(path: pathlib.Path) -> Iterator[None]:
+    """Turns TensorStore's errors for damaged files, which have many classes, into a `UserError`."""
     try:
         yield
     except MemoryError:

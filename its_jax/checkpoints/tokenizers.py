@@ -1,22 +1,31 @@
 """Tokenizers of converted models."""
 
 import importlib.util
+from typing import Any
 
+from its_jax.checkpoints.model import Model
 from its_jax.errors import UserError
 from its_jax.models.clap import ClapModel
 from its_jax.models.t5 import T5EncoderModel
 
-# DeepFloyd IF was trained on texts of so many tokens, though T5 takes any number, and its tokenizer says 512.
+# DeepFloyd IF was trained on this many tokens, although T5 takes any number, and the file of its tokenizer says 512.
 _PIXEL_TOKENS = 77
 
 
-def load_tokenizer(model):
+def load_tokenizer(model: Model) -> Any:
+    """Reads the tokenizer of a model, a class of transformers', or returns None if the model encodes no text.
+
+    Raises:
+      UserError: the tokenizer is missing or damaged, or needs a package that is not installed.
+    """
+    encoder = model.text_encoder or model.dual_encoder
+    if encoder is None:
+        return None
     import transformers
 
-    encoder = model.text_encoder or model.dual_encoder
     if isinstance(encoder, T5EncoderModel):
-        _check_t5_tokenizer(model)
-    kinds = {ClapModel: transformers.RobertaTokenizer, T5EncoderModel: transformers.T5Tokenizer}
+        _check_t5_files(model)
+    kinds: dict[type, Any] = {ClapModel: transformers.RobertaTokenizer, T5EncoderModel: transformers.T5Tokenizer}
     kind = kinds.get(type(encoder), transformers.CLIPTokenizer)
     try:
         tokenizer = kind.from_pretrained(model.folder / "tokenizer", local_files_only=True)
@@ -28,10 +37,10 @@ def load_tokenizer(model):
     return tokenizer
 
 
-def _check_t5_tokenizer(model):
-    """Where its file is missing, transformers makes a tokenizer that knows nothing."""
+def _check_t5_files(model):
+    """Raises `UserError` if the files are missing, because transformers then makes a tokenizer without any tokens."""
     files = {file: (model.folder / "tokenizer" / file).exists() for file in ("tokenizer.json", "spiece.model")}
     if not any(files.values()):
-        raise UserError(f"{model.source}: tokenizer/ has no {' nor '.join(files)}")
+        raise UserError(f"{model.source}: tokenizer/ has neither {' nor '.join(files)}")
     if not files["tokenizer.json"] and importlib.util.find_spec("sentencepiece") is None:
         raise UserError(f"{model.source}: tokenizer/spiece.model needs sentencepiece: pip install sentencepiece")

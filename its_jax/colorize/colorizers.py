@@ -235,12 +235,12 @@ class LatentColorizer(Colorizer):
 
     def __init__(self, how: Settings, source: str, prompts: Sequence[str]):
         super().__init__(how)
-        if isinstance(pretrained.abstract_model(source, parts=("unet",), dtype=how.dtype).unet, PixelUNet):
+        if isinstance(pretrained.abstract_model(source, components=("unet",), dtype=how.dtype).unet, PixelUNet):
             raise UserError(
                 f"colorize.latent_model={source}: is a model of pixels; with colorize.method=factorized it is given as "
                 "colorize.stage_1 or stage_2"
             )
-        outline = pretrained.abstract_model(source, parts=("text_encoder", "unet", "vae"), dtype=how.dtype)
+        outline = pretrained.abstract_model(source, components=("text_encoder", "unet", "vae"), dtype=how.dtype)
         self.unit = outline.vae.config.factor
         self._check_window()
         outline.schedule.timesteps(how.num_steps)
@@ -286,4 +286,4 @@ class LatentColorizer(Colorizer):
 def _outline(how, name):
     texts_too = ("text_encoder",) if name == "stage_1" else ()
     source = getattr(how, name)
-    return pretrained.abstract_model(source, parts=(*texts_too, "unet"), dtype=how.dtype)
+    return pretrained.abstract_model(source, components=(*texts_too, "unet"), dtype=how.dtype)

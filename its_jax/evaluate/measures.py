@@ -92,7 +92,7 @@ def mel_of(item: Item) -> MelConfig:
 
 @functools.cache
 def _mel(source, height):
-    vocoder = pretrained.abstract_model(source, parts=("vocoder",), dtype="float32").vocoder
+    vocoder = pretrained.abstract_model(source, components=("vocoder",), dtype="float32").vocoder
     return decoding.mel_config(vocoder.config, height)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from its_jax.audio.mel import MelConfig
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
 from its_jax.models import backends
@@ -134,7 +134,7 @@ def load_components(
     for source, components in needed.items():
         loader.check_components(source, components)
     abstract = {
-        source: loader.abstract_model(source, parts=components, dtype=dtype) for source, components in needed.items()
+        source: loader.abstract_model(source, components=components, dtype=dtype) for source, components in needed.items()
     }
     models = {name: abstract[term.model] for name, term in settings.terms.items()}
     check_models(models)
@@ -159,7 +159,7 @@ def _needed_components(settings, loader, dtype, requirements):
     for name, term in settings.terms.items():
         components = LATENT_COMPONENTS
         if requirements.pixel_models:
-            unet = loader.abstract_model(term.model, parts=("unet",), dtype=dtype).unet
+            unet = loader.abstract_model(term.model, components=("unet",), dtype=dtype).unet
             components = PIXEL_COMPONENTS if isinstance(unet, PixelUNet) else LATENT_COMPONENTS
         components += ("vocoder",) * (name == "audio")
         needed[term.model] = max(needed.get(term.model, ()), components, key=len)

@@ -55,7 +55,7 @@ def sub_mesh_sharding(whole: Mesh, terms: Sequence[int], spec: P = WHOLE) -> Nam
 
 
 def check_models(models: Mapping[str, Any]) -> None:
-    """Raises `UserError` if the terms' models (`its_jax.checkpoints.load.Model`) cannot share one program."""
+    """Raises `UserError` if the terms' models (`its_jax.checkpoints.model.Model`) cannot share one program."""
     (first, ours), *others = models.items()
     for name, model in others:
         if model.unet.config != ours.unet.config:

@@ -67,7 +67,7 @@ class DataParallel:
         return self.sharded
 
     def check(self, models: Mapping[str, Any]) -> None:
-        """Raises `UserError` if the models (`its_jax.checkpoints.load.Model` by term) cannot be placed like this."""
+        """Raises `UserError` if the models (`its_jax.checkpoints.model.Model` by term) cannot be placed like this."""
 
     def prompts(self, prompts: Sequence[str]) -> Sequence[str]:
         """Selects which of a term's negative and positive prompts are encoded."""

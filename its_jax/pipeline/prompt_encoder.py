@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.pipeline import prompts, t5_embeddings
 from its_jax.pipeline.placement import DataParallel
 from its_jax.settings.schema import SampleSettings

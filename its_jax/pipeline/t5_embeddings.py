@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from its_jax.checkpoints import load
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.pipeline import prompts as pipeline_prompts
 from its_jax.runtime.cache import cache_folder
 from its_jax.storage import files

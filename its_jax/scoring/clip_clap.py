@@ -39,12 +39,12 @@ class _Scorer:
     kind: type
 
     def __init__(self, source: str):
-        model = pretrained.load_model(source, parts=("dual_encoder",), dtype="float32")
+        model = pretrained.load_model(source, components=("dual_encoder",), dtype="float32")
         if not isinstance(model.dual_encoder, self.kind):
             found = type(model.dual_encoder).__name__
             raise UserError(f"{source}: is a {found}; {self.name} scores need a {self.kind.__name__}")
         self.source, self.identity = source, model.identity
-        self._model, self._features, self._tokenizer = model.dual_encoder, model.features, model.tokenizer
+        self._model, self._features, self._tokenizer = model.dual_encoder, model.processor, model.tokenizer
         self._vectors: dict[str, np.ndarray] = {}
 
     def text(self, prompt: str) -> np.ndarray:

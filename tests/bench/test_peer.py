@@ -201,7 +201,7 @@ def test_models_of_full_size_are_model_folders(tmp_path):
     full_size.write(
         tmp_path, {"unet": unet, "vae": vae, "text_encoder": text, "vocoder": {"upsample_initial_channel": 16}}
     )
-    model = pretrained.load_model(str(tmp_path / "audio"), parts=registry.DIFFUSION_COMPONENTS, dtype="bfloat16")
+    model = pretrained.load_model(str(tmp_path / "audio"), components=registry.DIFFUSION_COMPONENTS, dtype="bfloat16")
     assert model.tokenizer.model_max_length == 77 and model.vae.config.factor == 8
     assert (tmp_path / "image" / "unet" / "config.json").exists()
 

@@ -1,4 +1,4 @@
-"""What CLIP and CLAP are given is what transformers' processors make."""
+"""The inputs of CLIP and CLAP equal those of transformers' processors."""
 
 import matplotlib.cbook
 import numpy as np
@@ -18,7 +18,7 @@ PREPROCESSOR = dict(feature_size=64, sampling_rate=48000, hop_length=480, max_le
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (128, 512), (300, 225), (224, 224), (100, 100)])
-def test_pictures_are_clips(shape):
+def test_images_are_processed_as_by_transformers(shape):
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 256, (shape[0] // 4, shape[1] // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
     picture = np.pad(picture, ((0, shape[0] % 4), (0, shape[1] % 4), (0, 0)))
@@ -26,8 +26,8 @@ def test_pictures_are_clips(shape):
     np.testing.assert_allclose(CLIPImageProcessor()(picture), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
 
 
-def test_a_photograph_is_clips():
-    """Of Grace Hopper, a portrait of 512 x 600 pixels that comes with matplotlib."""
+def test_a_photograph_is_processed_as_by_transformers():
+    """Compares a portrait of Grace Hopper with 512 x 600 pixels, which matplotlib contains."""
     with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file, Image.open(file) as image:
         picture = np.asarray(image)
     assert picture.ndim == 3 and min(picture.shape[:2]) > 224
@@ -36,7 +36,7 @@ def test_a_photograph_is_clips():
 
 
 @pytest.mark.parametrize("seconds", [10.0, 5.12, 2.9, 0.3])
-def test_sounds_are_claps(seconds):
+def test_audio_is_processed_as_by_transformers(seconds):
     rng = np.random.default_rng(0)
     t = np.arange(int(seconds * 48000)) / 48000
     waveform = (np.sin(2 * np.pi * (300 + 2000 * t) * t) * 0.5 + rng.normal(0, 0.01, len(t))).astype(np.float32)
@@ -47,18 +47,18 @@ def test_sounds_are_claps(seconds):
 
 
 @pytest.mark.parametrize("subject", pictures.SUBJECTS)
-def test_windows_of_drawn_pictures_are_clips(subject):
-    """As `its_jax.scoring.clip_clap` cuts them: grey, 128 pixels high, larger when CLIP sees them."""
-    grey = pictures.draw(subject, np.random.default_rng(0))
-    for window in square_windows((grey * 255).round().astype(np.uint8))[::8]:
+def test_windows_of_drawn_images_are_processed_as_by_transformers(subject):
+    """Compares windows as in `its_jax.scoring.clip_clap`: gray, 128 pixels high, enlarged for CLIP."""
+    gray = pictures.draw(subject, np.random.default_rng(0))
+    for window in square_windows((gray * 255).round().astype(np.uint8))[::8]:
         square = np.repeat(window[..., None], 3, axis=-1)
         expected = CLIPImageProcessorPil()(square, return_tensors="np").pixel_values[0]
         np.testing.assert_allclose(CLIPImageProcessor()(square), expected.transpose(1, 2, 0), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("sound", sounds.SOUNDS)
-def test_synthesised_sounds_are_claps(sound):
-    """As `its_jax.scoring.clip_clap` gives them: from 16 to 48 kHz, with their peak at 1."""
+def test_synthesized_audio_is_processed_as_by_transformers(sound):
+    """Compares waveforms as in `its_jax.scoring.clip_clap`: resampled from 16 to 48 kHz, with a peak of 1."""
     waveform = scipy.signal.resample_poly(sounds.synthesize(sound, np.random.default_rng(0)), 3, 1)
     waveform /= np.abs(waveform).max()
     expected = TransformersExtractor(**PREPROCESSOR)(waveform, sampling_rate=48000, return_tensors="np")
@@ -66,7 +66,7 @@ def test_synthesised_sounds_are_claps(sound):
 
 
 @pytest.mark.parametrize("side", [{}, {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}])
-def test_a_processor_of_any_age_is_read(side):
+def test_old_and_new_processor_configs_are_read(side):
     old = dict(size=224, crop_size=224, resample=3, do_resize=True, do_center_crop=True, do_normalize=True,
                image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711],
                feature_extractor_type="CLIPFeatureExtractor")  # fmt: skip
@@ -81,19 +81,19 @@ def test_a_processor_of_any_age_is_read(side):
         ({"size": {"height": 2, "width": 3}}, "size"),
     ],
 )
-def test_an_unknown_processor_of_pictures_is_refused(change, words):
+def test_unsupported_image_processors_are_refused(change, words):
     with pytest.raises(UserError, match=words):
         CLIPImageProcessor.from_dict({"size": 224, "crop_size": 224} | change)
 
 
-def test_of_a_longer_sound_a_stretch_is_heard():
+def test_a_section_of_longer_audio_is_used():
     waveform = np.random.default_rng(0).normal(0, 0.1, 12 * 48000)
     expected = ClapFeatureExtractor()(waveform[48000:][: 10 * 48000])
     np.testing.assert_array_equal(ClapFeatureExtractor()(waveform, start=48000), expected)
 
 
 @pytest.mark.parametrize("change", [{"truncation": "fusion"}, {"padding": "pad"}, {"top_db": 80}, {"spec_augment": 1}])
-def test_an_unknown_processor_is_refused(change):
+def test_unsupported_audio_processors_are_refused(change):
     with pytest.raises(UserError, match=next(iter(change))):
         ClapFeatureExtractor.from_dict(PREPROCESSOR | change)
     assert ClapFeatureExtractor.from_dict(PREPROCESSOR) == ClapFeatureExtractor()

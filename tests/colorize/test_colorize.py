@@ -152,8 +152,10 @@ def test_the_record_tells_what_made_it(coloured, how, pixel_models):
     told = record["colorize"]
     assert told["prompt"] == "a colorful photo of trees" and told["seed"] == 1 and told["noise_level"] == 50
     assert told["stage_1"] == pixel_models["stage_1"]
-    identities = {name: pretrained.abstract_model(source, parts=("unet",), dtype="float32").identity for name, source in
-                  pixel_models.items()}  # fmt: skip
+    identities = {
+        name: pretrained.abstract_model(source, components=("unet",), dtype="float32").identity
+        for name, source in pixel_models.items()
+    }
     assert record["models"] == identities
     assert record["versions"]["jax"] == jax.__version__
 
@@ -343,7 +345,7 @@ def test_what_is_seen_through_a_view_is_coloured_as_it_is_seen(how, view):
 
 def test_t5_reads_a_prompt_once(pixel_models, how, monkeypatch, tmp_path):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
-    outline = pretrained.abstract_model(pixel_models["stage_1"], parts=("text_encoder", "unet"), dtype="float32")
+    outline = pretrained.abstract_model(pixel_models["stage_1"], components=("text_encoder", "unet"), dtype="float32")
     found = t5_embeddings.embed(outline, ["cat", "bell", "cat"])
     assert len(list((tmp_path / t5_embeddings.FOLDER).iterdir())) == 2
     filled = []

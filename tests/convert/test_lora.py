@@ -1,4 +1,4 @@
-"""LoRA: in every form of naming the same change, which is what PyTorch's layers side by side compute."""
+"""LoRAs: all forms of naming give the same change, which equals PyTorch's layers side by side."""
 
 import json
 
@@ -7,12 +7,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from convert import cache as conversions
+from convert import cache as conversion_cache
 from convert import conversion
 from convert.lora import Lora, merged
 from convert.tensors import Tensor
 from its_jax.errors import UserError
 from tests.helpers import model_folder
+from tests.helpers.conversions import metadata
 
 RANK = 2
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -25,25 +26,13 @@ def unet():
     return model_folder.small_unet()
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("original") / "model"
-    model_folder.build(folder, vocoder=False)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
-
-
 def lazy(module, dtype=torch.float32):
     state = {key: value.to(dtype).numpy() for key, value in module.state_dict().items()}
     return {key: Tensor(str(value.dtype), lambda value=value: value) for key, value in state.items()}
 
 
 def pair(out, into, kernel=(), seed=0):
-    """Low-rank factors, up and down."""
+    """Draws low-rank factors, up and down."""
     generator = torch.Generator().manual_seed(seed)
     return (
         torch.randn(out, RANK, *(1 for _ in kernel), generator=generator),
@@ -56,7 +45,7 @@ def saved(path, state, **kw):
     return path
 
 
-# How each form names the pair for `QUERY` and for `OUT`; alpha beside it where the form has one.
+# The names of the pairs for `QUERY` and `OUT` in each form, and of alpha if the form has one.
 FORMS = {
     "peft": ("unet.{}.lora_B.weight", "unet.{}.lora_A.weight", None, QUERY, OUT),
     "diffusers 0.20": ("unet.{}.lora.up.weight", "unet.{}.lora.down.weight", None, QUERY, OUT),
@@ -81,7 +70,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_changes_the_same_tensors(form, unet, tmp_path):
+def test_all_forms_change_the_same_tensors(form, unet, tmp_path):
     up_name, down_name, alpha_name, query, out = FORMS[form]
     state, expected = {}, {key: value.clone() for key, value in unet.state_dict().items()}
     for seed, (today, theirs) in enumerate(((QUERY, query), (OUT, out))):
@@ -104,7 +93,7 @@ def test_every_form_changes_the_same_tensors(form, unet, tmp_path):
         "text_encoder.text_model.encoder.layers.0.self_attn.to_q_lora.{}.weight",
     ],
 )
-def test_text_encoders_are_changed_too(name, tmp_path):
+def test_text_encoders_are_changed(name, tmp_path):
     text_encoder = model_folder.small_text_encoder(30)
     up, down = pair(24, 24)
     path = saved(tmp_path / "lora.safetensors", {name.format("up"): up, name.format("down"): down})
@@ -114,7 +103,7 @@ def test_text_encoders_are_changed_too(name, tmp_path):
     assert not merged(lazy(model_folder.small_unet()), "unet", [Lora(path)]).keys() - {*lazy(model_folder.small_unet())}
 
 
-def test_convolutions_are_merged_as_pytorch_computes_them_side_by_side(unet, tmp_path):
+def test_merged_convolutions_equal_pytorch_layers_side_by_side(unet, tmp_path):
     module = unet.down_blocks[0].resnets[0].conv1
     up, down = pair(8, 8, (3, 3))
     middle = torch.randn(RANK, RANK, 3, 3, generator=torch.Generator().manual_seed(5))
@@ -125,7 +114,7 @@ def test_convolutions_are_merged_as_pytorch_computes_them_side_by_side(unet, tmp
         "tucker": ({"up": up, "mid": middle, "down": short}, conv(conv(conv(x, short), middle, padding=1), up)),
     }
     for roles, branch in branches.values():
-        # In the old numbering, where a resnet's layers have other names.
+        # In the old numbering, the layers of a resnet have other names.
         state = {f"lora_unet_input_blocks_1_0_in_layers_2.lora_{role}.weight": v for role, v in roles.items()}
         found = merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state))])
         weight = torch.from_numpy(found["down_blocks.0.resnets.0.conv1.weight"].read())
@@ -135,7 +124,6 @@ def test_convolutions_are_merged_as_pytorch_computes_them_side_by_side(unet, tmp
 
 
 def test_a_linear_pair_fits_a_1x1_convolution(unet, tmp_path):
-    up, down = pair(8, 8)
     stem = "unet.mid_block.attentions.0.proj_in"
     up, down = pair(16, 16)
     state = {f"{stem}.lora_B.weight": up, f"{stem}.lora_A.weight": down}
@@ -144,7 +132,7 @@ def test_a_linear_pair_fits_a_1x1_convolution(unet, tmp_path):
     np.testing.assert_allclose(found["mid_block.attentions.0.proj_in.weight"].read(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_several_are_added_in_float32_and_rounded_once(unet, tmp_path):
+def test_several_loras_are_added_in_float32_and_rounded_once(unet, tmp_path):
     up, down = pair(8, 8)
     state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
     path = saved(tmp_path / "lora.safetensors", state)
@@ -155,7 +143,7 @@ def test_several_are_added_in_float32_and_rounded_once(unet, tmp_path):
     np.testing.assert_allclose(found.read(), expected, rtol=1e-3)
 
 
-def test_the_alpha_of_diffusers_metadata_counts(unet, tmp_path):
+def test_alpha_in_the_metadata_of_diffusers_is_used(unet, tmp_path):
     up, down = pair(8, 8)
     state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
 
@@ -166,14 +154,14 @@ def test_the_alpha_of_diffusers_metadata_counts(unet, tmp_path):
         return after - unet.state_dict()[f"{QUERY}.weight"].numpy()
 
     np.testing.assert_allclose(change(lora_alpha=8, r=2), 4 * change(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="is trained with use_dora, which is not supported"):
+    with pytest.raises(UserError, match="was trained with use_dora, which is not supported"):
         change(use_dora=True)
 
 
-SPOILT = {
+WRONG_LORAS = {
     "no place": (
         {"unet.nowhere.lora_A.weight": (2, 8), "unet.nowhere.lora_B.weight": (8, 2)},
-        "lora.safetensors: tensor 'unet.nowhere.lora_A.weight' fits no tensor of the unet",
+        "lora.safetensors: tensor 'unet.nowhere.lora_A.weight' does not fit any tensor of the unet",
     ),
     "half a pair": (
         {f"unet.{QUERY}.lora_A.weight": (2, 8)},
@@ -181,7 +169,7 @@ SPOILT = {
     ),
     "one place under two prefixes": (
         {f"unet.{QUERY}.lora_A.weight": (2, 8), f"{QUERY}.lora_A.weight": (2, 8)},
-        "tensor '.*lora_A.weight' and another are two for one place",
+        "tensor '.*lora_A.weight' and another have the same place in the model",
     ),
     "one place under two numbers": (
         {
@@ -189,7 +177,7 @@ SPOILT = {
             for name in ("input_blocks_1_1", "down_blocks_0_attentions_0")
             for role, shape in (("down", (2, 8)), ("up", (8, 2)))
         },
-        "tensor 'lora_unet_.*' and another are two for one place",
+        "tensor 'lora_unet_.*' and another have the same place in the model",
     ),
     "other sizes": (
         {f"unet.{QUERY}.lora_A.weight": (2, 9), f"unet.{QUERY}.lora_B.weight": (8, 2)},
@@ -209,22 +197,22 @@ SPOILT = {
     "nothing": ({}, "lora.safetensors: holds no tensors"),
     "other kind": (
         {f"lora_unet_{QUERY.replace('.', '_')}.hada_w1_a": (2, 9)},
-        "hada_w1_a' is none of a LoRA for Stable Diffusion 1.x in diffusers' or kohya's form",
+        "hada_w1_a' does not belong to a LoRA for Stable Diffusion 1.x in the form of diffusers or kohya",
     ),
     "SDXL": (
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": (2, 9)},
-        "lora_te2_.*' is none of a LoRA for Stable Diffusion 1.x",
+        "lora_te2_.*' does not belong to a LoRA for Stable Diffusion 1.x",
     ),
-    "no such part": (
+    "component missing": (
         {f"text_encoder.{TEXT}.lora_A.weight": (2, 24), f"text_encoder.{TEXT}.lora_B.weight": (24, 2)},
         "is for the text_encoder, which .*model does not have",
     ),
 }
 
 
-@pytest.mark.parametrize("kind", SPOILT)
-def test_a_lora_that_does_not_fit_is_named_in_one_line(kind, unet, tmp_path):
-    shapes, message = SPOILT[kind]
+@pytest.mark.parametrize("kind", WRONG_LORAS)
+def test_errors_in_loras_are_one_line(kind, unet, tmp_path):
+    shapes, message = WRONG_LORAS[kind]
     unet.save_pretrained(tmp_path / "model/unet")
     path = saved(tmp_path / "lora.safetensors", {key: torch.ones(shape) for key, shape in shapes.items()})
     with pytest.raises(UserError, match=message) as error:
@@ -233,14 +221,14 @@ def test_a_lora_that_does_not_fit_is_named_in_one_line(kind, unet, tmp_path):
 
 
 @pytest.mark.parametrize(("value", "scale"), [(np.nan, 1), (1.0, 1e40)])
-def test_what_is_not_finite_is_blamed_on_the_lora(value, scale, unet, tmp_path):
+def test_a_change_that_is_not_finite_names_the_lora(value, scale, unet, tmp_path):
     state = {f"unet.{QUERY}.lora_B.weight": torch.full((8, 2), value), f"unet.{QUERY}.lora_A.weight": torch.ones(2, 8)}
     found = merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state), scale)])
     with pytest.raises(UserError, match=r"lora.safetensors: tensor .* at a scale of \S+ is not finite"):
         found[f"{QUERY}.weight"].read()
 
 
-def test_an_alpha_may_be_a_vector_of_one(unet, tmp_path):
+def test_alpha_may_be_a_vector_of_length_one(unet, tmp_path):
     up, down = pair(8, 8)
     stem, read = f"lora_unet_{QUERY.replace('.', '_')}", []
     for alpha in (torch.tensor(3.0), torch.tensor([3])):
@@ -250,42 +238,40 @@ def test_an_alpha_may_be_a_vector_of_one(unet, tmp_path):
     np.testing.assert_array_equal(*read)
 
 
-def test_a_lora_in_another_precision_is_named(unet, tmp_path):
+def test_a_lora_with_unsupported_precision_is_an_error(unet, tmp_path):
     up, down = (a.to(torch.float8_e4m3fn) for a in pair(8, 8))
     state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
-    with pytest.raises(
-        UserError, match="lora.safetensors: tensor .* is of F8_E4M3; a LoRA must be of float64, float32"
-    ):
+    with pytest.raises(UserError, match="lora.safetensors: tensor .* is F8_E4M3; a LoRA must be float64, float32"):
         merged(lazy(unet), "unet", [Lora(saved(tmp_path / "lora.safetensors", state))])
 
 
-def test_a_model_string_names_its_loras(original, tmp_path):
+def test_loras_are_given_in_the_source(original, tmp_path):
     up, down = pair(8, 8)
     state = {f"unet.{QUERY}.lora_B.weight": up, f"unet.{QUERY}.lora_A.weight": down}
     path = saved(tmp_path / "a+b@1.safetensors", state)
     path = path.rename(tmp_path / "style.safetensors")
-    plain, half, whole = (conversions.converted(f"{original}{end}") for end in ("", f"+{path}@0.5", f"+{path}"))
-    metadata = [json.loads((folder / conversion.METADATA).read_text()) for folder in (plain, half, whole)]
-    assert len({about["identity"] for about in metadata}) == 3
-    assert len({about["parts"]["vae"]["sha256"] for about in metadata}) == 1
-    (lora,) = metadata[1]["loras"]
+    plain, half, whole = (conversion_cache.converted(f"{original}{end}") for end in ("", f"+{path}@0.5", f"+{path}"))
+    found = [metadata(folder) for folder in (plain, half, whole)]
+    assert len({about["identity"] for about in found}) == 3
+    assert len({about["parts"]["vae"]["sha256"] for about in found}) == 1
+    (lora,) = found[1]["loras"]
     assert lora["file"] == str(path) and lora["scale"] == 0.5 and len(lora["sha256"]) == 64
-    assert metadata[0]["loras"] == [] and metadata[2]["loras"][0]["scale"] == 1
-    assert conversions.parts_of(f"{original}+{path}") == conversions.parts_of(str(original))
+    assert found[0]["loras"] == [] and found[2]["loras"][0]["scale"] == 1
+    assert conversion_cache.list_components(f"{original}+{path}") == conversion_cache.list_components(str(original))
     direct = conversion.convert(str(original), tmp_path / "out", loras=[f"{path}@0.5"])
-    assert json.loads((direct / conversion.METADATA).read_text())["identity"] == metadata[1]["identity"]
+    assert metadata(direct)["identity"] == found[1]["identity"]
     with pytest.raises(UserError, match="is converted already; a LoRA is merged when the original is converted"):
-        conversions.converted(f"{plain}+{path}")
+        conversion_cache.converted(f"{plain}+{path}")
 
 
-def test_paths_may_have_a_plus_or_an_at(tmp_path):
+def test_paths_may_contain_plus_and_at(tmp_path):
     path = saved(tmp_path / "a@2.safetensors", {"x": torch.ones(1)})
     assert Lora.parse(str(path)) == Lora(path, 1) and Lora.parse(f"{path}@2") == Lora(path, 2)
     folder = tmp_path / "one+two"
     model_folder.small_unet().save_pretrained(folder / "unet")
-    assert conversions.parts_of(str(folder)) == ["unet"]
-    with pytest.raises(UserError, match="'x' is none of a LoRA"):
-        conversions.parts_of(f"{folder}+{path}")
+    assert conversion_cache.list_components(str(folder)) == ["unet"]
+    with pytest.raises(UserError, match="'x' does not belong to a LoRA"):
+        conversion_cache.list_components(f"{folder}+{path}")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +282,7 @@ def test_paths_may_have_a_plus_or_an_at(tmp_path):
         ("{}@nan", "must be a number"),
     ],
 )
-def test_a_lora_that_is_not_there(text, message, tmp_path):
+def test_errors_in_the_name_or_scale_of_a_lora_are_reported(text, message, tmp_path):
     path = saved(tmp_path / "lora.safetensors", {"x": torch.ones(1)})
     with pytest.raises(UserError, match=message):
         Lora.parse(text.format(path))

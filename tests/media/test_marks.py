@@ -153,5 +153,5 @@ def test_what_the_checker_withholds_is_below_zero(checker):
 
 
 def test_no_checker_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="the safety checker cannot be had"):
+    with pytest.raises(UserError, match="the safety checker is not available"):
         safety.Safe(str(tmp_path / "nowhere")).margin(np.zeros((8, 8, 3)))

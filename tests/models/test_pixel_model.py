@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 import transformers
 
-from convert import check, conversion, sources
+from convert import check, conversion, layouts
 from convert.tensors import open_tensors
-from its_jax.checkpoints import load
+from its_jax.checkpoints.compatibility import check_compatibility
+from its_jax.checkpoints.format import METADATA
 from its_jax.diffusion import ddpm
 from its_jax.errors import UserError
 from its_jax.models.if_unet import PixelUNet
@@ -77,7 +78,7 @@ def of_torch(generator, shape):
 def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_precision):
     """Prompts, padding and its mask, guidance, variance, bounds and steps, in float32."""
     source, twins, converted = built[stage]
-    model = load_model(str(converted), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(converted), components=PARTS, dtype=jnp.float32)
     ids = prompts.tokenize_for_pixels(model.tokenizer, ["", "", *PROMPTS])
     assert ids.shape == (4, 77)
     texts = prompts.encode_tokens_for_pixels(model.text_encoder, ids).reshape(2, 2, 77, -1)
@@ -117,7 +118,7 @@ def test_shards_are_converted_to_what_is_in_them(built):
     source, twins, converted = built[1]
     shards = sorted((source / "text_encoder").glob("model-*.safetensors"))
     assert len(shards) > 2 and (source / "text_encoder" / "model.safetensors.index.json").exists()
-    model = load_model(str(converted), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(converted), components=PARTS, dtype=jnp.float32)
     assert isinstance(model.text_encoder, T5EncoderModel) and isinstance(model.unet, PixelUNet)
     for part in PARTS:
         state = {k: v.numpy() for k, v in twins[part].state_dict().items() if k != "encoder.embed_tokens.weight"}
@@ -133,25 +134,25 @@ def test_a_16_bit_model_keeps_wo_in_float32_from_file_to_module(built, tmp_path)
     state = {k: v if ".wo." in k else v.half() for k, v in safetensors.torch.load_file(file).items()}
     safetensors.torch.save_file(state, file)
     out = conversion.convert(str(source), tmp_path / "out")
-    about = json.loads((out / conversion.METADATA).read_text())["parts"]["text_encoder"]
+    about = json.loads((out / METADATA).read_text())["parts"]["text_encoder"]
     assert about["dtype"] == "float16"
     for dtype in (jnp.float16, jnp.bfloat16):
-        found = to_state_dict(load_model(str(out), parts=("text_encoder",), dtype=dtype).text_encoder)
+        found = to_state_dict(load_model(str(out), components=("text_encoder",), dtype=dtype).text_encoder)
         for key, value in found.items():
             assert value.dtype == (jnp.float32 if ".wo." in key else dtype), key
             np.testing.assert_array_equal(value, state[key].numpy().astype(value.dtype))
 
 
 def test_stage_two_has_the_noise_of_the_small_picture(built):
-    model = load_model(str(built[2][2]), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(built[2][2]), components=PARTS, dtype=jnp.float32)
     assert model.unet.enlarges and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
     assert model.schedule.sample_max_value == 1.0 and model.schedule.variance_type == "learned_range"
-    first = load_model(str(built[1][2]), parts=("unet",), dtype=jnp.float32)
+    first = load_model(str(built[1][2]), components=("unet",), dtype=jnp.float32)
     assert not first.unet.enlarges and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
 
 
 def test_tokens_are_77_at_most(built, caplog):
-    model = load_model(str(built[1][2]), parts=("text_encoder",), dtype=jnp.float32)
+    model = load_model(str(built[1][2]), components=("text_encoder",), dtype=jnp.float32)
     assert model.tokenizer.model_max_length == 77  # though the file says 512
     long = "cat " * 80
     ids = prompts.tokenize_for_pixels(model.tokenizer, [long])
@@ -180,19 +181,19 @@ def test_shards_do_not_stay_in_memory(built):
 
 def test_published_tokenizers_are_read_by_sentencepiece(built, tmp_path, monkeypatch):
     folder = shutil.copytree(built[1][2], tmp_path / "converted")
-    metadata = json.loads((folder / conversion.METADATA).read_text())
+    metadata = json.loads((folder / METADATA).read_text())
     (folder / "tokenizer" / "tokenizer.json").unlink()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         del metadata["files"][f"tokenizer/{name}"]
-    (folder / conversion.METADATA).write_text(json.dumps(metadata))
-    with pytest.raises(UserError, match="tokenizer/ has no tokenizer.json nor spiece.model"):
-        load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32)
+    (folder / METADATA).write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="tokenizer/ has neither tokenizer.json nor spiece.model"):
+        load_model(str(folder), components=("text_encoder",), dtype=jnp.float32)
     spm = pytest.importorskip("sentencepiece")
     training = dict(sentence_iterator=iter(["a bell rings", "a cat", "bells"] * 9), vocab_size=30, minloglevel=2)
     ids = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False)
     spm.SentencePieceTrainer.train(model_prefix=str(folder / "tokenizer" / "spiece"), **training, **ids)
     edit_json(folder / "tokenizer" / "tokenizer_config.json", extra_ids=0)
-    tokenizer = load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32).tokenizer
+    tokenizer = load_model(str(folder), components=("text_encoder",), dtype=jnp.float32).tokenizer
     own = spm.SentencePieceProcessor(model_file=str(folder / "tokenizer" / "spiece.model"))
     for prompt in ("a cat", "bells  ring"):
         (found,) = prompts.tokenize_for_pixels(tokenizer, [prompt])
@@ -200,7 +201,7 @@ def test_published_tokenizers_are_read_by_sentencepiece(built, tmp_path, monkeyp
         assert list(found) == expected + [0] * (77 - len(expected))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs sentencepiece: pip install sentencepiece"):
-        load_model(str(folder), parts=("text_encoder",), dtype=jnp.float32)
+        load_model(str(folder), components=("text_encoder",), dtype=jnp.float32)
 
 
 def removed(path):
@@ -226,7 +227,7 @@ def other_text_encoder(folder):
         (removed("image_noising_scheduler"), "model: image_noising_scheduler/scheduler_config.json is missing"),
         (
             with_fields("scheduler/scheduler_config.json", prediction_type="sample"),
-            "model: PixelSchedule: prediction_type='sample' is not supported",
+            "model: DDPMSchedule: prediction_type='sample' is not supported",
         ),
         (with_fields("unet/config.json", act_fn="silu"), "model: unet: PixelUNetConfig: act_fn='silu'"),
         (with_fields("text_encoder/config.json", d_ff=41), r"text_encoder: tensor .*wi_0.weight' has shape \[40, 24\]"),
@@ -241,12 +242,12 @@ def test_bad_input_is_named_in_one_line(spoil, message, source, tmp_path, monkey
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
     spoil(source)
     with pytest.raises(UserError, match=message) as error:
-        load_model(str(source), parts=PARTS, dtype=jnp.float32)
+        load_model(str(source), components=PARTS, dtype=jnp.float32)
     assert "\n" not in str(error.value)
 
 
 def test_parts_that_do_not_fit_together_are_named(built):
-    model = load_model(str(built[1][2]), parts=PARTS, dtype=jnp.float32)
+    model = load_model(str(built[1][2]), components=PARTS, dtype=jnp.float32)
 
     def with_sizes(part, **change):
         module = copy.copy(getattr(model, part))
@@ -259,7 +260,7 @@ def test_parts_that_do_not_fit_together_are_named(built):
         (with_sizes("text_encoder", vocab_size=20), "the tokenizer has 32 tokens, the text_encoder knows 20"),
     ):
         with pytest.raises(UserError, match=message):
-            load._check_fit(wrong)
+            check_compatibility(wrong)
 
 
 def test_a_shard_that_is_missing_is_named(built, tmp_path):
@@ -283,7 +284,7 @@ def test_of_the_published_repositories_what_is_taken():
              "watermarker/config.json"]  # fmt: skip
     unet = "unet/diffusion_pytorch_model.safetensors"
     for text_encoder in (wide + half, half):
-        layout = sources.layout([*text_encoder, *plain, *other, unet], source="hub")
+        layout = layouts.find_layout([*text_encoder, *plain, *other, unet], source="hub")
         taken = wide if "model-" in text_encoder[0] else half
         assert layout.weights == {"text_encoder": (taken[-1], *taken[:-1]), "unet": (unet,)}
         assert sorted(layout.plain) == plain

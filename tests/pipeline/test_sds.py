@@ -75,7 +75,7 @@ def test_a_model_that_gives_nothing_finite_is_not_taken_for_one_that_agrees():
 @pytest.mark.usefixtures("highest_precision")
 def test_an_iteration_is_that_of_pytorch(sources, models):
     """Gradient of the loss as it is stated, through PyTorch's own encoder, and AdamW's step."""
-    model = pretrained.load_model(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model(models["image.model"], components=("unet", "vae"), dtype=jnp.float32)
     unet = diffusers.UNet2DConditionModel.from_pretrained(sources / "image" / "unet")
     vae = diffusers.AutoencoderKL.from_pretrained(sources / "image" / "vae")
     alphas = model.schedule.alphas_cumprod().astype(np.float32)
@@ -134,7 +134,7 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
 
 @pytest.mark.parametrize("view", ["rotate_90", "block_rearrange"])
 def test_a_gradient_lies_as_the_spectrogram_does(models, view):
-    model = pretrained.load_model(models["image.model"], parts=("unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model(models["image.model"], components=("unet", "vae"), dtype=jnp.float32)
     unet = prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
     critic = sds_latent.LatentGuide(unet, model.vae, jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32))
     texts = jax.tree.map(lambda a: jnp.stack([a] * 4), model.unet.project_text(jnp.ones((2, 7, 24))))

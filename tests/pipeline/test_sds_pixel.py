@@ -45,7 +45,7 @@ def pixel_models(folders, tmp_path_factory):
 @pytest.mark.usefixtures("highest_precision")
 def test_a_gradient_is_that_of_pytorch(folders, pixel_models):
     """Of the loss as it is stated, through PyTorch's own crops, resizing and UNet."""
-    model = pretrained.load_model(pixel_models[0], parts=("unet",), dtype=jnp.float32)
+    model = pretrained.load_model(pixel_models[0], components=("unet",), dtype=jnp.float32)
     unet = diffusers.UNet2DConditionModel.from_pretrained(folders / "1" / "unet")
     alphas = jnp.asarray(model.schedule.alphas_cumprod(), jnp.float32)
     rng = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_what_cannot_be_asked_is_refused(expand, pixel_models, distiller):
         sampler(**{"audio.model": pixel_models[0]})
     with pytest.raises(UserError, match="has no vae"):
         sampler(method="fused")
-    outline = pretrained.abstract_model(pixel_models[0], parts=("unet",), dtype="float32")
+    outline = pretrained.abstract_model(pixel_models[0], components=("unet",), dtype="float32")
     for size in (None, 7):
         outline.unet.config = dataclasses.replace(outline.unet.config, sample_size=size)
         with pytest.raises(UserError, match=f"has sample_size {size}; method='sds' needs"):

@@ -39,7 +39,7 @@ LOADED = """
 import sys
 import its_jax.pipeline.sampler
 from its_jax.pretrained import load_model
-load_model("tiny/image", parts=("text_encoder",), dtype="float32").tokenizer("bell")
+load_model("tiny/image", components=("text_encoder",), dtype="float32").tokenizer("bell")
 print(*(name for name in sys.modules if name.split(".")[0] in ("torch", "diffusers") or ".modeling_" in name))
 """
 

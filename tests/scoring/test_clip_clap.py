@@ -13,7 +13,7 @@ import transformers
 from torchmetrics.functional.multimodal import clip_score
 from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
 
-from convert import check, conversion, sources
+from convert import check, conversion, hub, layouts
 from its_jax import pretrained
 from its_jax.errors import UserError
 from its_jax.scoring import clip_clap, registry
@@ -135,7 +135,7 @@ def test_a_conversion_gives_what_its_source_does(kind, request, tmp_path):
     scorer = {"clip": clip_clap.ClipScorer, "clap": clip_clap.ClapScorer}[kind]
     np.testing.assert_array_equal(scorer(str(out)).text("a dog"), scorer(str(folder)).text("a dog"))
     assert (out / "tokenizer" / "vocab.json").exists() and (out / "dual_encoder" / "preprocessor_config.json").exists()
-    with pytest.raises(UserError, match="has no unet; the parts of this model are dual_encoder"):
+    with pytest.raises(UserError, match="has no unet; the components of this model are dual_encoder"):
         pretrained.check_components(str(out), ["unet"])
 
 
@@ -188,9 +188,9 @@ def test_the_other_kind_is_refused(clip, clap):
     ],
 )
 def test_what_is_missing_is_named(clip, names, missing, tmp_path):
-    there = set(sources.file_names(clip[0])) - set(names)
+    there = set(hub.file_names(clip[0])) - set(names)
     with pytest.raises(UserError, match=f"my/clip: has no {missing}"):
-        sources.layout(there, source="my/clip")
+        layouts.find_layout(there, source="my/clip")
 
 
 def edited(folder, tmp_path, name, change):
@@ -204,7 +204,7 @@ def edited(folder, tmp_path, name, change):
 
 def test_a_processor_of_another_model_is_refused(clip, clap, tmp_path):
     folder = edited(clip[0], tmp_path / "a", "preprocessor_config.json", lambda raw: raw.update(size=32, crop_size=32))
-    with pytest.raises(UserError, match="gives pictures of 32 pixels, the model takes pictures of 24 pixels"):
+    with pytest.raises(UserError, match="gives images of 32 pixels, the model takes images of 24 pixels"):
         clip_clap.ClipScorer(folder)
     folder = edited(clap[0], tmp_path / "b", "preprocessor_config.json", lambda raw: raw.update(max_length_s=3))
     with pytest.raises(UserError, match="gives 301 frames of 16 mels, the model takes 256 frames of 16 mels at most"):

@@ -53,7 +53,7 @@ def test_diffusers_and_transformers_open_the_very_folder(kind, highest_precision
     import transformers
 
     folder = WEIGHTS / kind
-    model = pretrained.load_model(f"tiny/{kind}", parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    model = pretrained.load_model(f"tiny/{kind}", components=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
     ids = tokenizer("bell", padding="max_length", return_tensors="np").input_ids
     z = np.random.default_rng(0).standard_normal((1, 16, 16, 4), np.float32)
@@ -79,7 +79,7 @@ def test_so_they_do_with_the_one_of_pixels(highest_precision):
     import transformers
 
     folder = WEIGHTS / "color"
-    model = pretrained.load_model("tiny/color", parts=("text_encoder", "unet"), dtype=jnp.float32)
+    model = pretrained.load_model("tiny/color", components=("text_encoder", "unet"), dtype=jnp.float32)
     ids = transformers.T5Tokenizer.from_pretrained(folder / "tokenizer")("a photo of trees", return_tensors="np")
     x = np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32)
     with torch.no_grad():
@@ -129,7 +129,8 @@ def test_their_quality_is_on_record_for_these_weights_and_settings():
     for term in TERMS:
         then = record["settings"].pop(term) | {"prompt": settings[term]["prompt"]}  # each sample had its own
         assert then.items() <= settings[term].items()
-        assert record["models"][term] == pretrained.load_model(f"tiny/{term}", parts=(), dtype=jnp.float32).identity
+        model = pretrained.load_model(f"tiny/{term}", components=(), dtype=jnp.float32)
+        assert record["models"][term] == model.identity
     assert record["settings"].items() <= settings.items()
     assert record["counts"]["fused"] == 4 * len(items.SUBJECTS) * len(items.SOUNDS)
     assert min(record["image"]["picture"], record["audio"]["sound"]) >= 0.98

@@ -158,7 +158,7 @@ def test_the_export_loads_as_a_model(exported, tmp_path, monkeypatch):
 
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
     folder, _ = exported
-    image = pretrained.load_model(str(folder / "image"), parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    image = pretrained.load_model(str(folder / "image"), components=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     audio = pretrained.load_model(str(folder / "audio"), dtype=jnp.float32, share=[image])
     assert image.vae is audio.vae
     assert image.schedule == audio.schedule

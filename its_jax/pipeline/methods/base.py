@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import jax
 from jax import Array
 
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.pipeline.components import Components, Requirements
 from its_jax.pipeline.placement import DataParallel
 from its_jax.pipeline.progress import OnProgress

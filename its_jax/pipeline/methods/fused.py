@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.pipeline import decoding, init_latent
 from its_jax.pipeline.components import Components, Requirements
 from its_jax.pipeline.denoiser import Denoiser

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.diffusion.views import VIEWS
 from its_jax.pipeline import decoding
 from its_jax.pipeline.components import Components, Requirements

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.diffusion import denoise
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
