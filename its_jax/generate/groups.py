@@ -53,7 +53,7 @@ def make(
                 logging.warning("%d samples cannot be made: %s", len(missing), error)
                 faults.append(str(error))
                 continue
-            store.clean(name for batch in batches for name in batch if name in missing)
+            store.remove_leftovers(name for batch in batches for name in batch if name in missing)
             for batch in batches:
                 assert sampler is not None  # there are batches
                 make_batch(line, sampler, *to_make(group, batch, missing))

@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from its_jax.errors import UserError
 from its_jax.generate.record import sample_record
-from its_jax.media import images, sounds
-from its_jax.media import video as media_video
+from its_jax.media import images, sounds, videos
 from its_jax.pipeline import decoding
 from its_jax.pipeline.methods import resume, subclasses
 from its_jax.pipeline.sampler import Sampler, timed
@@ -61,7 +60,7 @@ def make(requested: Sequence[SampleSettings], workdir: Path, *, options: RunOpti
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(pending), sampler.batch_size, device)
     store, done = FolderWriter(workdir), 0
-    store.clean(map(sample_id, pending))
+    store.remove_leftovers(map(sample_id, pending))
     with pipeline(store, pending, video=options.video) as line:
         while done < len(pending):
             done += line.make(sampler, pending[done : done + sampler.batch_size - position], position)
@@ -154,7 +153,7 @@ class Pipeline:
 
 def write(settings, sample, sampler, store, *, video, scorers=()):
     """Scores one sample and adds it to a store, the record last."""
-    store.add(sample_id(settings), _content(settings, sample, sampler, type(store).sound, video, scorers))
+    store.add(sample_id(settings), _content(settings, sample, sampler, type(store).audio_file, video, scorers))
 
 
 def _content(settings, sample, sampler, sound, video, scorers):
@@ -174,7 +173,7 @@ def _content(settings, sample, sampler, sound, video, scorers):
     yield sound, encode(waveform, rate, record)
     if video:
         prompts = (settings.terms[term].prompt for term in TERMS)
-        yield VIDEO, media_video.video(spectrogram, waveform, rate, *prompts, settings=record)
+        yield VIDEO, videos.video(spectrogram, waveform, rate, *prompts, settings=record)
     seconds = {**sample.seconds, "write": time.perf_counter() - start}
     yield RECORD, json_bytes(record | {"seconds": seconds})
 

@@ -248,7 +248,7 @@ class Worker:
         from its_jax.generate import groups as generate_groups
 
         self.begin(*begin)
-        self._store.clean(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
+        self._store.remove_leftovers(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
         generate_groups.make_batch(self._line, self._sampler, batch, wanted)
         return self._news()
 
