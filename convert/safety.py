@@ -31,8 +31,7 @@ class Safe:
         self.source = source
 
     def __call__(self, items: "Sequence[Item]") -> dict[str, list[float]]:
-        """Scores samples: `safe` -> a number for each of them."""
-        return {"safe": [min(map(self.margin, item.pictures.values())) for item in items]}
+        return {"safe": [min(map(self.margin, item.images.values())) for item in items]}
 
     def margin(self, image: np.ndarray) -> float:
         """Returns the score of an image `[h, w, 3]` in [0, 1]. UserError: the checker is not available."""

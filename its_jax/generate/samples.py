@@ -58,7 +58,7 @@ def write_samples(
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(pending), program.batch_size, device)
     store, done = FolderWriter(workdir), 0
-    store.clean(map(sample_id, pending))
+    store.remove_leftovers(map(sample_id, pending))
     with writing(store, pending, video=options.video) as runner:
         while done < len(pending):
             batch = pending[done : done + program.batch_size - batch_index]
