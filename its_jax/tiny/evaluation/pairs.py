@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from its_jax.pipeline import decoding
+from its_jax.pipeline.program import Program
 from its_jax.settings.parse import expand
-from its_jax.settings.schema import TERMS
+from its_jax.settings.schema import TERMS, SampleSettings
 from its_jax.tiny.data import items, pictures, sounds
 from its_jax.tiny.evaluation import scores
 
@@ -21,14 +22,18 @@ Blend = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class SampleCache:
-    """A folder that keeps the samples of one sampler and one set of settings, batch by batch.
+    """A folder that keeps the samples of one set of models and settings, batch by batch.
 
     It does not notice a change of the code that generates them. Use a new folder after such a change.
+
+    Args of the constructor:
+      program: generates a batch of at most `program.batch_size` samples.
+      settings: the settings of all samples, except their prompts, weights and seeds.
     """
 
-    def __init__(self, workdir: Path, sampler: Any, settings: Mapping[str, Any]):
-        self.sampler, self.settings = sampler, settings
-        key = [settings, sampler.image.identity, sampler.audio.identity]
+    def __init__(self, workdir: Path, program: Program, settings: Mapping[str, Any]):
+        self.program, self.settings = program, settings
+        key = [settings, *(program.components.identities[term] for term in TERMS)]
         self.folder = workdir / "samples" / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -38,7 +43,7 @@ class SampleCache:
         Args:
           kind: 'fused', or 'image' or 'audio' for that model alone.
         """
-        size = self.sampler.batch_size
+        size = self.program.batch_size
         batches = []
         for start in range(0, len(pairs), size):
             batches.append(self._batch(kind, pairs[start : start + size]))
@@ -51,13 +56,13 @@ class SampleCache:
         name = hashlib.sha256(json.dumps([kind, pairs]).encode()).hexdigest()[:10]
         path = self.folder / f"{kind}_{name}.npz"
         if not path.exists():
-            made = self.sampler([sample_settings(self.settings, pair, kind) for pair in pairs])
+            made = self.program([sample_settings(self.settings, pair, kind) for pair in pairs])
             with open(path.with_suffix(".tmp"), "wb") as file:
                 np.savez(
                     file,
                     spectrogram=np.stack([items.to_bytes(sample.spectrogram) for sample in made]),
                     latents=np.stack([sample.latents for sample in made]),
-                    waveform=np.stack([sample.waveform for sample in made]),
+                    waveform=np.stack([sample.audio for sample in made]),
                 )
             path.with_suffix(".tmp").replace(path)
         return dict(np.load(path))
@@ -68,7 +73,7 @@ def _classes(pairs: Sequence[Pair]) -> Samples:
     return {"subject": np.array([pair[0] for pair in pairs]), "sound": np.array([pair[1] for pair in pairs])}
 
 
-def sample_settings(settings: Mapping[str, Any], pair: Pair, kind: str) -> dict[str, Any]:
+def sample_settings(settings: Mapping[str, Any], pair: Pair, kind: str) -> SampleSettings:
     """Returns the settings of one sample, with a held-out caption of the subject and one of the sound.
 
     Args:
@@ -92,7 +97,7 @@ def sample_settings(settings: Mapping[str, Any], pair: Pair, kind: str) -> dict[
 
 
 def blend(
-    sampler: Any,
+    program: Program,
     alone: Mapping[str, Samples],
     pairs: Sequence[Pair],
     singles: int,
@@ -107,12 +112,12 @@ def blend(
     spectrogram = function(
         alone["image"]["spectrogram"][images] / np.float32(255), alone["audio"]["spectrogram"][audio] / np.float32(255)
     )
-    vae, vocoder = sampler.image.vae, sampler.audio.vocoder
+    vae, vocoder = program.components.models["image"].vae, program.components.vocoder
     blocks = [spectrogram[i : i + scores.BATCH] for i in range(0, len(spectrogram), scores.BATCH)]
     return {
         "spectrogram": items.to_bytes(spectrogram),
         "latents": np.concatenate([decoding.encode_image(vae, np.repeat(x[..., None], 3, -1)) for x in blocks]),
-        "waveform": np.concatenate([decoding.vocode(vocoder, x, sampler.mel, "hifigan") for x in blocks]),
+        "waveform": np.concatenate([decoding.vocode(vocoder, x, program.mel, "hifigan") for x in blocks]),
     } | _classes(pairs)
 
 

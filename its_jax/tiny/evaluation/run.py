@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from its_jax.media.images import contact_sheet, write_png
-from its_jax.pipeline.sampler import Sampler
+from its_jax.pipeline.pipeline import Pipeline
 from its_jax.runtime import hardware
 from its_jax.settings.parse import expand
 from its_jax.settings.schema import TERMS
@@ -33,21 +33,22 @@ def run(settings: Mapping[str, Any], workdir: Path, *, seeds: int, singles: int,
     """
     with files.explain_os_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(expand(settings, 1)[0], pending=batch, batch_size=batch)
+    program = Pipeline(settings).compile(expand(settings, 1)[0], pending=batch, batch_size=batch)
+    models = program.components.models
     classes = range(items.CLASSES)
     fused_pairs = list(itertools.product(classes, classes, range(seeds)))
     alone_pairs = [(i, i, seed) for i in classes for seed in range(singles)]
-    cache = pairs.SampleCache(workdir, sampler, settings)
+    cache = pairs.SampleCache(workdir, program, settings)
     samples = {kind: cache.samples(kind, alone_pairs) for kind in TERMS}
     samples["fused"] = cache.samples("fused", fused_pairs)
     for name, function in _BLENDS.items():
-        samples[name] = pairs.blend(sampler, samples, fused_pairs[::seeds], singles, function)
+        samples[name] = pairs.blend(program, samples, fused_pairs[::seeds], singles, function)
     judge = {kind: judges.load(kind) for kind in judges.KINDS}
-    results = {name: scores.evaluate_samples(sampler, judge, of_kind) for name, of_kind in samples.items()}
+    results = {name: scores.evaluate_samples(models, program.mel, judge, of_kind) for name, of_kind in samples.items()}
     summaries = {name: scores.summarize(result) for name, result in results.items()}
     about = {
         "machine": hardware.describe(),
-        "models": {term: getattr(sampler, term).identity for term in TERMS},
+        "models": {term: models[term].identity for term in TERMS},
         "settings": {key: value for key, value in settings.items() if key not in _RUN_SETTINGS},
         "counts": {name: len(result["subject"]) for name, result in results.items()},
     }

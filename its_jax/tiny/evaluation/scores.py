@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from its_jax.audio.mel import MelConfig
+from its_jax.checkpoints.load import Model
 from its_jax.pipeline import decoding
 from its_jax.pipeline import prompts as pipeline_prompts
 from its_jax.tiny import judges
@@ -21,18 +23,19 @@ BATCH = 12  # samples that are scored at once
 
 
 def evaluate_samples(
-    sampler: Any, judge: Mapping[str, judges.Judge], samples: Mapping[str, np.ndarray]
+    models: Mapping[str, Model], mel: MelConfig, judge: Mapping[str, judges.Judge], samples: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Returns the classes, the judges' verdicts, the denoising errors and the errors of the vocoder, `[n]` each.
 
     Args:
-      sampler: has the models `image` and `audio`, and `mel`.
+      models: the models 'image' and 'audio'.
+      mel: the vocoder's mel front end.
       judge: the judges of 'picture' and of 'sound'.
     """
     spectrogram = samples["spectrogram"] / np.float32(255)
     rows = range(0, len(spectrogram), BATCH)
     griffin_lim = np.concatenate(
-        [decoding.vocode(sampler.audio.vocoder, spectrogram[i : i + BATCH], sampler.mel, "griffin_lim") for i in rows]
+        [decoding.vocode(models["audio"].vocoder, spectrogram[i : i + BATCH], mel, "griffin_lim") for i in rows]
     )
     heard, heard_griffin_lim = (
         np.concatenate([items.to_spectrogram(waveform[i : i + BATCH]) for i in rows])
@@ -44,24 +47,24 @@ def evaluate_samples(
         "picture_right": judges.classify(judge["picture"], spectrogram) == samples["subject"],
         "sound_right": judges.classify(judge["sound"], heard) == samples["sound"],
         "sound_right_griffin_lim": judges.classify(judge["sound"], heard_griffin_lim) == samples["sound"],
-        "error_picture_model": denoising_error(sampler.image, samples, "image"),
-        "error_sound_model": denoising_error(sampler.audio, samples, "audio"),
+        "error_picture_model": denoising_error(models["image"], samples, "image"),
+        "error_sound_model": denoising_error(models["audio"], samples, "audio"),
         "vocoder_error": np.abs(heard - spectrogram).mean(axis=(1, 2)),
         "griffin_lim_error": np.abs(heard_griffin_lim - spectrogram).mean(axis=(1, 2)),
     }
 
 
-def denoising_error(model: Any, samples: Mapping[str, np.ndarray], kind: str, *, prompted: bool = True) -> np.ndarray:
+def denoising_error(model: Model, samples: Mapping[str, np.ndarray], kind: str, *, prompted: bool = True) -> np.ndarray:
     """Computes the mean squared error `[n]` of the predicted noise at `NOISE_LEVELS`, with the same noise for all.
 
     Args:
-      model: has `tokenizer`, `text_encoder`, `unet` and `schedule`.
       kind: 'image' or 'audio'.
       prompted: whether the prompt names the requested class, or is empty.
     """
     prompts, labels = _prompts(kind), samples["subject" if kind == "image" else "sound"]
     ids = pipeline_prompts.tokenize(model.tokenizer, prompts if prompted else [""] * len(prompts))
     texts = pipeline_prompts.encode_tokens(model.text_encoder, ids)
+    assert model.schedule is not None, "a diffusion model has a schedule"
     signal = model.schedule.alphas_cumprod()
     eps = jax.random.normal(jax.random.key(0), samples["latents"].shape[1:])
 

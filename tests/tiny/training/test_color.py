@@ -26,7 +26,7 @@ def test_batches_have_colored_images_and_captions(batch):
 
 
 def test_the_bound_is_smallest_at_the_right_variance(batch):
-    """For a model whose noise has a constant error, the best variance lies above the smallest one."""
+    """If the noise of a model has a constant error, the best variance lies above the smallest one."""
     x0, key = batch["x0"], jax.random.key(0)
     eps = jax.random.normal(key, x0.shape)
 

@@ -18,7 +18,7 @@ def initial():
 
 
 def test_the_vocoder_begins_as_a_bank_of_oscillators(initial):
-    """Its waveforms have nearly the spectrograms of its input, for loud images too."""
+    """The untrained vocoder nearly reproduces spectrograms, even loud images."""
     spectrograms = np.concatenate([items.make_pictures("train", 2), items.make_spectrograms("train", 2)])
     spectrograms = spectrograms / np.float32(255)
     waveform = initial(image_to_mel(spectrograms, canvas.MEL))
