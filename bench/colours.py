@@ -6,7 +6,7 @@
 
 `bench.latent_colours` tells how to add pictures by the other method. `usual` is the share of pictures whose hue is one
 that the subject's pictures were drawn in, `chance` the share of the pictures of all other subjects whose hue is, and
-`grey` the share of pictures with hardly any colour (see `hue` in `its_jax.tiny.data.colors`). `grey_off` is how far the
+`grey` the share of pictures with hardly any colour (`colors.dominant_hue` of `its_jax.tiny.data`). `grey_off` is how far the
 mean of the three channels is from the spectrogram at most, in levels of 1/255. --picture=docs/colours.png shows some
 subjects' first samples, grey and coloured.
 """
@@ -68,7 +68,7 @@ def of_methods(made: Mapping[str, samples.Sample]) -> dict[str, list[Seen]]:
         for name in sample.colorings:
             coloured = sample.read_image(name)
             off = 255 * np.abs(coloured.mean(axis=-1) - sample.read_image()).max()
-            seen[_method(sample, name)].append(Seen(_subject(sample), colors.hue(coloured), float(off)))
+            seen[_method(sample, name)].append(Seen(_subject(sample), colors.dominant_hue(coloured), float(off)))
     return seen
 
 
@@ -95,7 +95,7 @@ def rows(seen: Sequence[Seen]) -> dict[str, Any]:
         "usual": round(right / len(seen), 3),
         "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(seen))],
         "chance": round(float(np.mean([of["chance"] for of in table.values()])), 3),
-        "grey": round(float(np.mean([one.hue == "grey" for one in seen])), 3),
+        "grey": round(float(np.mean([one.hue == "gray" for one in seen])), 3),
         "grey_off": round(max(one.grey_off for one in seen), 3),
     }
 
@@ -103,17 +103,17 @@ def rows(seen: Sequence[Seen]) -> dict[str, Any]:
 def row(subject, of, seen):
     others = [one for one in seen if one.subject != subject]
     return {
-        "hues": sorted(colors.usual(subject)),
+        "hues": sorted(colors.usual_hues(subject)),
         "found": dict(collections.Counter(one.hue for one in of).most_common()),
         "n": len(of),
         "usual": round(float(np.mean([_is_usual(subject, one) for one in of])), 3),
         "chance": round(float(np.mean([_is_usual(subject, one) for one in others])), 3) if others else 0.0,
-        "grey": round(float(np.mean([one.hue == "grey" for one in of])), 3),
+        "grey": round(float(np.mean([one.hue == "gray" for one in of])), 3),
     }
 
 
 def _is_usual(subject, one):
-    return one.hue in colors.usual(subject)
+    return one.hue in colors.usual_hues(subject)
 
 
 def picture(made, methods):

@@ -109,7 +109,7 @@ def judged(made, by):
         likely = np.zeros(len(some))
         for (kind, judge), pictures, term in zip(by.items(), (seen, heard), steps.TERMS, strict=True):
             wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
-            chances = np.asarray(judges.log_chances(judge, pictures))
+            chances = np.asarray(judges.log_probabilities(judge, pictures))
             right[kind].append(chances.argmax(axis=1) == wanted)
             likely += chances[np.arange(len(some)), wanted]
         total.append(likely)

@@ -105,7 +105,7 @@ def result(settings, workdir):
     """What the judges find in each sample; and the arithmetic of one."""
     (one,) = expand(settings, 1)
     sampler = Sampler(one, pending=BATCH, batch_size=BATCH)
-    samples = pairs.Store(workdir, sampler, settings).samples("fused", PAIRS)
+    samples = pairs.SampleCache(workdir, sampler, settings).samples("fused", PAIRS)
     return judged(samples) | {
         "error": np.mean([scores.denoising_error(getattr(sampler, term), samples, term) for term in TERMS], axis=0),
         "gflop": stage_flops(sampler, one)["denoise"] / 1e9,

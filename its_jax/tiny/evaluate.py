@@ -1,9 +1,9 @@
-"""How good the embedded models are: `python -m its_jax.tiny.evaluate --config=configs/default.py --workdir=FOLDER`.
+"""Measures the embedded models: `python -m its_jax.tiny.evaluate --config=configs/default.py --workdir=FOLDER`.
 
-Samples every subject with every sound at the config's settings, and each model alone, through the functions that
-`its_jax.sample` runs. Judges (`its_jax.tiny.judges`) say what the picture shows and what the sound, analysed again from
-the vocoder's waveform, is. Since judges accept plain blends too, the error with which each model denoises the finished
-sample is given beside: it tells how likely the sample is under the model. Writes evaluation.json; resumable.
+Samples every subject with every sound at the config's settings, and each model alone. Judges (`its_jax.tiny.judges`)
+classify the image, and the sound by the spectrogram of the vocoder's waveform. Judges accept plain blends too, so the
+table also has the error with which each model denoises the finished sample, which shows how likely the sample is under
+that model. Writes evaluation.json and can be resumed.
 """
 
 from pathlib import Path
@@ -15,16 +15,17 @@ from its_jax.errors import UserError
 from its_jax.runtime import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where samples and evaluation.json go.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for samples and evaluation.json.", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", 4, "Fused samples of each pair.", lower_bound=1)
 _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of each sound alone.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 12, "Samples at once.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 12, "Batch size.", lower_bound=1)
 
 
 def main():
+    """Evaluates the config."""
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, say configs/default.py")
-    from its_jax.tiny.evaluation import run  # slow, as JAX is: what is wrong with the flags is said before
+    from its_jax.tiny.evaluation import run  # JAX is slow to import, and errors in flags should appear at once.
 
     settings, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value)
     run.run(settings, workdir, seeds=_SEEDS.value, singles=_SINGLES.value, batch=_BATCH.value)

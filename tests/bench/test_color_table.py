@@ -24,7 +24,7 @@ def painted(workdir, subject, seed, hues):
     images.write_png(sample.path / "spectrogram.png", GREY / 255, record)
     for number, (method, hue) in enumerate(hues.items()):
         tint = np.tile(np.float32(colors.COLORS[hue or "orange"]), (*GREY.shape, 1))
-        picture = colors.color_share(GREY / 255, tint) + (0 if hue else 3 / 255)
+        picture = colors.apply_tints(GREY / 255, tint) + (0 if hue else 3 / 255)
         settings = {"method": method, "prompt": f"a photo of {subject}"}
         outputs.write(outputs.ColorTask(sample, settings, GREY, f"color_{number:02d}", False), picture, {})
 
@@ -37,9 +37,9 @@ def run(monkeypatch, workdir, *more):
 
 def test_pictures_have_their_subjects_colours_or_not(tmp_path, monkeypatch, capsys):
     work = tmp_path / "work"
-    painted(work, "tigers", 0, {"factorized": "orange", "latent": "grey"})
-    painted(work, "tigers", 1, {"factorized": "blue", "latent": "grey"})
-    painted(work, "elephants", 0, {"factorized": "grey", "latent": "grey"})
+    painted(work, "tigers", 0, {"factorized": "orange", "latent": "gray"})
+    painted(work, "tigers", 1, {"factorized": "blue", "latent": "gray"})
+    painted(work, "elephants", 0, {"factorized": "gray", "latent": "gray"})
     painted(work, "trains", 0, {"factorized": "blue", "latent": None})
     table = run(monkeypatch, work, f"--picture={tmp_path / 'shown.png'}")
     factorized, latent = table["factorized"], table["latent"]

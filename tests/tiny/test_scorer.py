@@ -10,7 +10,7 @@ from tests.helpers.sample_settings import default_settings
 
 
 def item(image, audio, subject="dog", sound="bell"):
-    """A picture and a sound made by program, and the prompts that they are held against."""
+    """Returns a drawn image and a synthesized sound with the given prompts."""
     return Item(
         default_settings({"image.prompt": image, "audio.prompt": audio}),
         {},
@@ -20,18 +20,24 @@ def item(image, audio, subject="dog", sound="bell"):
     )
 
 
-def test_what_was_asked_for_scores_high_and_other_things_low():
-    found = scorer.right(
-        [
-            item("a painting of dogs, grayscale", "church bells ringing"),
-            item("a drawing of castle towers", "dog barking"),
-        ]
-    )
-    assert found["picture"][0] > 90 and found["sound"][0] > 90
-    assert found["picture"][1] < 10 and found["sound"][1] < 10
+def test_samples_of_the_prompts_score_high_and_others_low():
+    matching = item("a painting of dogs, grayscale", "church bells ringing")
+    other = item("a drawing of castle towers", "dog barking")
+    scores = scorer.right([matching, other])
+    assert scores["picture"][0] > 90 and scores["sound"][0] > 90
+    assert scores["picture"][1] < 10 and scores["sound"][1] < 10
 
 
-def test_what_the_judges_do_not_know_has_no_score():
+def test_prompts_that_the_judges_do_not_know_have_no_score():
     scores = registry.score_item([scorer.right], item("a painting of zebras", "church bells ringing"))
     assert scores["scores"].keys() == {"sound"}
+
+
+def test_the_longest_phrase_of_a_prompt_counts():
+    assert scorer.named("picture", "Castle towers") == items.SUBJECTS.index("castle")
+    assert scorer.named("sound", "a dog barking in the rain") == items.SOUNDS.index("dog")
+    assert scorer.named("sound", "silence") is None
+
+
+def test_the_registry_finds_the_scorer_by_its_name():
     assert registry.load_scorers("its_jax.tiny.scorer:right") == [scorer.right]

@@ -1,17 +1,18 @@
-"""Program-made grey pictures with captions: what the small image model learns to paint.
+"""A program that draws gray pictures and writes captions: the training data of the small image model.
 
-A picture is a strip of 3 to 7 large, light objects of one subject on black.  It is made to be heard as well
-as seen: its height is frequency, its width is time and its brightness is loudness, so features are bold, gaps
-are truly black, and no place along the width is special (any crop of it is again such a picture).
+A picture is a strip of 3 to 7 large, light objects of one subject on black. It is also a spectrogram: its height is
+frequency, its width is time and its brightness is loudness. Therefore features are bold, gaps are truly black, and no
+place along the width is special, so that any crop looks like a whole picture.
 
-An object is drawn by its own short function with a `_Pen`, in a frame of its own: y runs from 0 (top) to 1
-(bottom, on the ground), x from about -aspect / 2 to aspect / 2, in units of the object's height.
+A short function draws each subject with a `_Pen` in the object's own frame: y runs from 0 (top) to 1 (bottom, on the
+ground) and x from about -aspect / 2 to aspect / 2, in units of the object's height.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFilter
 
 from its_jax.errors import UserError
@@ -41,16 +42,18 @@ TEMPLATES = (
     "{}, grayscale",
 )
 STYLES = ("filled", "outline")
+Tints = Mapping[str, tuple[int, int, int]]  # part -> red, green and blue
 
 _OVERSAMPLING = 2
-_BLUR = 1.25 / 128  # standard deviation of the final softening, in picture heights
-_MEAN_BRIGHTNESS = np.array([0.12, 0.24])  # a picture's brightness is scaled towards this range
+_BLUR = 1.25 / 128  # standard deviation of the final blur, in picture heights
+_MEAN_BRIGHTNESS = np.array([0.12, 0.24])  # The brightness of a picture is scaled towards this range.
 
 
 def caption(subject: str, rng: np.random.Generator) -> str:
-    """A lower-case caption for `subject`, such as "a painting of castle towers, grayscale".
+    """Returns a lower-case caption for `subject`, such as "a painting of castle towers, grayscale".
 
-    Raises UserError for a subject that is not in SUBJECTS.
+    Raises:
+      UserError: `subject` is not in SUBJECTS.
     """
     _check("subject", subject, SUBJECTS)
     return str(rng.choice(TEMPLATES)).format(rng.choice(SUBJECTS[subject]))
@@ -59,59 +62,72 @@ def caption(subject: str, rng: np.random.Generator) -> str:
 def draw(
     subject: str, rng: np.random.Generator, height: int = 128, width: int = 512, style: str | None = None
 ) -> np.ndarray:
-    """A new picture of `subject`: float32 [height, width] in [0, 1], row 0 on top.
+    """Draws a picture of `subject`: float32 `[height, width]` in [0, 1], row 0 on top.
 
-    It depends on the state of `rng` only.  `style` is "filled" (light shapes with dark details), "outline"
-    (bold light contours), or None for one of them by chance.
+    Args:
+      rng: the only source of variation.
+      style: "filled" (light shapes with dark details), "outline" (bold light contours), or None for a random one.
 
-    Raises UserError for an unknown subject or style.
+    Raises:
+      UserError: the subject or the style is unknown.
     """
     _check("subject", subject, SUBJECTS)
     if style is None:
         style = str(rng.choice(STYLES))
     _check("style", style, STYLES)
-
-    return _drawn(subject, rng, height, width, style, None)[0]
+    canvas, _ = _draw_canvases(subject, rng, height, width, style, {})
+    return _brighten(_soften(canvas), rng)
 
 
 def draw_with_tints(
     subject: str,
     rng: np.random.Generator,
-    tints: Mapping[str, tuple[int, int, int]],
+    tints: Tints,
     height: int = 128,
     width: int = 512,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`draw`, and what colour its parts have: float32 `[height, width, 3]` in [0, 1], black where nothing light is.
+    """Draws a picture as `draw` does, and the tints of its parts.
 
     Args:
-      tints: part, as the functions below name them -> red, green and blue of 0 to 255; all others are like "body".
+      tints: red, green and blue in 0 to 255 of parts, which the functions below name. Other parts have the tint of
+        "body".
+
+    Returns:
+      the picture, float32 `[height, width]` in [0, 1], and the tints, float32 `[height, width, 3]` in [0, 1], which are
+      black where the picture is.
     """
     _check("subject", subject, SUBJECTS)
-    return _drawn(subject, rng, height, width, str(rng.choice(STYLES)), tints)
+    canvas, tint_canvas = _draw_canvases(subject, rng, height, width, str(rng.choice(STYLES)), tints)
+    return _brighten(_soften(canvas), rng), _soften(tint_canvas)
 
 
-def _drawn(subject, rng, height, width, style, tints):
+def _draw_canvases(
+    subject: str, rng: np.random.Generator, height: int, width: int, style: str, tints: Tints
+) -> tuple[Image.Image, Image.Image]:
+    """Draws an enlarged picture and its tints."""
     size = width * _OVERSAMPLING, height * _OVERSAMPLING
-    canvas, coloured = Image.new("L", size), Image.new("RGB", size)
-    _draw_strip(_Pen(canvas, style, rng, coloured, tints), _KINDS[subject], rng)
-
-    def soft(image):
-        blurred = image.reduce(_OVERSAMPLING).filter(ImageFilter.GaussianBlur(_BLUR * height))
-        return np.asarray(blurred, np.float32) / 255
-
-    picture = soft(canvas)
-    return np.clip(picture * _gain(picture, rng), 0, 1), soft(coloured) if tints else None
+    canvas, tint_canvas = Image.new("L", size), Image.new("RGB", size)
+    _draw_strip(_Pen(canvas, tint_canvas, style, rng, tints), _KINDS[subject], rng)
+    return canvas, tint_canvas
 
 
-def _check(what, value, known):
+def _soften(canvas: Image.Image) -> np.ndarray:
+    """Reduces and blurs an enlarged canvas: float32 `[height, width, ...]` in [0, 1]."""
+    small = canvas.reduce(_OVERSAMPLING)
+    return np.asarray(small.filter(ImageFilter.GaussianBlur(_BLUR * small.height)), np.float32) / 255
+
+
+def _brighten(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Scales a picture to a random brightness that keeps the mean in bounds and the peak at most 1."""
+    low, high = _MEAN_BRIGHTNESS / picture.mean()
+    gain = float(min(np.clip(rng.uniform(0.75, 1.0), low, high), 1 / picture.max()))
+    return np.clip(picture * gain, 0, 1)
+
+
+def _check(what: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError for a value that is not known."""
     if value not in known:
         raise UserError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
-
-
-def _gain(picture, rng):
-    """A random brightness that keeps the mean in bounds and the peak at most 1."""
-    low, high = _MEAN_BRIGHTNESS / picture.mean()
-    return float(min(np.clip(rng.uniform(0.75, 1.0), low, high), 1 / picture.max()))
 
 
 # -------------------------------------------------------------------------------------------------- the strip
@@ -119,18 +135,18 @@ def _gain(picture, rng):
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the objects of a subject stand on the strip; sizes in picture heights, angles in radians."""
+    """A subject's function, and the placement of its objects on the strip, in picture heights and radians."""
 
-    draw: Callable
+    draw: Callable[["_Pen", np.random.Generator], None]
     aspect: float  # nominal width / height of one object
     size: tuple[float, float] = (0.78, 0.95)
     tilt: float = 0.04  # largest rotation
     ground: str = "ground"  # "ground", "rails", "waves" or "air"
-    same_way: bool = False  # all objects of a picture face the same way
+    same_way: bool = False  # whether all objects of a picture face the same way
 
 
-def _draw_strip(pen, kind, rng):
-    """Background, then objects from beyond one edge to beyond the other: a window of an endless strip."""
+def _draw_strip(pen: "_Pen", kind: _Kind, rng: np.random.Generator) -> None:
+    """Draws the background, then objects from beyond one edge to beyond the other: a window of an endless strip."""
     height, width = pen.canvas.height, pen.canvas.width
     floor = height * (0.97 if kind.ground == "air" else rng.uniform(0.965, 0.985))
     _draw_background(pen, kind.ground, floor, rng)
@@ -148,8 +164,8 @@ def _draw_strip(pen, kind, rng):
         left = right + height * (0.06 + spread * rng.uniform(0.2, 1.5))
 
 
-def _draw_background(pen, ground, floor, rng):
-    """Black, with waves or rails where the subject has them; by chance a glow, stars, a ground line."""
+def _draw_background(pen: "_Pen", ground: str, floor: float, rng: np.random.Generator) -> None:
+    """Draws waves or rails for the subjects that have them, and at random a glow, stars or a ground line."""
     height, width = pen.canvas.height, pen.canvas.width
     if ground == "waves":
         x = np.linspace(-8, width + 8, 160)
@@ -172,68 +188,69 @@ def _draw_background(pen, ground, floor, rng):
 
 
 class _Pen:
-    """Draws shapes ([n, 2] points in an object's frame) in either style, so that a subject is described once.
+    """A pen that draws shapes (`[n, 2]` points in an object's frame) in either style.
 
-    "filled": shapes are light with a dark rim (it parts them from others behind), marks and lines are dark.
-    "outline": shapes are black with a light rim, marks and lines are light.
+    "filled": shapes are light with a dark rim, which separates them from others behind. Marks and lines are dark.
+    "outline": shapes are black with a light rim. Marks and lines are light.
 
-    What is light gets the tint of its part, if there are `tints`, on a canvas `coloured` of its own.
+    With `tints`, everything light also appears on `tint_canvas` in the tint of its part.
     """
 
-    def __init__(self, canvas, style, rng, coloured=None, tints=None):
+    def __init__(
+        self, canvas: Image.Image, tint_canvas: Image.Image, style: str, rng: np.random.Generator, tints: Tints
+    ):
         self.canvas = canvas
-        self._draw, self._tints = ImageDraw.Draw(canvas), tints
-        self._draw_tint = ImageDraw.Draw(coloured) if tints else None
+        self._draw, self._draw_tint, self._tints = ImageDraw.Draw(canvas), ImageDraw.Draw(tint_canvas), tints
         self._filled = style == "filled"
         self._detail = 0 if self._filled else 255
         self._rim = (rng.uniform(0.032, 0.04) if self._filled else rng.uniform(0.042, 0.06)) * canvas.height
 
-    def place(self, centre: float, bottom: float, size: float, way: int, tilt: float, shear: float):
-        """Puts the frame of the next object: canvas pixels, `way` -1 mirrors it, `tilt` in radians."""
+    def place(self, center: float, bottom: float, size: float, way: int, tilt: float, shear: float) -> None:
+        """Places the frame of the next object, in canvas pixels and radians. `way` -1 mirrors it."""
         if not self._filled:
             size, bottom = size - 2 * self._rim, bottom - self._rim
         cos, sin = np.cos(tilt), np.sin(tilt)
         self._matrix = size * np.array([[way, 0], [-shear, 1]]) @ np.array([[cos, sin], [-sin, cos]])
-        self._origin = np.array([centre, bottom - size / 2])
+        self._origin = np.array([center, bottom - size / 2])
         self._size = size
 
-    def shape(self, *shapes: np.ndarray, tone: float = 1.0, part: str = "body"):
-        """The union of closed shapes, with a rim around the whole."""
-        shapes = [self._to_canvas(shape) for shape in shapes]
+    def shape(self, *shapes: np.ndarray, tone: float = 1.0, part: str = "body") -> None:
+        """Draws the union of closed shapes, with a rim around the whole."""
+        outlines = [self._to_canvas(shape) for shape in shapes]
         ink = round(255 * tone)
         rim, fill = (0, ink) if self._filled else (ink, 0)
-        for points in shapes:
+        for points in outlines:
             self._grow(points, self._rim, rim, part)
-        for points in shapes:
+        for points in outlines:
             self._fill(points, fill, part)
 
-    def limb(self, points, width: float, part: str = "limb"):
-        """A light line in either style: stems, masts, feelers."""
-        points, radius = self._to_canvas(_there_and_back(points)), width * self._size / 2
+    def limb(self, points: ArrayLike, width: float, part: str = "limb") -> None:
+        """Draws a line that is light in either style: stems, masts, feelers."""
+        outline, radius = self._to_canvas(_there_and_back(points)), width * self._size / 2
         if self._filled:
-            self._grow(points, radius + self._rim, 0, part)
-        self._grow(points, radius, 255, part)
+            self._grow(outline, radius + self._rim, 0, part)
+        self._grow(outline, radius, 255, part)
 
-    def solid(self, *shapes: np.ndarray, part: str = "solid"):
-        """Shapes that are light in either style and have no rim."""
+    def solid(self, *shapes: np.ndarray, part: str = "solid") -> None:
+        """Draws shapes that are light in either style and have no rim."""
         for shape in shapes:
             self._fill(self._to_canvas(shape), 255, part)
 
-    def mark(self, *shapes: np.ndarray):
-        """Filled details on a shape: eyes, windows, stripes."""
+    def mark(self, *shapes: np.ndarray) -> None:
+        """Draws filled details on a shape: eyes, windows, stripes."""
         for shape in shapes:
             self._fill(self._to_canvas(shape), self._detail, "mark")
 
-    def line(self, points, width: float = 0.05):
-        """A detail that is a line on a shape."""
+    def line(self, points: ArrayLike, width: float = 0.05) -> None:
+        """Draws a line on a shape."""
         self._grow(self._to_canvas(_there_and_back(points)), width * self._size / 2, self._detail, "mark")
 
-    def background(self, points: np.ndarray, width: float, ink: int, part: str):
-        """A line of the background, in canvas pixels."""
+    def background(self, points: ArrayLike, width: float, ink: int, part: str) -> None:
+        """Draws a line of the background, in canvas pixels."""
         self._grow(_complex(_there_and_back(points)), width / 2, ink, part)
 
     def _to_canvas(self, points):
-        return _complex((points - _FRAME_CENTRE) @ self._matrix + self._origin)
+        return _complex((points - _FRAME_CENTER) @ self._matrix + self._origin)
 
     def _fill(self, points, ink, part):
         corners = points.view(float).tolist()
@@ -245,7 +262,7 @@ class _Pen:
         return self._tints.get(part, self._tints["body"])
 
     def _grow(self, points, radius, ink, part):
-        """Fills the surroundings of a closed outline: bands along its edges, and a polygon round its corners.
+        """Fills everything within `radius` of a closed outline: bands along its edges, polygons at its corners.
 
         Pillow's own round joints are a slow Python loop.
         """
@@ -257,29 +274,29 @@ class _Pen:
         self._fill(_offset(ring, radius), ink, part)
 
 
-_FRAME_CENTRE = np.array([0, 0.5])
+_FRAME_CENTER = np.array([0, 0.5])
 
 
 def _complex(points):
-    """[n, 2] coordinates as [n] complex numbers, in which a quarter turn is a product with 1j."""
+    """Returns coordinates `[n, 2]` as complex numbers `[n]`, so that a quarter turn is a product with 1j."""
     return np.ascontiguousarray(points, float).view(complex)[:, 0]
 
 
 def _offset(ring, radius):
-    """A closed outline (its first point repeated at the end) moved outwards, corners cut from a circle."""
+    """Moves a closed outline (its first point repeated at the end) outwards, with corners cut from a circle."""
     edge = ring[1:] - ring[:-1]
     edge /= np.abs(edge)
     clockwise = np.sign((ring[:-1].conj() * ring[1:]).imag.sum()) or 1
     after = -1j * clockwise * edge
     before = np.concatenate([after[-1:], after[:-1]])
-    middle = before + after + 1e-6j * clockwise * before  # straight on where a line turns back
+    middle = before + after + 1e-6j * clockwise * before  # Where a line turns back, it goes straight on.
     middle /= np.abs(middle)
     corners = np.stack([before, middle, after], axis=1)
     return (ring[:-1, None] + radius * corners).ravel()
 
 
 def _there_and_back(points):
-    """An open line as a closed outline without area."""
+    """Returns an open line as a closed outline without area."""
     points = np.asarray(points, float)
     return np.concatenate([points, points[-2:0:-1]])
 
@@ -297,18 +314,18 @@ def _box(left, top, right, bottom):
 
 
 def _arch(x, top, half, tall):
-    """A round-headed opening."""
+    """Returns a round-headed opening."""
     return np.concatenate([_oval(x, top + half, half)[12:], [(x + half, top + tall), (x - half, top + tall)]])
 
 
 def _symmetric(right):
-    """A closed outline from its right half, listed from top to bottom; points at x = 0 are its ends."""
+    """Mirrors the right half of a closed outline, from top to bottom. Points at x = 0 are its ends."""
     points = np.asarray(right, float)
     return np.concatenate([points, points[points[:, 0] > 0][::-1] * (-1, 1)])
 
 
 def _spline(points, closed=True, steps=5):
-    """A smooth (Catmull-Rom) curve through the points."""
+    """Returns a smooth (Catmull-Rom) curve through the points."""
     p = np.asarray(points, float)
     p = np.concatenate([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
     t = np.arange(steps)[:, None, None] / steps
@@ -319,7 +336,7 @@ def _spline(points, closed=True, steps=5):
 
 
 def _tube(points, start, end):
-    """A round-ended limb along a smooth line, its radius going from `start` to `end`."""
+    """Returns a round-ended limb along a smooth line, whose radius goes from `start` to `end`."""
     middle = _spline(points, closed=False) if len(points) > 2 else np.asarray(points, float)
     along = np.concatenate([middle[1:], middle[-1:]]) - np.concatenate([middle[:1], middle[:-1]])
     along /= np.hypot(*along.T)[:, None]
@@ -332,7 +349,7 @@ def _tube(points, start, end):
 # ----------------------------------------------------------------------------------------------- the subjects
 
 
-# Outlines read best with several points to a line.
+# Outlines read best with several points on a line.
 # fmt: off
 
 

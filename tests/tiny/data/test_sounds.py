@@ -1,4 +1,4 @@
-"""The program-made sounds: what the models may rely on, and that each behaves like its namesake."""
+"""The program that synthesizes sounds: bounds that the models rely on, and properties of single sounds."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SEEDS = range(3)
 
 
 def spectrogram(waveform):
-    """Frequencies [bins], and magnitudes [bins, frames] every 16 ms."""
+    """Returns frequencies `[bins]`, and magnitudes `[bins, frames]` every 16 ms."""
     frequencies, _, spectrum = scipy.signal.stft(waveform, RATE, nperseg=1024, noverlap=768)
     return frequencies, np.abs(spectrum)
 
@@ -22,7 +22,7 @@ def sound(name, seed=0, **sizes):
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_waveform(name):
+def test_the_seed_alone_decides_the_waveform(name):
     for seed in SEEDS:
         waveform = sound(name, seed)
         assert waveform.shape == (81920,) and waveform.dtype == np.float32
@@ -32,7 +32,7 @@ def test_waveform(name):
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_events_fill_the_stretch_yet_leave_black(name):
+def test_every_crop_contains_events_and_black(name):
     for seed in SEEDS:
         waveform = sound(name, seed)
         crops = np.abs(waveform.reshape(4, -1)).max(axis=1)  # of 1.28 s
@@ -42,12 +42,12 @@ def test_events_fill_the_stretch_yet_leave_black(name):
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_other_sizes(name):
+def test_waveforms_can_have_other_lengths_and_sampling_rates(name):
     waveform = sound(name, num_samples=5000, sampling_rate=8000)
     assert waveform.shape == (5000,) and np.isfinite(waveform).all()
 
 
-def test_twelve_sounds_of_few_words():
+def test_captions_of_the_twelve_sounds_differ_and_have_few_words():
     rng = np.random.default_rng(0)
     captions = {name: {caption(name, rng) for _ in range(100)} for name in SOUNDS}
     assert len(SOUNDS) == 12
@@ -58,13 +58,13 @@ def test_twelve_sounds_of_few_words():
 
 
 @pytest.mark.parametrize("function", [caption, synthesize])
-def test_unknown_sound(function):
+def test_an_unknown_sound_raises_an_error_that_names_the_known_ones(function):
     with pytest.raises(UserError, match=r"'bels'.*bell, birds"):
         function("bels", np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bell_is_struck_and_decays(seed):
+def test_a_bell_is_struck_and_decays(seed):
     _, magnitude = spectrogram(sound("bell", seed))
     loudness = magnitude.sum(axis=0)
     rises, falls = np.diff(loudness) > 0.01 * loudness.max(), np.diff(loudness) < 0
@@ -73,7 +73,7 @@ def test_bell_is_struck_and_decays(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_siren_sweeps_and_train_stays(seed):
+def test_a_siren_sweeps_and_a_train_whistle_stays(seed):
     def octaves_covered(name):
         frequencies, magnitude = spectrogram(sound(name, seed))
         magnitude = magnitude[:, magnitude.sum(axis=0) > 0.2 * magnitude.sum(axis=0).max()]
@@ -84,7 +84,7 @@ def test_siren_sweeps_and_train_stays(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_laser_and_bark_fall(seed):
+def test_the_pitch_of_lasers_and_barks_falls(seed):
     for name in ("laser", "dog"):
         frequencies, magnitude = spectrogram(sound(name, seed))
         loud = magnitude.sum(axis=0) > 0.2 * magnitude.sum(axis=0).max()
@@ -93,7 +93,7 @@ def test_laser_and_bark_fall(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_birds_are_high_and_engine_low(seed):
+def test_birds_are_high_and_engines_are_low(seed):
     def share_above(name, hz):
         frequencies, magnitude = spectrogram(sound(name, seed))
         energy = (magnitude**2).sum(axis=1)
@@ -104,7 +104,7 @@ def test_birds_are_high_and_engine_low(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_clock_is_even_and_rain_is_not(seed):
+def test_clocks_tick_evenly_and_rain_does_not(seed):
     def unevenness(name):
         onsets = scipy.signal.find_peaks(np.abs(sound(name, seed)), height=0.0075, distance=RATE // 10)[0]
         return np.diff(onsets).std() / np.diff(onsets).mean()

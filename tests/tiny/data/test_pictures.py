@@ -1,4 +1,4 @@
-"""The procedural pictures: every subject draws, within the bounds that the VAE and the sound ask for."""
+"""The program that draws pictures: every subject stays within the bounds that the VAE and the sound need."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def rng(seed):
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_picture_is_light_on_black(subject, style):
+def test_a_picture_shows_light_objects_on_black(subject, style):
     for seed in range(6):
         picture = draw(subject, rng(seed), style=style)
         assert picture.shape == (128, 512) and picture.dtype == np.float32
@@ -25,38 +25,38 @@ def test_picture_is_light_on_black(subject, style):
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_same_seed_same_picture_and_other_seed_another(subject):
+def test_the_seed_alone_decides_the_picture(subject):
     first = draw(subject, rng(0))
     np.testing.assert_array_equal(first, draw(subject, rng(0)))
     assert np.abs(first - draw(subject, rng(1))).mean() > 0.05
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_any_crop_holds_an_object(subject):
+def test_every_crop_contains_an_object(subject):
     for seed in range(4):
         picture = draw(subject, rng(seed))
         assert min(picture[:, left : left + 256].mean() for left in (0, 128, 256)) > 0.05
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_bold_features_survive_half_the_resolution(subject):
+def test_features_survive_half_the_resolution(subject):
     picture = Image.fromarray(draw(subject, rng(2)))
     again = picture.resize((256, 64), Image.BICUBIC).resize((512, 128), Image.BICUBIC)
     error = np.asarray(picture) - np.asarray(again)
     assert -10 * np.log10(np.mean(error**2)) > 34
 
 
-def test_other_sizes_show_the_same_kind_of_picture():
+def test_pictures_can_have_other_sizes():
     assert draw("train", rng(0), height=64, width=256).shape == (64, 256)
     assert draw("train", rng(0), height=256, width=1024).shape == (256, 1024)
 
 
-def test_the_two_styles_differ():
+def test_filled_and_outline_style_differ():
     filled, outline = (draw("mushroom", rng(3), style=style) for style in STYLES)
     assert np.abs(filled - outline).mean() > 0.05
 
 
-def test_captions_are_few_lower_case_words_that_name_the_subject():
+def test_captions_name_the_subject_in_lower_case_words():
     captions = {subject: {caption(subject, rng(seed)) for seed in range(60)} for subject in SUBJECTS}
     for subject, texts in captions.items():
         assert len(texts) >= 6
@@ -66,11 +66,11 @@ def test_captions_are_few_lower_case_words_that_name_the_subject():
 
 
 @pytest.mark.parametrize("make", [draw, caption])
-def test_unknown_subject_names_the_known_ones(make):
+def test_an_unknown_subject_raises_an_error_that_names_the_known_ones(make):
     with pytest.raises(UserError, match="unknown subject 'dragon'.*castle.*elephant"):
         make("dragon", rng(0))
 
 
-def test_unknown_style_names_the_known_ones():
+def test_an_unknown_style_raises_an_error_that_names_the_known_ones():
     with pytest.raises(UserError, match="unknown style 'oil': choose one of filled, outline"):
         draw("dog", rng(0), style="oil")

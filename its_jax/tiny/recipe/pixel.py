@@ -1,12 +1,12 @@
-"""What the embedded model of pixels is: a first stage of DeepFloyd IF with its T5, in small, in diffusers' layout.
+"""The pixel model `color`: a first stage of DeepFloyd IF with its T5, in small, and the contents of its config files.
 
-It paints a quarter of the canvas' height and width. A second stage would add nothing here: the details of a picture
-are those of its grey, which is kept.
+It colors images at a quarter of the canvas' height and width. A second stage would add nothing: the details of an image
+are those of its gray, which colorization keeps.
 """
 
-import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 from transformers import T5Tokenizer
@@ -14,15 +14,14 @@ from transformers import T5Tokenizer
 from its_jax.models.if_unet import PixelUNet, PixelUNetConfig
 from its_jax.models.layers import Group
 from its_jax.models.t5 import T5Config, T5EncoderModel
-from its_jax.tiny import recipe
-from its_jax.tiny.data import colors, pictures
+from its_jax.tiny.recipe import canvas
+from its_jax.tiny.recipe.tokenizers import vocabulary, write_t5_tokenizer
 
 REDUCTION = 4
-HEIGHT, WIDTH = recipe.HEIGHT // REDUCTION, recipe.WIDTH // REDUCTION
-TEXT_LENGTH = 77  # tokens, as IF has it
+HEIGHT, WIDTH = canvas.HEIGHT // REDUCTION, canvas.WIDTH // REDUCTION
 _TEXT_WIDTH = 64
 
-# That of IF's first stage.
+# The schedule of IF's first stage.
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
     "num_train_timesteps": 1000,
@@ -94,37 +93,21 @@ TEXT = {
 }
 
 
-def vocabulary() -> list[str]:
-    """The words that captions are made of, sorted."""
-    phrases = [phrase for names in pictures.SUBJECTS.values() for phrase in names]
-    return sorted(set(re.findall(r"[a-z]+", " ".join([*phrases, *colors.TEMPLATES]))))
-
-
-def write_tokenizer(folder: Path) -> int:
-    """Writes a T5 tokenizer that has each word whole, and letters for all others; returns the number of its tokens."""
-    letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters, *(f"▁{word}" for word in vocabulary())]
-    # Of ways to cut a text the one with the highest sum counts: a word is cheaper than any of its letters.
-    scores = [0.0 if i < 3 else -1.0 if len(piece) > 1 else -3.0 for i, piece in enumerate(pieces)]
-    tokenizer = T5Tokenizer(vocab=list(zip(pieces, scores, strict=True)), extra_ids=0, model_max_length=TEXT_LENGTH)
-    tokenizer.save_pretrained(folder)
-    return len(tokenizer)
-
-
-def tokenizer() -> T5Tokenizer:
-    with tempfile.TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder))
-        return T5Tokenizer.from_pretrained(folder)
-
-
-def text_config() -> dict:
-    """`text_encoder/config.json`."""
-    return TEXT | {"vocab_size": len(tokenizer())}
-
-
-def text_and_unet() -> Group:
-    """`text_encoder` and `unet` with random weights, which are trained together."""
+def random_text_and_unet() -> Group:
+    """Returns the `text_encoder` and the `unet` with random weights. They are trained together."""
     return Group(
         text_encoder=T5EncoderModel(T5Config.from_dict(text_config()), rngs=nnx.Rngs(2)),
         unet=PixelUNet(PixelUNetConfig.from_dict(UNET), rngs=nnx.Rngs(1)),
     )
+
+
+def text_config() -> dict[str, Any]:
+    """Returns the contents of `text_encoder/config.json`."""
+    return TEXT | {"vocab_size": len(tokenizer())}
+
+
+def tokenizer() -> T5Tokenizer:
+    """Returns the model's tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_t5_tokenizer(Path(folder), vocabulary("color"))
+        return T5Tokenizer.from_pretrained(folder)
