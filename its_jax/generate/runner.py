@@ -77,7 +77,7 @@ class BatchRunner:
         return len(results)
 
     def run_all(self, program: Any, batch: Sequence[Any], wanted: Sequence[bool] | None = None) -> None:
-        """Computes a batch, in several parts if it does not fit in memory. Items after the last wanted one are left out."""
+        """Computes a batch up to its last wanted item, in several parts if it does not fit in memory."""
         wanted = [True] * len(batch) if wanted is None else wanted
         done = 0
         while any(wanted[done:]):

@@ -134,7 +134,7 @@ def load_components(
     for source, components in needed.items():
         loader.check_components(source, components)
     abstract = {
-        source: loader.abstract_model(source, components=components, dtype=dtype) for source, components in needed.items()
+        source: loader.abstract_model(source, components=names, dtype=dtype) for source, names in needed.items()
     }
     models = {name: abstract[term.model] for name, term in settings.terms.items()}
     check_models(models)

@@ -1,4 +1,4 @@
-"""The latent that a sample starts from in place of noise: an encoded image or sound, and the part of it that is kept."""
+"""The latent that a sample starts from in place of noise: an encoded image or sound, and what is kept of it."""
 
 import logging
 from collections.abc import Sequence

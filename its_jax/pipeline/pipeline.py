@@ -40,7 +40,7 @@ class Pipeline:
     A call compiles programs for the shapes that it needs, and loads models only if it names other ones.
 
     Args of the constructor:
-      base: the settings of all calls, as a config has them; see `from_settings`. Models are loaded when they are needed.
+      base: the settings of all calls, as a config has them. Models are loaded when they are needed.
       devices: the devices to use; by default all local ones.
       loader: loads models; by default `its_jax.pretrained`.
     """

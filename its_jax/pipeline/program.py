@@ -150,7 +150,7 @@ class Program:
     def _check_batch(self, batch):
         if program_key(batch[0]) != self._key:
             raise ValueError(
-                "samples of one program must agree in models, views, sizes, dtype, vocoder, and in which terms are guided"
+                "samples of one program must agree in models, views, sizes, dtype, vocoder and which terms are guided"
             )
         key = batch_key(batch[0])
         if any(batch_key(settings) != key for settings in batch[1:]):
@@ -163,7 +163,7 @@ class Program:
                 step_tables.step_tables(self.components.schedule, [run])
 
     def warn(self, batch: Sequence[SampleSettings]) -> None:
-        """Logs a warning for terms that are never active or guided, and for prompts that the models do not understand."""
+        """Logs a warning for terms that are never active or guided, and for prompts that models do not understand."""
         for name in dict.fromkeys(name for settings in batch for name in active_terms(settings)):
             active = [settings for settings in batch if name in active_terms(settings)]
             if any(not active_steps(settings, name) for settings in active):

@@ -16,7 +16,7 @@ from its_jax.models.unet import PrecomputedUNet
 
 
 def tokenize(tokenizer: Any, prompts: Iterable[str]) -> np.ndarray:
-    """Returns token ids, int32 `[n, tokenizer.model_max_length]`, truncated or padded with the tokenizer's pad token."""
+    """Returns token ids, int32 `[n, tokenizer.model_max_length]`, truncated or padded."""
     length = tokenizer.model_max_length
     encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length)
     return np.asarray(encoded.input_ids, np.int32)

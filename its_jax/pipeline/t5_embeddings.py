@@ -1,4 +1,4 @@
-"""What T5 makes of prompts, each of them once: it is kept in the cache folder, for T5-XXL fills a device alone.
+"""Embeds prompts with a T5 encoder, each prompt once. The results stay in the cache folder, because T5-XXL fills a device.
 
 CACHE/texts/<identity of the model>-<dtype>-<digits of the prompt>.npy, float32 `[77 d]`
 """
@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,53 +16,55 @@ import numpy as np
 
 from its_jax.checkpoints import load
 from its_jax.checkpoints.model import Model
-from its_jax.pipeline import prompts as pipeline_prompts
+from its_jax.pipeline.prompts import encode_tokens_for_pixels, tokenize_for_pixels
 from its_jax.runtime.cache import cache_folder
 from its_jax.storage import files
 
 FOLDER = "texts"
 
 
-def embed(outline: Model, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Prompt -> float32 `[77 d]`; the text encoder is loaded if one of them is new, and let go again.
+def embed(model: Model, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the text features of prompts, float32 `[77 d]` each.
+
+    The text encoder is loaded if one of the prompts is new, and released again.
 
     Args:
-      outline: of `load.outline`, with `text_encoder`, a T5.
+      model: of `checkpoints.load.abstract_model`, with a T5 as its `text_encoder`.
 
     Raises:
-      UserError: the weights, or the cache folder, cannot be had.
+      UserError: the weights cannot be read, or the cache folder cannot be written.
     """
-    texts = {prompt: _kept(_path(outline, prompt)) for prompt in dict.fromkeys(prompts)}
+    texts = {prompt: _read(_path(model, prompt)) for prompt in dict.fromkeys(prompts)}
     if missing := [prompt for prompt, text in texts.items() if text is None]:
-        logging.info("encoding %d prompts by %s", len(missing), outline.source)
-        texts |= _encoded(outline, missing)
-    return texts
+        logging.info("encoding %d prompts by %s", len(missing), model.source)
+        texts |= _encode(model, missing)
+    return {prompt: text for prompt, text in texts.items() if text is not None}
 
 
-def _encoded(outline, prompts):
-    model, texts = load.restore_weights(dataclasses.replace(outline, unet=None)), {}
+def _encode(model, prompts):
+    loaded, texts = load.restore_weights(dataclasses.replace(model, unet=None)), {}
     for prompt in prompts:
-        ids = jax.device_put(pipeline_prompts.tokenize_for_pixels(model.tokenizer, [prompt]), jax.local_devices()[0])
-        text = pipeline_prompts.encode_tokens_for_pixels(model.text_encoder, ids)
+        ids = jax.device_put(tokenize_for_pixels(loaded.tokenizer, [prompt]), jax.local_devices()[0])
+        text = encode_tokens_for_pixels(loaded.text_encoder, ids)
         texts[prompt] = np.asarray(text[0].astype(jnp.float32))
-        _keep(_path(outline, prompt), texts[prompt])
+        _write(_path(model, prompt), texts[prompt])
     return texts
 
 
-def _path(outline, prompt):
-    dtype = jnp.dtype(outline.text_encoder.encoder.final_layer_norm.dtype).name
+def _path(model, prompt):
+    dtype = jnp.dtype(model.text_encoder.encoder.final_layer_norm.dtype).name
     digits = hashlib.sha256(prompt.encode()).hexdigest()[:16]
-    return cache_folder() / FOLDER / f"{outline.identity}-{dtype}-{digits}.npy"
+    return cache_folder() / FOLDER / f"{model.identity}-{dtype}-{digits}.npy"
 
 
-def _kept(path):
+def _read(path: Path) -> np.ndarray | None:
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # it is not there, or damaged
+    except (OSError, ValueError, EOFError):  # it does not exist, or is damaged
         return None
 
 
-def _keep(path, text):
+def _write(path: Path, text: np.ndarray) -> None:
     with files.explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()

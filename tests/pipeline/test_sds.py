@@ -103,7 +103,7 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
     loss.backward()
     optimizer.step()
 
-    drawn = sds_loop.pictures(state, size=SIZE)
+    drawn = sds_loop.images(state, size=SIZE)
     np.testing.assert_allclose(drawn[0], picture[0, 0].detach(), atol=1e-5)
     unet = prompts.precompute_unet(model.unet, model.schedule.num_train_timesteps)
     term = denoise.Term(model.unet.project_text(jnp.asarray(text)), None, None)
@@ -128,7 +128,7 @@ def test_an_iteration_is_that_of_pytorch(sources, models):
         weight = twin.net[place].weight.detach().numpy()[..., 0, 0].T
         apart = np.abs(np.asarray(conv.kernel[...]) - weight) > 1e-5
         assert apart.mean() < 1e-2
-    (now,) = sds_loop.pictures(sds_loop._step(state, drawn, of_picture, jnp.float32([rate]), 0), size=SIZE)
+    (now,) = sds_loop.images(sds_loop._step(state, drawn, of_picture, jnp.float32([rate]), 0), size=SIZE)
     np.testing.assert_allclose(now, twin(torch.from_numpy(frequencies))[0, 0].detach(), atol=5e-3)
 
 

@@ -80,7 +80,7 @@ def test_a_gradient_is_that_of_pytorch(folders, pixel_models):
 def test_crops_are_of_the_picture_as_its_view_shows_it():
     """Of a picture that lies on its side, as high as it is wide there."""
     picture = jnp.broadcast_to(jnp.linspace(0, 1, WIDTH), (HEIGHT, WIDTH))
-    made = np.asarray(sds_pixel.crops(picture, VIEWS["rotate_90"], jax.random.key(0), HEIGHT))
+    made = np.asarray(sds_pixel.random_crops(picture, VIEWS["rotate_90"], jax.random.key(0), HEIGHT))
     assert made.shape == (8, HEIGHT, HEIGHT, 3) and np.ptp(made, axis=2).max() < 1e-6  # of each row one brightness
     steps = np.diff(made[:, :, 0, 0], axis=1)
     np.testing.assert_allclose(np.abs(steps), 2 / (WIDTH - 1), atol=1e-6)

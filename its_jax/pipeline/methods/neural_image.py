@@ -8,24 +8,27 @@ from jax import Array, lax
 from its_jax.models.layers import List
 
 FEATURES, FEATURE_SCALE, WIDTH = 128, 10.0, 256
-NORM_EPSILON = 1e-5  # PyTorch's
+NORM_EPSILON = 1e-5  # PyTorch's default
 
 
 class BatchNorm(nnx.Module):
-    """With the statistics of the picture's own pixels, in training and after."""
+    """Batch normalization over the pixels of the image itself, in training and afterwards."""
 
     def __init__(self, features):
         self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
 
     def __call__(self, x):
-        """`[n, features]`."""
+        """Normalizes `[n, features]`."""
         mean = x.mean(axis=0)
         factor = lax.rsqrt(jnp.square(x - mean).mean(axis=0) + NORM_EPSILON) * self.scale[...]
         return (x - mean) * factor + self.bias[...]
 
 
 class FourierImage(nnx.Module):
-    """Fourier features of pixels `[n, 2 * FEATURES]` -> their brightness `[n]` in [0, 1]; begins as PyTorch's would."""
+    """A network from Fourier features of pixels `[n, 2 * FEATURES]` to their brightness `[n]` in [0, 1].
+
+    It is initialized as PyTorch initializes its layers.
+    """
 
     def __init__(self, *, rngs):
         def linear(features_in, features_out):
@@ -40,15 +43,19 @@ class FourierImage(nnx.Module):
         return nnx.sigmoid(self.convs[-1](x))[:, 0]
 
 
-_kernel = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # to 1 / sqrt(inputs) on either side
+_kernel = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # up to 1 / sqrt(inputs), with either sign
 
 
 def _bias(key, shape, dtype):
-    return jax.random.uniform(key, shape, dtype, -(WIDTH**-0.5), WIDTH**-0.5)  # all layers have as many inputs
+    return jax.random.uniform(key, shape, dtype, -(WIDTH**-0.5), WIDTH**-0.5)  # all layers have this many inputs
 
 
 def render(network: FourierImage, frequencies: Array, height: int, width: int) -> Array:
-    """The picture `[H, W]` in [0, 1] that a network knows, at `frequencies` `[2, FEATURES]` (arXiv 2006.10739)."""
+    """Renders the gray image `[H, W]` in [0, 1] of a network (arXiv 2006.10739).
+
+    Args:
+      frequencies: of the Fourier features, `[2, FEATURES]`.
+    """
     rows, columns = jnp.arange(height) / height, jnp.arange(width) / width
     places = jnp.stack(jnp.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
     angles = 2 * jnp.pi * jnp.matmul(places, frequencies, precision=lax.Precision.HIGHEST)

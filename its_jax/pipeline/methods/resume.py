@@ -1,8 +1,10 @@
-"""What a batch that takes long has so far: WORKDIR/.progress/<digits>/, gone once its samples are written.
+"""Saves the state of a batch that takes long, so that an interrupted run can be resumed.
 
-state_<k>/         all that it takes to go on after k iterations, whole or not there
-seconds.json       k -> what they took, those of processes that were broken off included
-<id>/<k>.png       the picture of a sample by then, to look at
+It lies in WORKDIR/.progress/<digits>/ and is removed once the samples of the batch are written.
+
+    state_<k>/         the state after k iterations, complete or absent
+    seconds.json       for each k the time so far, with that of interrupted processes
+    <id>/<k>.png       the image of a sample after k iterations, to look at
 """
 
 import hashlib
@@ -24,17 +26,18 @@ SAVE_SECONDS = 120.0
 
 
 class ResumeState:
-    """That of one batch.
+    """The saved state of one batch.
 
     Args of the constructor:
-      workdir: a local folder. what: what the bits of the batch follow from; another batch has another folder.
+      workdir: a local folder.
+      key: what determines the bits of the batch; batches with other keys have other folders.
     """
 
-    def __init__(self, workdir: Path, what: Sequence[str]):
-        self.folder = workdir.absolute() / FOLDER / hashlib.sha256("\n".join(what).encode()).hexdigest()[:10]
+    def __init__(self, workdir: Path, key: Sequence[str]):
+        self.folder = workdir.absolute() / FOLDER / hashlib.sha256("\n".join(key).encode()).hexdigest()[:10]
 
     def load(self, state: Any) -> tuple[Any, int, float]:
-        """The latest state, how many iterations it has behind it, and their seconds; or `state` itself, 0 and 0."""
+        """Returns the latest saved state, its number of iterations and their seconds; or `state`, 0 and 0."""
         saved = self._saved()
         if not saved:
             return state, 0, 0.0
@@ -45,7 +48,7 @@ class ResumeState:
         return state, saved[-1], self._seconds().get(str(saved[-1]), 0.0)
 
     def save(self, state: Any, k: int, seconds: float) -> None:
-        """UserError: cannot write."""
+        """Saves the state after k iterations, and removes older ones. UserError: it cannot be written."""
         before = self._saved()
         with files.explain_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,25 +58,25 @@ class ResumeState:
         for old in set(before) - {k}:
             shutil.rmtree(self.folder / f"state_{old}", ignore_errors=True)
 
-    def show(self, sample: str, k: int, picture: np.ndarray) -> None:
-        """Writes the picture `[H, W]` in [0, 1] of a sample. UserError: cannot write."""
+    def show(self, sample: str, k: int, image: np.ndarray) -> None:
+        """Writes the image `[H, W]` in [0, 1] of a sample. UserError: it cannot be written."""
         path = self.folder / sample / f"{k:08d}.png"
         with files.explain_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        files.write(path, images.png(picture, {"id": sample, "iterations": k}))
+        files.write(path, images.png(image, {"id": sample, "iterations": k}))
 
     def _seconds(self):
         file = self.folder / "seconds.json"
         return read_json(file) if file.exists() else {}
 
     def _saved(self):
-        """Iterations of the states that are there, rising."""
+        """Returns the iterations of the saved states, in rising order."""
         numbers = (path.name.removeprefix("state_") for path in self.folder.glob("state_*"))
         return sorted(int(number) for number in numbers if number.isdigit())
 
 
 def remove_state(folder: Path) -> None:
-    """What a batch has so far; and the folder of all batches, if there is no other."""
+    """Removes the state of a batch, and the folder of all batches if it is empty then."""
     shutil.rmtree(folder, ignore_errors=True)
     if not any(folder.parent.glob("*")):
         shutil.rmtree(folder.parent, ignore_errors=True)

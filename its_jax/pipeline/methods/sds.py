@@ -89,7 +89,7 @@ class ScoreDistillation:
         optimize = place.jit_per_device(functools.partial(sds_loop.optimize, size=size), specs)
         guidance = self._guidance([settings] * b, texts)
         self._optimize = optimize.lower(self._guides, guidance, state, rates, seeds, zero, zero).compile()
-        render = place.jit_per_device(functools.partial(sds_loop.pictures, size=size), (split,))
+        render = place.jit_per_device(functools.partial(sds_loop.images, size=size), (split,))
         self._render = render.lower(state).compile()
 
     def _guidance(self, batch, texts):

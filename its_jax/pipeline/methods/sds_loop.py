@@ -1,4 +1,16 @@
-"""The optimization loop of score distillation."""
+"""The optimization loop of score distillation (SDS; DreamFusion, arXiv 2209.14988).
+
+Each sample is a small network that renders a gray image. At each iteration each model receives the image with noise added
+and returns the gradient of its loss; AdamW follows the weighted sum. The numbers are those of the authors of Images that
+Sound, who use the method as a baseline.
+
+    b        samples; parameters, statistics and moments are each sample's own
+    H W      pixels of the spectrogram
+    z        [b h w c] the scaled latent of the image, sampled from the encoder's posterior
+    t        [b] training timestep, drawn at each iteration
+
+A guide has a method `gradient(term, scale, image, keys)` that returns `[b H W]`, see `sds_latent` and `sds_pixel`.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,28 +29,28 @@ WEIGHT_DECAY = 1e-3
 
 
 class State(NamedTuple):
-    """All that a run needs to go on with the same bits; every leaf begins with `b`."""
+    """Everything that a run needs to continue with the same bits; every leaf begins with the batch axis."""
 
     network: FourierImage
     frequencies: Array  # [b 2 FEATURES]
     moments: Any
-    failed_at: Array  # [b] int32, first iteration whose picture was not finite, -1 if none
+    failed_at: Array  # [b] int32, first iteration whose image was not finite, -1 if none
 
 
 def initial_state(seeds: Array) -> State:
-    """From uint32 seeds `[b]`; a sample depends on its own seed only."""
+    """Returns the state before the first iteration, from uint32 seeds `[b]`. A sample depends on its own seed only."""
 
-    def of_seed(seed):
+    def init(seed):
         key, frequencies = jax.random.split(_keys(seed)[0])
         network = FourierImage(rngs=nnx.Rngs(key))
         frequencies = FEATURE_SCALE * jax.random.normal(frequencies, (2, FEATURES))
         return State(network, frequencies, _optimizer(0.0).init(network), jnp.int32(-1))
 
-    return jax.vmap(of_seed)(seeds)
+    return jax.vmap(init)(seeds)
 
 
 def _keys(seed):
-    """For the beginning, and for the iterations."""
+    """Returns one key for the initial state and one for the iterations."""
     return jax.random.split(jax.random.key(seed, impl="threefry2x32"))
 
 
@@ -49,18 +61,18 @@ def _optimizer(learning_rate):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """What one model is asked, and when; the model itself stands at the same place in `models`."""
+    """What one model contributes, and when; the guide itself stands at the same place in `guides`."""
 
     term: denoise.Term
     weight: Array  # [b]
     guidance_scale: Array  # [b]
-    steps: Array  # [b 2] int32, first iteration and the one after the last
-    guided_steps: Array  # [b 2], of them those with guidance
+    steps: Array  # [b 2] int32, the first iteration and the one after the last
+    guided_steps: Array  # [b 2] int32, the same for guidance
 
 
 def optimize(
-    models: Sequence[Any],
-    guides: Sequence[Guidance],
+    guides: Sequence[Any],
+    guidances: Sequence[Guidance],
     state: State,
     learning_rate: Array,
     seeds: Array,
@@ -69,57 +81,57 @@ def optimize(
     *,
     size: tuple[int, int],
 ) -> State:
-    """Runs iterations first, ..., last - 1; cut into several calls it keeps its bits.
+    """Runs iterations first, ..., last - 1. Splitting a run into several calls does not change the result.
 
     Args:
       learning_rate: `[b]`. seeds: uint32 `[b]`. size: height and width.
     """
 
     def iteration(k, state):
-        picture = pictures(state, size=size)
-        gradient = jnp.zeros_like(picture)
+        image = images(state, size=size)
+        gradient = jnp.zeros_like(image)
         keys = jax.vmap(lambda seed: jax.random.fold_in(_keys(seed)[1], k))(seeds)
-        for i, (model, guide) in enumerate(zip(models, guides, strict=True)):
+        for i, (guide, guidance) in enumerate(zip(guides, guidances, strict=True)):
             own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
-            gradient = gradient + _share(model, guide, picture, own, k)
-        return _step(state, picture, gradient, learning_rate, k)
+            gradient = gradient + _share(guide, guidance, image, own, k)
+        return _step(state, image, gradient, learning_rate, k)
 
     return lax.fori_loop(first, last, iteration, state)
 
 
-def pictures(state: State, *, size: tuple[int, int]) -> Array:
-    """What the networks know, `[b H W]`."""
+def images(state: State, *, size: tuple[int, int]) -> Array:
+    """Renders the images of all samples, `[b H W]` in [0, 1]."""
     return lax.map(lambda sample: render(*sample, *size), (state.network, state.frequencies))
 
 
-def _share(model, guide, picture, keys, k):
-    """Of one model in the gradient; it is not asked where it takes no part in any sample."""
-    weight = jnp.where(_within(guide.steps, k), guide.weight, 0.0)
-    scale = jnp.where(_within(guide.guided_steps, k), guide.guidance_scale, 1.0)
+def _share(guide, guidance, image, keys, k):
+    """Computes one model's share of the gradient; the model is not evaluated if no sample needs it."""
+    weight = jnp.where(_within(guidance.steps, k), guidance.weight, 0.0)
+    scale = jnp.where(_within(guidance.guided_steps, k), guidance.guidance_scale, 1.0)
 
     def share():
-        gradient = model.gradient(guide.term, scale, picture, keys)
+        gradient = guide.gradient(guidance.term, scale, image, keys)
         w = weight[:, None, None]
-        # A weight of zero times what is not finite would still spoil the sample.
+        # A weight of zero times a non-finite gradient would still spoil the sample.
         return jnp.where(w > 0, w * gradient, 0.0)
 
-    return lax.cond((weight > 0).any(), share, lambda: jnp.zeros_like(picture))
+    return lax.cond((weight > 0).any(), share, lambda: jnp.zeros_like(image))
 
 
 def _within(steps, k):
     return (steps[:, 0] <= k) & (k < steps[:, 1])
 
 
-def _step(state, picture, gradient, learning_rate, k):
-    height, width = picture.shape[1:]
+def _step(state, image, gradient, learning_rate, k):
+    height, width = image.shape[1:]
 
-    def of_sample(sample):
+    def update(sample):
         network, frequencies, moments, gradient, learning_rate = sample
         _, pull_back = jax.vjp(lambda network: render(network, frequencies, height, width), network)
         updates, moments = _optimizer(learning_rate).update(*pull_back(gradient), moments, network)
         return optax.apply_updates(network, updates), moments
 
-    network, moments = lax.map(of_sample, (state.network, state.frequencies, state.moments, gradient, learning_rate))
-    fails = ~jnp.isfinite(picture).all(axis=(1, 2))
+    network, moments = lax.map(update, (state.network, state.frequencies, state.moments, gradient, learning_rate))
+    fails = ~jnp.isfinite(image).all(axis=(1, 2))
     failed_at = jnp.where(fails & (state.failed_at < 0), k, state.failed_at)
     return State(network, state.frequencies, moments, failed_at)

@@ -1,9 +1,10 @@
-"""Score distillation by a model of pixels: it has no latents, and is shown square crops of the picture, at its size.
+"""Score distillation gradients of a pixel diffusion model.
 
-The numbers are those of the authors of Images that Sound, who ask DeepFloyd IF's first stage: 8 crops as high as the
-picture, at random places, all with the noise of one timestep.
+It has no latents. It sees square crops of the image, resized to the size that it was trained on. The numbers are those of
+the authors of Images that Sound, who use DeepFloyd IF's first stage: 8 crops as high as the image, at random places, all
+with the noise of one timestep.
 
-    s        pixels of a crop's side, as the model was trained; crops are resized to it
+    s        side of a resized crop in pixels
     x0       [crops s s 3] crops in [-1, 1]
 """
 
@@ -25,64 +26,69 @@ NUM_CROPS = 8
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PixelGuide:
-    """A diffusion model of pixels, of the first stage; `its_jax.pipeline.methods.sds_latent.LatentGuide` is the other kind."""
+    """A pixel diffusion model of the first stage; `sds_latent.LatentGuide` is the other kind of guide."""
 
     unet: PixelUNet
     alphas_cumprod: Array  # [timesteps] float32
 
-    def gradient(self, term: denoise.Term, scale: Array, picture: Array, keys: Array) -> Array:
-        """That of 0.5 |x0 - stop(x0 - g)|^2 / crops with g = w(t) (eps_hat - eps), w = 1 - alphas_cumprod, `[b H W]`.
+    def gradient(self, term: denoise.Term, scale: Array, image: Array, keys: Array) -> Array:
+        """Computes the gradient of 0.5 |x0 - stop(x0 - g)|^2 / crops with g = w(t) (eps_hat - eps), `[b H W]`.
 
         Args:
-          term: texts, leaves `[b 2 ...]`, and view. scale: `[b]`, of guidance. picture: `[b H W]`. keys: `[b]`.
+          term: texts, leaves `[b 2 ...]`, and view.
+          scale: guidance scales `[b]`.
+          image: `[b H W]` in [0, 1].
+          keys: random keys `[b]`.
         """
         low, high = sds_latent.noise_range(self.alphas_cumprod)
 
-        def of_sample(sample):
-            picture, key, text, scale = sample
-            of_places, of_t, of_eps = jax.random.split(key, 3)
+        def sample_gradient(sample):
+            image, key, text, scale = sample
+            key_places, key_t, key_eps = jax.random.split(key, 3)
             side = self.unet.config.sample_size
-            x0, pull_back = jax.vjp(lambda picture: crops(picture, term.view, of_places, side), picture)
-            t = jax.random.randint(of_t, (), low, high + 1)
-            g = self.asked_for(text, scale, x0, t, jax.random.normal(of_eps, x0.shape))
+            x0, pull_back = jax.vjp(lambda image: random_crops(image, term.view, key_places, side), image)
+            t = jax.random.randint(key_t, (), low, high + 1)
+            g = self.sds_gradient(text, scale, x0, t, jax.random.normal(key_eps, x0.shape))
             return pull_back(g / len(x0))[0]
 
-        # One sample after the other: its crops are a batch already.
-        return lax.map(of_sample, (picture, keys, term.texts, scale))
+        # One sample after the other, because its crops are a batch already.
+        return lax.map(sample_gradient, (image, keys, term.texts, scale))
 
-    def asked_for(self, text: PixelText, scale: Array, x0: Array, t: Array, eps: Array) -> Array:
-        """g of one sample, like x0.
+    def sds_gradient(self, text: PixelText, scale: Array, x0: Array, t: Array, eps: Array) -> Array:
+        """Computes g of one sample, in the shape of x0.
 
         Args:
-          text: of negative and positive prompt, leaves `[2 ...]`, or of the positive one alone. scale: of guidance.
-          t: int32.
+          text: the negative and the positive prompt, leaves `[2 ...]`, or the positive one alone.
+          scale: guidance scale.
+          t: int32 timestep of all crops.
+          eps: the noise that is added, in the shape of x0.
         """
         a = self.alphas_cumprod[t]
-        x, ways = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * eps, len(text.embedding)
+        x, prompts = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * eps, len(text.embedding)
         text = jax.tree.map(lambda leaf: jnp.tile(leaf, (len(x), *[1] * (leaf.ndim - 1))), text)
-        predicted = self.unet.predict(jnp.repeat(x, ways, axis=0), jnp.full(len(x) * ways, t), text)
-        predicted = predicted.reshape(len(x), ways, *predicted.shape[1:])
+        predicted = self.unet.predict(jnp.repeat(x, prompts, axis=0), jnp.full(len(x) * prompts, t), text)
+        predicted = predicted.reshape(len(x), prompts, *predicted.shape[1:])
         eps_hat, _ = ddpm.guided_noise(predicted, jnp.full(len(x), scale))
         return sds_latent.weighted(a, eps_hat, eps)
 
 
-def crops(picture: Array, view: View, key: Array, side: int) -> Array:
-    """Of a grey picture `[H W]` in [0, 1], as a view shows it: `[COUNT side side 3]` in [-1, 1]."""
-    seen = view.apply(jnp.repeat(picture[None, :, :, None], 3, axis=-1))[0]
+def random_crops(image: Array, view: View, key: Array, side: int) -> Array:
+    """Crops a gray image `[H W]` in [0, 1] in the layout of a view: `[NUM_CROPS side side 3]` in [-1, 1]."""
+    seen = view.apply(jnp.repeat(image[None, :, :, None], 3, axis=-1))[0]
     size = min(seen.shape[:2])
-    furthest = jnp.array([length - size for length in seen.shape[:2]])
-    places = jax.random.randint(key, (NUM_CROPS, 2), 0, furthest + 1)
-    cut = jax.vmap(lambda place: lax.dynamic_slice(seen, (*place, 0), (size, size, 3)))(places)
-    return jax.image.resize(cut, (NUM_CROPS, side, side, 3), "linear") * 2 - 1
+    last = jnp.array([length - size for length in seen.shape[:2]])
+    places = jax.random.randint(key, (NUM_CROPS, 2), 0, last + 1)
+    crops = jax.vmap(lambda place: lax.dynamic_slice(seen, (*place, 0), (size, size, 3)))(places)
+    return jax.image.resize(crops, (NUM_CROPS, side, side, 3), "linear") * 2 - 1
 
 
 def check_model(source: str, unet: PixelUNet) -> None:
-    """Raises `UserError` for the UNet of a model, or its outline, that cannot be asked."""
+    """Raises `UserError` for a UNet that cannot guide score distillation."""
     config = unet.config
     if unet.enlarges:
-        raise UserError(f"{source}: is a model of the second stage, which enlarges; method='sds' asks the first")
+        raise UserError(f"{source}: is a second-stage model, which upscales; method='sds' needs a first-stage model")
     if not config.sample_size or config.sample_size % config.multiple:
         raise UserError(
             f"{source}: unet/config.json has sample_size {config.sample_size}; method='sds' needs the side of "
-            f"the pictures that it was trained on, a multiple of {config.multiple}"
+            f"the images that it was trained on, a multiple of {config.multiple}"
         )
