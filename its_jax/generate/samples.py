@@ -102,7 +102,7 @@ def write_sample(
     record["models"] |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     item = Item(sample.settings, sample.images, sample.spectrogram, sample.audio, sample.sampling_rate)
     record |= registry.score_item(scorers, item)
-    store.add(sample.id, encode_files(sample, record, type(store).sound))
+    store.add(sample.id, encode_files(sample, record, type(store).audio_file))
 
 
 def report(workdir: Path, runner: BatchRunner, faults: Sequence[str] = ()) -> None:

@@ -113,7 +113,7 @@ class Sample:
         folder = files.to_path(workdir)
         if self.fault:
             raise UserError(f"{self.id}: {self.fault}")
-        FolderWriter(folder).add(self.id, encode_files(self, self.record(video), FolderWriter.sound))
+        FolderWriter(folder).add(self.id, encode_files(self, self.record(video), FolderWriter.audio_file))
         return folder / self.id
 
     def _repr_html_(self) -> str:

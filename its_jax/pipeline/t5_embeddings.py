@@ -1,4 +1,6 @@
-"""Embeds prompts with a T5 encoder, each prompt once. The results stay in the cache folder, because T5-XXL fills a device.
+"""Embeds prompts with a T5 encoder, each prompt once, and keeps the results in the cache folder.
+
+T5-XXL fills a device, so it is not loaded for prompts that are known.
 
 CACHE/texts/<identity of the model>-<dtype>-<digits of the prompt>.npy, float32 `[77 d]`
 """

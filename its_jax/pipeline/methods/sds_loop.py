@@ -1,8 +1,8 @@
 """The optimization loop of score distillation (SDS; DreamFusion, arXiv 2209.14988).
 
-Each sample is a small network that renders a gray image. At each iteration each model receives the image with noise added
-and returns the gradient of its loss; AdamW follows the weighted sum. The numbers are those of the authors of Images that
-Sound, who use the method as a baseline.
+Each sample is a small network that renders a gray image. At each iteration each model receives the image with noise
+added and returns the gradient of its loss; AdamW follows the weighted sum. The numbers are those of the authors of
+Images that Sound, who use the method as a baseline.
 
     b        samples; parameters, statistics and moments are each sample's own
     H W      pixels of the spectrogram

@@ -1,8 +1,8 @@
 """Score distillation gradients of a pixel diffusion model.
 
-It has no latents. It sees square crops of the image, resized to the size that it was trained on. The numbers are those of
-the authors of Images that Sound, who use DeepFloyd IF's first stage: 8 crops as high as the image, at random places, all
-with the noise of one timestep.
+It has no latents. It sees square crops of the image, resized to the size that it was trained on. The numbers are those
+of the authors of Images that Sound, who use DeepFloyd IF's first stage: 8 crops as high as the image, at random places,
+all with the noise of one timestep.
 
     s        side of a resized crop in pixels
     x0       [crops s s 3] crops in [-1, 1]
