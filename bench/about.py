@@ -16,7 +16,7 @@ def about() -> dict[str, Any]:
     """Machine, versions of Python and of the packages that are installed, and date."""
     versions = {package: _version(package) for package in PACKAGES}
     return {
-        "machine": {"cpu": hardware.processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"cpu": hardware.cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | {name: of for name, of in versions.items() if of},
         "date": datetime.date.today().isoformat(),
     }

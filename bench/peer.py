@@ -234,7 +234,7 @@ def peak_memory(part, b, args):
     work = WORK[part][0](b, args)
     run = work.ours() if args.only == "ours" else work.theirs()(FORMS[args.only])
     run()
-    hardware.forget_peak()  # that of loading and compiling
+    hardware.reset_peak()  # that of loading and compiling
     run()
     run()
     if args.only == "ours" or DEVICE == "cpu":

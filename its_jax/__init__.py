@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from its_jax import deprecated
 from its_jax.errors import Cancelled, UserError
 from its_jax.runtime import xla_flags
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancelled", "Pipeline", "Sample", "UserError", "__version__"]
 
 xla_flags.set_flags()
+deprecated.install()
 # JAX is imported when one of these is first used, so that `import its_jax` is fast.
 _LAZY = {"Pipeline": "its_jax.pipeline.pipeline", "Sample": "its_jax.pipeline.sample"}
 

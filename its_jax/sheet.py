@@ -7,7 +7,6 @@ import logging
 
 from absl import flags
 
-from its_jax.gallery import contact_sheet
 from its_jax.runtime import cli
 
 _X = flags.DEFINE_string("x", "", "The setting along the columns, such as audio.prompt.")
@@ -15,8 +14,10 @@ _Y = flags.DEFINE_string("y", "", "The setting along the rows, such as image.pro
 _PICTURE = flags.DEFINE_string("picture", "spectrogram", "Or image, the term of a further view, or color_00.")
 
 
-def main(workdir):
-    for path in contact_sheet.write(workdir, x=_X.value, y=_Y.value, picture=_PICTURE.value):
+def main(workdir: str) -> None:
+    from its_jax.gallery import contact_sheet  # It takes long to import, as NumPy does.
+
+    for path in contact_sheet.write(workdir, x=_X.value, y=_Y.value, image=_PICTURE.value):
         logging.info("%s", path)
 
 

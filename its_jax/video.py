@@ -1,50 +1,48 @@
-"""A video of a finished sample: `python -m its_jax.media WORKDIR/ID`.
+"""A video of a finished sample: `python -m its_jax.video WORKDIR/ID`.
 
-Writes WORKDIR/ID/video.mp4 or, where samples are in tar files, WORKDIR/videos/ID.mp4. With --color=color_03, that of a
-coloured picture: WORKDIR/ID/color_03.mp4 or WORKDIR/colors/ID/color_03.mp4.
+Writes WORKDIR/ID/video.mp4 or, where samples are in tar files, WORKDIR/videos/ID.mp4. With --color=color_03, it writes
+the video of a colored image: WORKDIR/ID/color_03.mp4 or WORKDIR/colors/ID/color_03.mp4.
 """
 
 import logging
+from pathlib import Path
 
 from absl import flags
 
-from its_jax.colorize import outputs
 from its_jax.errors import UserError
-from its_jax.media import video
 from its_jax.runtime import cli
-from its_jax.settings.schema import TERMS
-from its_jax.storage import files, samples
 
-_COLOR = flags.DEFINE_string("color", "", "One of the sample's coloured pictures, such as color_00.")
+_COLOR = flags.DEFINE_string("color", "", "One of the sample's colored images, such as color_00.")
 
 
-def main(place):
-    logging.info("%s", run(place, _COLOR.value))
+def main(path: str) -> None:
+    logging.info("%s", write_video(path, _COLOR.value))
 
 
-def run(place, color=""):
-    """Makes the video of the sample WORKDIR/ID, or of one of its coloured pictures, and returns its path.
+def write_video(path: str | Path, color: str = "") -> Path:
+    """Writes the video of the sample WORKDIR/ID, or of one of its colored images, and returns its path.
 
     Raises:
-      UserError: no such sample or picture; cannot write.
+      UserError: the sample or the image does not exist, or the video cannot be written.
     """
-    sample = samples.open_sample(place)
-    path = samples.video(sample, color)
+    from its_jax.colorize import outputs  # These take long to import, as NumPy does.
+    from its_jax.media import videos
+    from its_jax.settings.schema import TERMS
+    from its_jax.storage import files, samples
+
+    sample = samples.open_sample(path)
+    video_path = samples.video_path(sample, color)
     if color:
-        _of_colors(sample, color)
-        return path
+        if color not in sample.colorings:
+            known = ", ".join(sample.colorings) or "none; its_jax.colorize makes them"
+            raise UserError(f"--color={color}: {sample.id} has no such colored image; it has {known}")
+        outputs.write_video(sample, color, sample.read_image(color), sample.coloring_record(color))
+        return video_path
     prompts = (sample.record[term]["prompt"] for term in TERMS)
-    with files.explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    video.write_video(path, sample.picture(), *sample.waveform(), *prompts, settings=dict(sample.record))
-    return path
-
-
-def _of_colors(sample, color):
-    if color not in sample.colors:
-        there = ", ".join(sample.colors) or "none; its_jax.colorize makes them"
-        raise UserError(f"--color={color}: {sample.id} has no such coloured picture; it has {there}")
-    outputs.write_video(sample, color, sample.picture(color), sample.color_record(color))
+    with files.explain_os_errors(video_path):
+        video_path.parent.mkdir(parents=True, exist_ok=True)
+    videos.write_video(video_path, sample.read_image(), *sample.read_audio(), *prompts, settings=dict(sample.record))
+    return video_path
 
 
 if __name__ == "__main__":

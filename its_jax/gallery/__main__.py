@@ -1,7 +1,7 @@
 """A page over the samples of a work folder: `python -m its_jax.gallery WORKDIR`.
 
-Writes WORKDIR/gallery.html, which any browser opens from the disk. With --embed, WORKDIR/gallery_embedded.html, a
-single file with all pictures and sounds in it, for up to 64 MiB of them.
+Writes WORKDIR/gallery.html, which any browser opens from the disk. With --embed, it writes
+WORKDIR/gallery_embedded.html, a single file that contains all images and audio, up to 64 MiB.
 """
 
 import logging
@@ -11,10 +11,10 @@ from absl import flags
 from its_jax import gallery
 from its_jax.runtime import cli
 
-_EMBED = flags.DEFINE_bool("embed", False, "A single file that holds all pictures and sounds.")
+_EMBED = flags.DEFINE_bool("embed", False, "A single file that contains all images and audio.")
 
 
-def main(workdir):
+def main(workdir: str) -> None:
     logging.info("%s", gallery.write(workdir, embed=_EMBED.value).absolute())
 
 

@@ -7,7 +7,7 @@ import imageio_ffmpeg
 
 
 def run_ffmpeg(*arguments: str) -> bytes:
-    """What ffmpeg writes to its output."""
+    """Runs ffmpeg and returns its standard output. OSError: ffmpeg is missing or fails."""
     try:
         executable = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -18,8 +18,8 @@ def run_ffmpeg(*arguments: str) -> bytes:
         capture_output=True,
     )
     if result.returncode:
-        said = result.stderr.decode(errors="replace").strip().splitlines()
-        reason = next(iter(said), f"exit status {result.returncode}")
-        reason = re.sub(r"^\[.*?] ", "", reason)  # the address of the component that tells
+        messages = result.stderr.decode(errors="replace").strip().splitlines()
+        reason = next(iter(messages), f"exit status {result.returncode}")
+        reason = re.sub(r"^\[.*?] ", "", reason)  # the address of the component that reports
         raise OSError(f"ffmpeg: {reason}")
     return result.stdout

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from typing import Any
 
 
 def cache_folder() -> pathlib.Path:
@@ -11,10 +12,11 @@ def cache_folder() -> pathlib.Path:
 
 
 def keep_programs() -> None:
-    """Lets JAX keep compiled programs in the cache folder, unless the user has set another folder for them."""
+    """Makes JAX keep compiled programs in the cache folder, unless the user has set another folder for them."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
-        # A run has two dozen small programs, each below JAX's default threshold.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    config: Any = jax.config  # mypy does not see its attributes.
+    if not config.jax_compilation_cache_dir:
+        config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        # A run has two dozen small programs, each of which compiles in less than the default threshold.
+        config.update("jax_persistent_cache_min_compile_time_secs", 0)

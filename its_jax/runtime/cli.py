@@ -1,5 +1,7 @@
-"""What all entry points share: a user's mistake is one line on stderr and exit status 2 (3: a full disk), never a
-traceback."""
+"""The command line: flags, logs and errors of all commands.
+
+A user's mistake is one line on stderr and exit status 2 (3 for a full disk), never a traceback.
+"""
 
 import contextlib
 import functools
@@ -9,36 +11,38 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from its_jax.errors import UserError
 
-# Errors of flags and configs whose own words say what is wrong; of others, the place is told too.
+# Errors of flags and configs whose message says what is wrong. Other errors are reported with their line of code.
 _SELF_EXPLANATORY = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 
 
-def run(main, *operands, config: Path | None = None):
-    """Parses the flags and runs `main()`, with a string for each of `operands`, the names of what has no flag.
+def run(main: Callable[..., None], *operands: str, config: Path | None = None) -> None:
+    """Parses the flags and runs `main`, with one string for each of `operands`.
 
     Args:
-      config: the file that --config is, unless it is given. (Of a default of its own, that flag tells mistakes in its
-        settings when it is defined, in several lines.)
+      operands: names of the arguments that have no flag, such as 'WORKDIR'.
+      config: the default of --config. (The flag's own default would report mistakes in settings when the flag is
+        defined, in several lines.)
     """
     if config is not None and not any(re.match("--?config(=|$)", argument) for argument in sys.argv[1:]):
         sys.argv.insert(1, f"--config={config}")
     parse = functools.partial(_parse, operands=operands)
-    app.run(lambda argv: _guarded(functools.partial(main, *argv[1:])), flags_parser=parse)
+    app.run(lambda argv: _run_reporting_errors(functools.partial(main, *argv[1:])), flags_parser=parse)
 
 
 def check_out(out: Path) -> None:
-    """Makes the folder of the file that --out names, before anything is measured for it.
+    """Checks early that the file --out can be written, and creates its folder.
 
     Raises:
-      UserError: no file can be written there.
+      UserError: it cannot be written.
     """
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -50,64 +54,61 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out={out}: is a folder; give the name of a file")
 
 
-def _parse(argv, operands):
+def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        # That a config file is missing is noticed only when something of it is asked for.
+        # A missing config file is noticed only when one of its attributes is read.
         getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
-    except Exception as error:  # a config file is a program, which may fail in any way
+    except Exception as error:  # A config file is a program, which may fail in any way.
         _fail(describe(error))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
         _fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
     if rest[1 + len(operands) :]:
-        how = f"give {' '.join(operands)} only" if operands else "settings are given as --config.name=value"
-        _fail(f"unexpected argument {rest[1 + len(operands)]!r}; {how}")
+        advice = f"give {' '.join(operands)} only" if operands else "settings are given as --config.name=value"
+        _fail(f"unexpected argument {rest[1 + len(operands)]!r}; {advice}")
     if missing := operands[len(rest) - 1 :]:
         _fail(f"{missing[0]} is missing")
     return rest
 
 
-def _guarded(main):
+def _run_reporting_errors(main: Callable[[], None]) -> None:
+    """Runs `main` with logs on stdout, and turns a user's mistake into one line and an exit status."""
     with log_to_stdout():
-        _run(main)
-
-
-def _run(main):
-    silence_libraries()
-    try:
-        main()
-    except UserError as error:
-        _fail(error, error.status)
-    except BrokenPipeError:  # whoever reads what we print has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is complete is kept, and the same command makes the rest")
+        silence_libraries()
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error), error.status)
+        except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except KeyboardInterrupt:
+            _fail("interrupted; what is complete is kept, and the same command makes the rest")
 
 
 def silence_libraries() -> None:
-    """Keeps libraries from telling what is as it should be."""
+    """Silences library messages that do not indicate a problem."""
     for noisy in ("absl", "orbax", "jax", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    # Its retries; what it gives up on, we tell. It sets its logger's level when it is imported.
+    # It logs its retries, and we report its final failures. It sets its logger's level when it is imported.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what we tell in a line
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing is as it should be
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # It logs tracebacks of errors that we report.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed.
 
 
 @contextlib.contextmanager
 def log_to_stdout() -> Iterator[None]:
-    """Logs to stdout, but warnings to stderr; absl's own handler takes both to stderr."""
+    """Logs to stdout, and warnings to stderr. absl's own handler would send both to stderr."""
     root = logging.getLogger()
     before, level = root.handlers, root.level
-    news, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-    news.addFilter(lambda record: record.levelno < logging.WARNING)
+    infos, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    infos.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings.setLevel(logging.WARNING)
-    for handler in (news, warnings):
+    for handler in (infos, warnings):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     absl_handler = absl_logging.get_absl_handler()
-    root.handlers = [*(handler for handler in before if handler is not absl_handler), news, warnings]
+    root.handlers = [*(handler for handler in before if handler is not absl_handler), infos, warnings]
     root.setLevel(logging.INFO)
     try:
         yield
@@ -117,9 +118,9 @@ def log_to_stdout() -> Iterator[None]:
 
 
 def describe(error: Exception) -> str:
-    """What is wrong with a config or a setting of it, in a line.
+    """Returns what is wrong with a config or one of its settings, in one line.
 
-    ml_collections tells in several, a traceback among them; the last one says what is wrong.
+    Messages of ml_collections have several lines with a traceback, of which the last one says what is wrong.
     """
     if isinstance(error.__context__, KeyError):
         return unknown_setting(error.__context__)
@@ -131,11 +132,11 @@ def describe(error: Exception) -> str:
 
 
 def unknown_setting(error: KeyError) -> str:
-    """ml_collections' error for the name of a setting that a config does not have, in a line."""
+    """Returns ml_collections' error for an unknown setting in one line."""
     name, *hint = str(error.args[0]).splitlines()
     return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
 
 
-def _fail(message, status=2):
+def _fail(message: str, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""What the machine is, and how much of it a process used."""
+"""The machine's processors, speed and memory."""
 
 import ctypes
 import datetime
@@ -13,34 +13,36 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Rows of the matrices whose product shows what the machine gives: on an accelerator, and on a CPU.
+# Rows of the square matrices whose product measures the machine's speed, on an accelerator and on a CPU.
 PRODUCT = 8192, 2048
-_VECTORS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+_VECTOR_EXTENSIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def describe() -> str:
-    """Where and when something is measured: devices or cores of the processor, date and version of JAX."""
+    """Returns where and when something is measured: devices or CPU cores, the date, and the version of JAX."""
     devices = jax.devices()
     kind = f"{len(devices)} x {devices[0].device_kind}"
     if devices[0].platform == "cpu":
-        kind = f"{os.cpu_count()} cores of {processor()}"
+        kind = f"{os.cpu_count()} cores of {cpu_name()}"
     return f"{kind}, {datetime.date.today()}, jax {jax.__version__}"
 
 
-def processor() -> str:
-    """Its name, as the system tells it, and the widest of its instructions for vectors."""
+def cpu_name() -> str:
+    """Returns the CPU's name and its widest vector extension."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = told.get("model name", platform.processor() or platform.machine())
-    widest = next((told_as for flag, told_as in _VECTORS.items() if flag in told.get("flags", "").split()), None)
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name", platform.processor() or platform.machine())
+    flags = fields.get("flags", "").split()
+    widest = next((extension for flag, extension in _VECTOR_EXTENSIONS.items() if flag in flags), None)
     return f"{name} with {widest}" if widest else name
 
 
 def matrix_rate(dtype, repeats: int = 5) -> float:
-    """Floating-point operations per second of a square matrix product on all devices: what there is to be had.
+    """Measures the floating-point operations per second of a square matrix product on all local devices.
 
-    With a result in float32 that is rounded, or in `dtype` at once, whichever is quicker: that differs by device.
+    It takes the faster of two ways to get a result in `dtype`: to compute it in float32 and round, or to compute it in
+    `dtype`. Devices differ in which one is faster.
     """
     devices, on_cpu = jax.local_devices(), jax.default_backend() == "cpu"
     n = PRODUCT[on_cpu]
@@ -57,13 +59,22 @@ def matrix_rate(dtype, repeats: int = 5) -> float:
 
 
 def peak_memory() -> int:
-    """Bytes: the most that the first device held so far, or on a CPU this process."""
+    """Returns the peak memory in bytes of the first local device, or of this process on a CPU."""
     memory = jax.local_devices()[0].memory_stats()
     return memory["peak_bytes_in_use"] if memory else process_peak()
 
 
-def forget_peak() -> None:
-    """Lets the peak of this process begin anew, with what it holds now, where that can be done: on Linux."""
+def process_peak() -> int:
+    """Returns the peak memory of this process in bytes."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # getrusage counts the peak of the parent process too.
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, other systems in KiB.
+
+
+def reset_peak() -> None:
+    """Resets the peak memory of this process to its current memory. It works on Linux only."""
     gc.collect()
     release_memory()
     if sys.platform == "linux":
@@ -71,17 +82,10 @@ def forget_peak() -> None:
 
 
 def release_memory() -> None:
-    """Gives back what was freed: glibc keeps it, of which reading leaves as much as it read; other systems' libraries
-    do not."""
+    """Returns freed memory to the system.
+
+    glibc keeps freed memory, and reading a checkpoint frees as much as it reads. Other C libraries return it.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def process_peak() -> int:
-    """Bytes: the most memory that this process had so far."""
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage's figure is never below that of the process that started this one
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line[:6] == "VmHWM:")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, others in KiB

@@ -1,13 +1,14 @@
-"""CLIP and CLAP scores: how well a picture and a sound fit their prompts, 100 x max(0, cosine).
+"""CLIP and CLAP scores: how well an image and a sound match their prompts, 100 x max(0, cosine).
 
-As scorers of samples they go by the names `clip` and `clap`, with a model after them where it is another than the
-paper's: `--scorers=clip,clap@FOLDER`. They run on the first local device, in float32.
+As scorers of samples their names are `clip` and `clap`, with another model than the paper's after an @:
+`--scorers=clip,clap@FOLDER`. They run on the first local device in float32.
 """
 
 import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,19 +23,21 @@ from its_jax.scoring.item import Item
 from its_jax.scoring.metrics import cosines
 from its_jax.settings.ids import sample_id
 
-CLIP, CLAP = "openai/clip-vit-base-patch16", "laion/clap-htsat-unfused"  # those of the paper's authors
-WINDOW_STEPS = 8  # windows begin at every 8th of their side
-_AT_ONCE = 32  # windows in a batch
-_SHORTEST_TEXT = 16  # tokens that CLAP's texts are filled up to; longer ones to powers of two, for each compiles anew
+CLIP, CLAP = "openai/clip-vit-base-patch16", "laion/clap-htsat-unfused"  # the models of the paper's authors
+STRIDES_PER_WINDOW = 8  # Consecutive windows are an eighth of their side apart.
+_WINDOWS_PER_BATCH = 32
+# CLAP's texts are padded to this many tokens, and longer ones to powers of two, because each length compiles again.
+_MIN_TEXT_LENGTH = 16
 
 
 class _Scorer:
-    """A model, and what it has read.
+    """A model of image or audio and text, which caches the embeddings of texts.
 
     Attributes:
-      source: as given. identity: of the model, see `load.Model`.
+      source: as given. identity: of the model, see `its_jax.checkpoints.load.Model`.
     """
 
+    name: str
     kind: type
 
     def __init__(self, source: str):
@@ -43,97 +46,106 @@ class _Scorer:
             found = type(model.dual_encoder).__name__
             raise UserError(f"{source}: is a {found}; {self.name} scores need a {self.kind.__name__}")
         self.source, self.identity = source, model.identity
-        self._model, self._features, self._tokenizer = model.dual_encoder, model.features, model.tokenizer
-        self._vectors: dict[str, np.ndarray] = {}
+        self._model, self._tokenizer = model.dual_encoder, model.tokenizer
+        self._features: Any = model.features
+        self._text_embeddings: dict[str, np.ndarray] = {}
 
-    @property
-    def name(self) -> str:
-        return type(self).__name__.lower()
+    def embed_text(self, prompt: str) -> np.ndarray:
+        """Returns the embedding of a prompt, float32 `[d]`, of length 1. Each prompt is computed once."""
+        if prompt not in self._text_embeddings:
+            self._text_embeddings[prompt] = np.asarray(_embed_text(self._model, self._token_ids(prompt)))[0]
+        return self._text_embeddings[prompt]
 
-    def text(self, prompt: str) -> np.ndarray:
-        """float32 `[d]`, of length 1; each prompt is read once."""
-        if prompt not in self._vectors:
-            self._vectors[prompt] = np.asarray(_embed_text(self._model, self._ids(prompt)))[0]
-        return self._vectors[prompt]
-
-    def _ids(self, prompt):
+    def _token_ids(self, prompt: str) -> np.ndarray:
         longest = self._tokenizer.model_max_length
         length = len(self._tokenizer(prompt, truncation=True, max_length=longest).input_ids)
-        length = min(longest, max(_SHORTEST_TEXT, 2 ** math.ceil(math.log2(length))))
-        filled = self._tokenizer([prompt], padding="max_length", truncation=True, max_length=length)
-        return np.asarray(filled.input_ids, np.int32)
+        length = min(longest, max(_MIN_TEXT_LENGTH, 2 ** math.ceil(math.log2(length))))
+        padded = self._tokenizer([prompt], padding="max_length", truncation=True, max_length=length)
+        return np.asarray(padded.input_ids, np.int32)
 
 
 class ClipScorer(_Scorer):
-    """Of pictures: the mean of the cosines over square windows, from one edge to the other, floored at 0."""
+    """Scores images by the mean of the cosines over square windows, from one edge to the other, at least 0."""
 
+    name = "clip"
     kind = CLIPModel
 
     def __init__(self, source: str = CLIP):
         super().__init__(source)
 
-    def picture(self, grey: np.ndarray) -> np.ndarray:
-        """`[h, w]` in [0, 1] -> float32 `[windows, d]`, each of length 1."""
-        grey = np.rint(np.asarray(grey, np.float32) * 255).astype(np.uint8)
-        inputs = np.stack([self._features(np.repeat(window[..., None], 3, axis=-1)) for window in square_windows(grey)])
-        blocks = [inputs[i : i + _AT_ONCE] for i in range(0, len(inputs), _AT_ONCE)]
-        return np.concatenate([np.asarray(_embed_picture(self._model, block)) for block in blocks])
+    def embed_image(self, gray: np.ndarray) -> np.ndarray:
+        """Returns the embeddings of the windows of an image `[h, w]` in [0, 1], float32 `[windows, d]`, of length 1."""
+        levels = np.rint(np.asarray(gray, np.float32) * 255).astype(np.uint8)
+        windows = [np.repeat(window[..., None], 3, axis=-1) for window in square_windows(levels)]
+        inputs = np.stack([self._features(window) for window in windows])
+        batches = [inputs[i : i + _WINDOWS_PER_BATCH] for i in range(0, len(inputs), _WINDOWS_PER_BATCH)]
+        return np.concatenate([np.asarray(_embed_image(self._model, batch)) for batch in batches])
 
-    def score(self, grey: np.ndarray, prompt: str) -> float:
-        """0 to 100."""
-        return percent(cosines(self.picture(grey), self.text(prompt)))
+    def score(self, gray: np.ndarray, prompt: str) -> float:
+        """Returns the score of an image `[h, w]` in [0, 1], from 0 to 100."""
+        return percent(cosines(self.embed_image(gray), self.embed_text(prompt)))
 
     def __call__(self, items: Sequence[Item]) -> dict[str, list[float | None]]:
-        """Column `clip`: the spectrogram, grey, as the term `image` sees it; `clip_TERM` for terms beside."""
-        found = [self._of_terms(item) for item in items]
-        columns = dict.fromkeys(column for scores in found for column in scores)
-        return {column: [scores.get(column) for scores in found] for column in columns}
+        """Scores spectrograms, in gray, as each term's view shows them.
 
-    def _of_terms(self, item):
-        return {
-            "clip" if name == "image" else f"clip_{name}": self.score(_apply_view(term.view, item), term.prompt)
-            for name, term in item.settings.terms.items()
-            if name != "audio"
-        }
+        Returns:
+          Column `clip` for the term `image`, and `clip_TERM` for others.
+        """
+        rows = [self._score_terms(item) for item in items]
+        columns = dict.fromkeys(column for row in rows for column in row)
+        return {column: [row.get(column) for row in rows] for column in columns}
+
+    def _score_terms(self, item: Item) -> dict[str, float]:
+        scores = {}
+        for name, term in item.settings.terms.items():
+            if name != "audio":
+                view = np.asarray(VIEWS[term.view].apply(item.spectrogram[None, ..., None]))[0, ..., 0]
+                scores["clip" if name == "image" else f"clip_{name}"] = self.score(view, term.prompt)
+        return scores
 
 
 class ClapScorer(_Scorer):
-    """Of sounds, resampled to the rate that the model hears and with their peak at 1.
+    """Scores sounds, resampled to the model's sampling rate and scaled to a peak of 1.
 
-    One that is longer than it hears (10 s) is heard in stretches of that length, from its beginning to its end, and
-    the cosines' mean counts; CLAP's own processor draws one of them by chance.
+    A sound longer than the model's input (10 s) is cut into segments of that length, from its beginning to its end, and
+    the mean of their cosines counts. CLAP's own processor takes a random segment instead.
     """
 
+    name = "clap"
     kind = ClapModel
 
     def __init__(self, source: str = CLAP):
         super().__init__(source)
 
-    def sound(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """`[samples]` -> float32 `[stretches, d]`, each of length 1. UserError: it is silent or not finite."""
+    def embed_audio(self, waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """Returns the embeddings of the segments of a waveform `[samples]`, float32 `[segments, d]`, of length 1.
+
+        Raises:
+          UserError: the sound is silent or not finite.
+        """
         waveform = np.asarray(waveform, np.float32)
         peak = np.abs(waveform).max(initial=0)
         if not 0 < peak < np.inf:
             raise UserError("the sound is silent" if peak == 0 else "the sound is not finite")
-        heard = self._features.sampling_rate
-        common = math.gcd(heard, sampling_rate)
-        waveform = scipy.signal.resample_poly(waveform / peak, heard // common, sampling_rate // common)
+        rate = self._features.sampling_rate
+        common = math.gcd(rate, sampling_rate)
+        waveform = scipy.signal.resample_poly(waveform / peak, rate // common, sampling_rate // common)
         waveform = waveform / np.abs(waveform).max()
-        longest = self._features.max_length_s * heard
+        longest = self._features.max_length_s * rate
         count = max(1, math.ceil(len(waveform) / longest))
         starts = np.linspace(0, max(0, len(waveform) - longest), count).astype(int)
-        stretches = [self._features(waveform, start) for start in starts]
-        return np.concatenate([np.asarray(_embed_sound(self._model, stretch[None])) for stretch in stretches])
+        segments = [self._features(waveform, start) for start in starts]
+        return np.concatenate([np.asarray(_embed_audio(self._model, segment[None])) for segment in segments])
 
     def score(self, waveform: np.ndarray, sampling_rate: int, prompt: str) -> float:
-        """0 to 100. UserError: as `sound`."""
-        return percent(cosines(self.sound(waveform, sampling_rate), self.text(prompt)))
+        """Returns the score of a waveform `[samples]`, from 0 to 100. UserError: as `embed_audio`."""
+        return percent(cosines(self.embed_audio(waveform, sampling_rate), self.embed_text(prompt)))
 
     def __call__(self, items: Sequence[Item]) -> dict[str, list[float | None]]:
-        """Column `clap`; None for a silent sound."""
-        return {"clap": [self._of_item(item) for item in items]}
+        """Scores waveforms. Column `clap` is None for a silent sound."""
+        return {"clap": [self._score(item) for item in items]}
 
-    def _of_item(self, item):
+    def _score(self, item: Item) -> float | None:
         try:
             return self.score(item.waveform, item.sampling_rate, item.settings.terms["audio"].prompt)
         except UserError as error:
@@ -141,27 +153,22 @@ class ClapScorer(_Scorer):
             return None
 
 
-def _apply_view(view, item):
-    """Returns the spectrogram `[h, w]` as a term sees it."""
-    return np.asarray(VIEWS[view].apply(item.spectrogram[None, ..., None]))[0, ..., 0]
-
-
-def square_windows(picture: np.ndarray) -> list[np.ndarray]:
-    """The squares of a picture `[h, w, ...]`, as large as it allows, at every 8th of their side: 24 at 256 x 992."""
-    height, width = picture.shape[:2]
+def square_windows(image: np.ndarray) -> list[np.ndarray]:
+    """Returns the largest squares of an image `[h, w, ...]`, an eighth of their side apart: 24 at 256 x 992."""
+    height, width = image.shape[:2]
     side = min(height, width)
-    step = max(1, side // WINDOW_STEPS)
-    rows, columns = (range(0, length - side + 1, step) for length in (height, width))
-    return [picture[i : i + side, j : j + side] for i in rows for j in columns]
+    stride = max(1, side // STRIDES_PER_WINDOW)
+    rows, columns = (range(0, length - side + 1, stride) for length in (height, width))
+    return [image[i : i + side, j : j + side] for i in rows for j in columns]
 
 
-def percent(cosines_: np.ndarray) -> float:
-    """Their mean, floored at 0, times 100."""
-    return 100 * max(0.0, float(np.mean(cosines_)))
+def percent(cosines: np.ndarray) -> float:
+    """Returns the mean of cosines, at least 0, times 100."""
+    return 100 * max(0.0, float(np.mean(cosines)))
 
 
-def _precise(f):
-    """Products in float32, also where a device has quicker ones."""
+def _precise(f: Callable) -> Callable:
+    """Jits a function with matrix products in float32, also on devices with faster ones."""
 
     @functools.wraps(f)
     def precise(*args):
@@ -177,10 +184,10 @@ def _embed_text(model, ids):
 
 
 @_precise
-def _embed_picture(model, x):
+def _embed_image(model, x):
     return model.embed_picture(x)
 
 
 @_precise
-def _embed_sound(model, log_mel):
+def _embed_audio(model, log_mel):
     return model.embed_sound(log_mel)

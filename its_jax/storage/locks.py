@@ -1,4 +1,4 @@
-"""One process at a time: a lock that ends with the process that held it."""
+"""Locks for work folders: one process at a time, until it leaves or dies."""
 
 import contextlib
 import fnmatch
@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -17,38 +18,42 @@ from its_jax.errors import UserError
 from its_jax.storage import files
 
 FOLDER = ".locks"
-# Where nothing can be locked (Google Cloud Storage, some network disks), the holder signs every so many seconds, and is
-# taken for dead if it has not for so long.
+# Google Cloud Storage and some network disks have no locks. There the owner rewrites a file with the time every
+# BEAT_SECONDS, and counts as dead if it has not done so for STALE_SECONDS.
 BEAT_SECONDS, STALE_SECONDS = 60, 300
 _ADVICE = "wait for it or stop it, or give this one another --shard_index"
 
 
 class Locked(UserError):
-    """Another process has it."""
+    """The error that another process holds the lock."""
 
 
 @contextlib.contextmanager
 def hold(workdir: Path, name: str, advice: str = _ADVICE) -> Iterator[None]:
-    """Holds the lock of that name in a work folder. Locked: another process does, and which; `advice` is told, too."""
+    """Holds the lock of that name in a work folder.
+
+    Raises:
+      Locked: another process holds it. The message names that process and ends with `advice`.
+    """
     folder = workdir / FOLDER
     with files.explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    hold = _locked if files.is_local(workdir) else _keep_owner_file
-    with hold(folder, name, advice):
+    lock = _lock_file if files.is_local(workdir) else keep_owner_file
+    with lock(folder, name, advice):
         yield
 
 
 def check_no_other(workdir: Path, pattern: str, but: str) -> None:
-    """Raises `Locked` if a process holds a lock whose name fits `pattern` and not `but`."""
-    for sign in (workdir / FOLDER).glob(f"{pattern}.json"):
-        if not fnmatch.fnmatch(sign.stem, but):
-            with hold(workdir, sign.stem):  # nobody's any more
+    """Raises `Locked` if a process holds a lock whose name matches `pattern` but not `but`."""
+    for owner_file in (workdir / FOLDER).glob(f"{pattern}.json"):
+        if not fnmatch.fnmatch(owner_file.stem, but):
+            with hold(workdir, owner_file.stem):  # This raises unless its owner is dead.
                 pass
 
 
 @contextlib.contextmanager
 def wait_turn(workdir: Path, name: str) -> Iterator[None]:
-    """Waits until no other process on this disk is inside; where nothing can be locked, does not."""
+    """Waits until no other process on this disk is inside. It does not wait on disks without locks."""
     with contextlib.ExitStack() as stack:
         if files.is_local(workdir):
             (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -58,39 +63,45 @@ def wait_turn(workdir: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder, name, advice):
-    """By the operating system, which takes the lock from a process that dies."""
-    sign, lock = folder / f"{name}.json", filelock.FileLock(folder / f"{name}.lock", timeout=0)
+def _lock_file(folder: Path, name: str, advice: str) -> Iterator[None]:
+    """Holds a lock of the operating system, which releases it when the process dies."""
+    owner_file, lock = folder / f"{name}.json", filelock.FileLock(folder / f"{name}.lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise Locked(f"{name} is being made in {folder.parent} by {_read_owner(sign)}; {advice}") from error
-    except (OSError, NotImplementedError):  # this disk has no locks
-        with _keep_owner_file(folder, name, advice):
+        raise Locked(f"{name} is being made in {folder.parent} by {_read_owner(owner_file)}; {advice}") from error
+    except (OSError, NotImplementedError):  # This disk has no locks.
+        with keep_owner_file(folder, name, advice):
             yield
         return
     try:
-        sign.write_bytes(_owner())  # for people: no harm is done if a kill leaves half of it
+        owner_file.write_bytes(_owner())  # It only informs people, so that a kill may leave half of it.
         yield
     finally:
-        sign.unlink(missing_ok=True)
+        owner_file.unlink(missing_ok=True)
         lock.release()
 
 
 @contextlib.contextmanager
-def _keep_owner_file(folder, name, advice):
-    """By a file that says who holds it, and since when it did not say so again."""
-    sign, own, ended = folder / f"{name}.json", uuid.uuid4().hex, threading.Event()
-    signed = _read(sign)
-    if signed and time.time() - signed.get("at", 0) < STALE_SECONDS:
-        raise Locked(f"{name} is being made in {folder.parent} by {_read_owner(sign)}; {advice}")
-    files.write(sign, _owner(own))
-    if _read(sign).get("own") != own:
-        raise Locked(f"{name} has just been begun in {folder.parent} by {_read_owner(sign)}; {advice}")
+def keep_owner_file(
+    folder: Path, name: str, advice: str = _ADVICE, *, beat_seconds: float = BEAT_SECONDS
+) -> Iterator[None]:
+    """Holds a lock on a disk that has none, by a file in `folder` that its owner rewrites every `beat_seconds`.
 
-    def beat():
-        while not ended.wait(BEAT_SECONDS):
-            files.write(sign, _owner(own))
+    Raises:
+      Locked: another process holds it.
+    """
+    owner_file, own, ended = folder / f"{name}.json", uuid.uuid4().hex, threading.Event()
+    owner = _read(owner_file)
+    if owner and time.time() - owner.get("at", 0) < STALE_SECONDS:
+        raise Locked(f"{name} is being made in {folder.parent} by {_read_owner(owner_file)}; {advice}")
+    files.write(owner_file, _owner(own))
+    if _read(owner_file).get("own") != own:
+        raise Locked(f"{name} has just been begun in {folder.parent} by {_read_owner(owner_file)}; {advice}")
+
+    def beat() -> None:
+        while not ended.wait(beat_seconds):
+            files.write(owner_file, _owner(own))
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
@@ -99,21 +110,22 @@ def _keep_owner_file(folder, name, advice):
     finally:
         ended.set()
         beating.join()
-        sign.unlink(missing_ok=True)
+        owner_file.unlink(missing_ok=True)
 
 
-def _owner(own=""):
-    who = {"process": os.getpid(), "host": socket.gethostname(), "at": time.time(), "own": own}
-    return json.dumps(who).encode()
+def _owner(own: str = "") -> bytes:
+    """Encodes the content of an owner file."""
+    owner = {"process": os.getpid(), "host": socket.gethostname(), "at": time.time(), "own": own}
+    return json.dumps(owner).encode()
 
 
-def _read(sign):
+def _read(owner_file: Path) -> dict[str, Any]:
     try:
-        return json.loads(sign.read_bytes())
+        return json.loads(owner_file.read_bytes())
     except (OSError, ValueError):
         return {}
 
 
-def _read_owner(sign):
-    who = _read(sign)
-    return f"process {who['process']} on {who['host']}" if who else "another process"
+def _read_owner(owner_file: Path) -> str:
+    owner = _read(owner_file)
+    return f"process {owner['process']} on {owner['host']}" if owner else "another process"

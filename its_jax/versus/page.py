@@ -7,17 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def html(pairs: Sequence[Mapping[str, Any]], name: str) -> str:
-    """Of pairs, each with its `questions` and the files of its two `sides`."""
-    # The script first: what follows is the user's text.
-    page = _part("page.html").replace("@script@", _part("page.js")).replace("@name@", name)
+def html(pairs: Sequence[Mapping[str, Any]], page_id: str) -> str:
+    """Returns the page.
+
+    Args:
+      pairs: each has `questions` and, for its two `sides`, the names of their files.
+      page_id: see `page_id`.
+    """
+    # The script is inserted first, because the data contain text of the user.
+    page = _read_part("page.html").replace("@script@", _read_part("page.js")).replace("@name@", page_id)
     return page.replace("@data@", json.dumps(pairs).replace("<", "\\u003c"))
 
 
-def name(key: Sequence[Any]) -> str:
-    """Of a page, by whose samples it shows: browsers keep answers by it, and files of answers hold it."""
+def page_id(key: Sequence[Any]) -> str:
+    """Returns the id of a page by its key. Browsers keep answers under it, and files of answers contain it."""
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
 
 
-def _part(name):
+def _read_part(name: str) -> str:
     return importlib.resources.files(__package__).joinpath("web", name).read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def test_flags_and_schedulers(index, count, environment, expected):
     [
         (1, None, {}, "--num_shards is missing: give both"),
         (None, 3, {}, "--shard_index is missing: give both"),
-        (None, None, {"JOB_COMPLETION_INDEX": "4"}, "--num_shards is missing (an indexed Kubernetes job does not tell"),
+        (None, None, {"JOB_COMPLETION_INDEX": "4"}, "--num_shards is missing (an indexed Kubernetes job does not set"),
         (3, 3, {}, "shard_index=3 of num_shards=3: must be 0 to 2"),
         (0, 0, {}, "shard_index=0 of num_shards=0"),
         (None, None, {"SLURM_ARRAY_TASK_ID": "2"}, "a Slurm array: SLURM_ARRAY_TASK_ID or SLURM_ARRAY_TASK_COUNT"),

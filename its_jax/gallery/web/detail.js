@@ -1,4 +1,4 @@
-// The selected sample: its spectrogram with axes, its other pictures, and all that is known of it.
+// The selected sample: its spectrogram with axes, its other images, its settings and scores.
 
 const at = (id) => document.getElementById(id);
 
@@ -62,7 +62,7 @@ function secondsTicks(seconds) {
   return Array.from({ length: count + 1 }, (_, k) => tick(`${+(k * step).toFixed(2)}${k === 0 ? " s" : ""}`, "left", k * step / seconds));
 }
 
-// Slaney's mel scale, that of its_jax/spectrogram.py: linear up to 1000 Hz, which is 15 mel, logarithmic above.
+// Slaney's mel scale, as in its_jax/audio/mel.py: linear up to 1000 Hz, which is 15 mel, logarithmic above.
 function mel(hertz) {
   return hertz < 1000 ? hertz * 3 / 200 : 15 + Math.log(hertz / 1000) * 27 / Math.log(6.4);
 }

@@ -1,9 +1,9 @@
-// Starred samples as text: ids, or commands to paste into a shell.
+// Starred samples as text: ids, or commands for a shell.
 
 const FORMS = {
   ids: (which) => which.map((i) => DATA.ids[i] + "\n").join(""),
   again: (which) => which.map((i) => `python -m its_jax.sample --from=${place(i, coded(DATA.folders, i), "/spectrogram.png")} --workdir=again\n`).join(""),
-  videos: (which) => which.map((i) => `python -m its_jax.media ${place(i, "", "")}\n`).join(""),
+  videos: (which) => which.map((i) => `python -m its_jax.video ${place(i, "", "")}\n`).join(""),
 };
 
 function place(i, folder, file) {

@@ -1,4 +1,4 @@
-// Where the samples are: in bands, from top to bottom, of tiles. Only bands that are seen become elements.
+// Positions of the samples: tiles in bands from top to bottom.
 
 const GAP = 10;
 const CELL_GAP = 26; // between the cells of a table
@@ -58,7 +58,7 @@ function cellsOf(shown, across, down) {
   return cells;
 }
 
-// All tiles are of one size, which has room for the tallest picture.
+// All tiles have the same size, which fits the tallest image.
 function tileOf(shown, width, captionLines) {
   const kinds = new Set(shown.map((i) => DATA.canvas.index[i]));
   const shapes = [...kinds].map((k) => DATA.canvas.values[k]);
@@ -66,7 +66,7 @@ function tileOf(shown, width, captionLines) {
   return { width, pictureHeight, height: pictureHeight + captionLines * 18 + (captionLines ? 10 : 0) };
 }
 
-// The numbers of the first band below `y`, in bands that follow each other.
+// Returns the index of the first band below `y` by bisection.
 function firstBand(bands, y) {
   let low = 0, high = bands.length;
   while (low < high) {

@@ -1,6 +1,6 @@
-// What the controls say -> what is shown.
+// Controls and events: they select what is shown.
 
-const MANY = 60; // values of a setting beyond which one is typed, not chosen
+const MANY = 60; // A filter with more values is a text field instead of a menu.
 const state = { filters: {}, starred: false, descending: false };
 
 function option(value, label = value) {
@@ -42,7 +42,7 @@ function clearFilters() {
   update();
 }
 
-// A tile tells its prompts, but for what an axis tells, and what it is sorted by.
+// A tile shows its prompts, except those on an axis, and the score by which it is sorted.
 function caption(i) {
   const axes = [at("x").value, at("y").value].filter(Boolean);
   const order = at("sort").value;
@@ -64,7 +64,7 @@ function update({ keepPlace = false, fromFirst = false } = {}) {
   next.order = next.bands.flatMap((band) => band.tiles.map((tile) => tile.i));
   next.positions = new Map(next.order.map((i, k) => [i, k]));
   next.count = next.order.length;
-  next.madeFor = width; // of the screen that it was made for
+  next.madeFor = width; // the width of the list
   next.corner = [y && y + " ↓", x && x + " →"].filter(Boolean).join("\n");
   at("count").textContent = shown.length === COUNT ? `${COUNT} samples` : `${shown.length} of ${COUNT} samples`;
   at("nothing").hidden = shown.length > 0;
@@ -149,9 +149,9 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// While a sound plays, the next one follows it.
+// While a sound plays, the next sample plays when it is selected.
 function move(key) {
-  const next = neighbour(selected, key);
+  const next = neighbor(selected, key);
   select(next);
   bringIntoView(next);
   if (!audio.paused && player.sample !== next) playFrom(next, 0);

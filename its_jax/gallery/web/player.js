@@ -1,8 +1,8 @@
-// One sound at a time. `onMove` is called as it goes on, with the sample's number and the share of it that is over.
+// Plays one sound at a time. `onMove` receives the sample's index and the played share of its sound.
 
 const audio = document.getElementById("audio");
 const player = { sample: null, onMove: () => {}, onFault: () => {} };
-let wanted = 0; // the share to begin at, until the sound's length is known
+let wanted = 0; // the share to start at once the sound's length is known
 
 function duration(i) {
   return Number.isFinite(audio.duration) && player.sample === i ? audio.duration : canvas(i).seconds;

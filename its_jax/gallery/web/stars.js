@@ -1,4 +1,4 @@
-// Stars, kept by the browser under the work folder's name. A frame without storage keeps them until it is closed.
+// Stars, which the browser stores under the work folder's name. A frame without storage loses them when it closes.
 
 const STARS_KEY = "its_jax gallery " + DATA.workdir;
 let starsAreKept = true;

@@ -1,5 +1,5 @@
-// The samples' settings and scores, by their number; which of them are shown, and in which order. Their numbers are in
-// the order of their settings.
+// The samples' settings and scores by index, and the selection and order of the samples shown. Indices are in the
+// order of the settings.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const COUNT = DATA.ids.length;
@@ -15,7 +15,7 @@ function text(value) {
   return value === null || value === undefined ? "none" : value === "" ? "(empty)" : String(value);
 }
 
-// Prompts in the order of their terms: what is looked like, what is sounded like, and any more.
+// Prompts in the order of their terms: image, audio, and any others.
 const PROMPTS = [...Object.keys(DATA.common), ...Object.keys(DATA.columns)].filter(isPrompt).sort((a, b) => {
   const place = (name) => (TERMS.indexOf(name.split(".")[0]) + 3) % 3;
   return place(a) - place(b);
@@ -39,7 +39,7 @@ const pictures = (i) => coded(DATA.pictures, i);
 const spectrogramOf = (i) => address(i, "spectrogram.png");
 const soundOf = (i) => address(i, "audio.wav");
 
-// filters: name -> a test of the value; words: all of which a prompt must have.
+// filters: name -> a test of the value. words: a sample matches if its prompts contain all of them.
 function chosen({ filters, words, only, order, descending }) {
   const columns = Object.entries(filters).map(([name, test]) => {
     const column = DATA.columns[name];
@@ -55,7 +55,7 @@ function chosen({ filters, words, only, order, descending }) {
   return sorted(found, order, descending);
 }
 
-// What has no score comes last in either direction.
+// Samples without a score come last in either direction.
 function sorted(found, order, descending) {
   const key = order.startsWith("score:") ? DATA.scores[order.slice(6)] : DATA.columns[order]?.index;
   if (!key) return descending ? found.reverse() : found; // by settings

@@ -1,8 +1,8 @@
-// The list on the screen: elements for what is seen of a layout, and for little more.
+// The list on the screen: elements exist only for the visible part of a layout and a margin.
 
 const list = document.getElementById("list");
 const surface = document.getElementById("canvas");
-const BEYOND = 400; // pixels above and below that are ready before they are scrolled to
+const BEYOND = 400; // pixels of the margin
 const tiles = new Map(); // sample's number -> its element
 let layout = null, selected = null, captionOf = () => [];
 
@@ -67,7 +67,7 @@ function tileElement(i, [x, y]) {
   return tile;
 }
 
-// What changes in a tile that is there: its star, and whether it is selected or heard.
+// Updates a tile: its star, and whether it is selected or playing.
 function mark(i) {
   const tile = tiles.get(i);
   if (!tile) return;
@@ -79,7 +79,7 @@ function mark(i) {
   tile.classList.toggle("heard", i === player.sample);
 }
 
-// By left and top: what is sticky goes by where its parent is before any transform.
+// Positions use left and top, because sticky elements ignore the transforms of their parents.
 function drawHeads(left, right, top, bottom) {
   const columns = document.getElementById("columns"), rows = document.getElementById("rows");
   if (layout.top) {
@@ -121,8 +121,8 @@ function bringIntoView(i) {
   draw();
 }
 
-// The sample beside `i`: by one to the left or right, or in the next band above or below, whichever is nearest.
-function neighbour(i, key) {
+// Returns the sample to the left or right of `i`, or the nearest one in the band above or below.
+function neighbor(i, key) {
   const order = layout.order, position = layout.positions.get(i);
   if (position === undefined) return order[0];
   if (key === "ArrowLeft" || key === "ArrowRight") {

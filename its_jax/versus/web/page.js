@@ -1,7 +1,7 @@
 "use strict";
-// answers[pair][question] is 0 (the left one) or 1.
+// answers[pair][question] is 0 (left) or 1 (right).
 const saved = JSON.parse(localStorage.getItem(name) || "null");
-// Tells files of one browser from those of others, of which each counts.
+// Identifies this browser: of several files from one browser only the last one counts.
 const who = localStorage.getItem(`${name} who`) || crypto.getRandomValues(new Uint32Array(2)).join("");
 const answers = saved || pairs.map(() => ({}));
 const isDone = (i) => Object.keys(pairs[i].questions).every((question) => question in answers[i]);
