@@ -65,15 +65,15 @@ def of_methods(made: Mapping[str, samples.Sample]) -> dict[str, list[Seen]]:
     """What is seen in all coloured pictures. UserError: one cannot be read, or its prompt names no subject."""
     seen: dict[str, list[Seen]] = {method: [] for method in METHODS}
     for sample in made.values():
-        for name in sample.colors:
-            coloured = sample.picture(name)
-            off = 255 * np.abs(coloured.mean(axis=-1) - sample.picture()).max()
+        for name in sample.colorings:
+            coloured = sample.read_image(name)
+            off = 255 * np.abs(coloured.mean(axis=-1) - sample.read_image()).max()
             seen[_method(sample, name)].append(Seen(_subject(sample), colors.hue(coloured), float(off)))
     return seen
 
 
 def _method(sample, name):
-    return sample.color_record(name)[outputs.GROUP]["method"]
+    return sample.coloring_record(name)[outputs.GROUP]["method"]
 
 
 def _subject(sample):
@@ -93,7 +93,7 @@ def rows(seen: Sequence[Seen]) -> dict[str, Any]:
         "subjects": table,
         "n": len(seen),
         "usual": round(right / len(seen), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(right, len(seen))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(seen))],
         "chance": round(float(np.mean([of["chance"] for of in table.values()])), 3),
         "grey": round(float(np.mean([one.hue == "grey" for one in seen])), 3),
         "grey_off": round(max(one.grey_off for one in seen), 3),
@@ -122,11 +122,11 @@ def picture(made, methods):
     for sample in made.values():
         if len(left) == len(items.SUBJECTS) - SHOWN:
             break
-        first = {_method(sample, name): name for name in reversed(sample.colors)}
+        first = {_method(sample, name): name for name in reversed(sample.colorings)}
         if _subject(sample) in left and first.keys() >= set(methods):
             left.remove(_subject(sample))
-            grey = np.repeat(sample.picture()[..., None], 3, axis=-1)
-            shown += [grey, *(sample.picture(first[method]) for method in methods)]
+            grey = np.repeat(sample.read_image()[..., None], 3, axis=-1)
+            shown += [grey, *(sample.read_image(first[method]) for method in methods)]
             captions += [f"{sample.record['image']['prompt']}\n{name}" for name in ("spectrogram", *methods)]
     return images.contact_sheet(shown, captions, 1 + len(methods))
 

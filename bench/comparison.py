@@ -89,7 +89,7 @@ def row(made, reference):
         "in_pairs": len(shared),
         **{name: round(float(of.mean()), 3) for name, of in right.items()},
         "both": round(float(both.mean()), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(int(both.sum()), len(both))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(int(both.sum()), len(both))],
     }
 
 
@@ -104,8 +104,8 @@ def judged(made, by):
     total = []
     for start in range(0, len(made), BATCH):
         some = made[start : start + BATCH]
-        seen = np.stack([sample.picture() for sample in some])
-        heard = items.to_spectrogram(np.stack([sample.waveform()[0] for sample in some]))
+        seen = np.stack([sample.read_image() for sample in some])
+        heard = items.to_spectrogram(np.stack([sample.read_audio()[0] for sample in some]))
         likely = np.zeros(len(some))
         for (kind, judge), pictures, term in zip(by.items(), (seen, heard), steps.TERMS, strict=True):
             wanted = [scorer.named(kind, sample.record[term]["prompt"]) for sample in some]
@@ -122,7 +122,7 @@ def picture(made):
     keys = [key for key in scarce if all(key in of for of in made.values())][:SHOWN]
     shown = [(METHODS[method], of[key], key) for method, of in made.items() for key in keys]
     captions = [f"{method}: {image}\n{audio}" for method, _, (image, audio, _) in shown]
-    return images.contact_sheet([sample.picture() for _, sample, _ in shown], captions, len(keys))
+    return images.contact_sheet([sample.read_image() for _, sample, _ in shown], captions, len(keys))
 
 
 def plotted(method, of):

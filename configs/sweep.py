@@ -19,7 +19,7 @@ SOUNDS = ("bell ringing", "birds singing", "dog barking", "train whistling")
 def get_config():
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("default.py")))["get_config"]()
     config.num_samples = 1  # of each cell, where the grid has no axis over seeds
-    config.video = False  # python -m its_jax.media WORKDIR/ID makes one later
+    config.video = False  # python -m its_jax.video WORKDIR/ID makes one later
     config.layout = "folders"  # or "shards": tar files with an index
     config.scorers = "clip@tiny/clip,clap@tiny/clap"  # or "package.module:function": columns for the records
     config.prompts = ""  # a .txt, .csv or .jsonl of settings that belong together

@@ -29,7 +29,7 @@ class Safe:
         self.source = source
 
     def __call__(self, items: Sequence[Item]) -> dict[str, list[float]]:
-        return {"safe": [min(map(self.margin, item.pictures.values())) for item in items]}
+        return {"safe": [min(map(self.margin, item.images.values())) for item in items]}
 
     def margin(self, picture: np.ndarray) -> float:
         """Of a picture `[h, w, 3]` in [0, 1]. UserError: the checker cannot be had."""

@@ -25,8 +25,7 @@ from its_jax import gallery
 from its_jax import sample as sample_command
 from its_jax.errors import UserError
 from its_jax.evaluate import score_cache
-from its_jax.media import sounds
-from its_jax.media import video as media_video
+from its_jax.media import sounds, videos
 from its_jax.runtime import cli
 from its_jax.scoring import ranking
 from its_jax.storage import files, samples
@@ -185,7 +184,7 @@ def _told():
 def _player(found):
     scores = " · ".join(f"{name} {value:.1f}" for name, value in found.record.get("scores", {}).items())
     prompts = " | ".join(found.record[term]["prompt"] for term in ("image", "audio"))
-    picture, sound = found.read("spectrogram.png"), sounds.wav(*found.waveform(), dict(found.record))
+    picture, sound = found.read("spectrogram.png"), sounds.wav(*found.read_audio(), dict(found.record))
     return _ROW.format(
         caption=html.escape(f"{prompts} · seed {found.record['seed']} · {scores}"),
         picture=base64.b64encode(picture).decode(),
@@ -199,7 +198,7 @@ def _content(found):
     if "video.mp4" not in found.files:
         prompts = (found.record[term]["prompt"] for term in ("image", "audio"))
         try:
-            video = media_video.video(found.picture(), *found.waveform(), *prompts, settings=dict(found.record))
+            video = videos.video(found.read_image(), *found.read_audio(), *prompts, settings=dict(found.record))
             yield "video.mp4", video
         except OSError as error:
             logging.warning("%s: no video of it (%s)", found.id, files.describe(error))

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from its_jax.errors import UserError
-from its_jax.media import images
-from its_jax.media import video as media_video
+from its_jax.media import images, videos
 from its_jax.settings.records import settings_of
 from its_jax.storage import files
 from its_jax.storage.files import json_bytes
-from its_jax.storage.samples import Sample, Samples, colors_folder
-from its_jax.storage.samples import video as video_of
+from its_jax.storage.samples import Sample, Samples, colorings_folder, video_path
 
 GROUP = "colorize"  # of a record: the settings of the picture
 STARRED = "starred.txt"  # as the gallery exports it
@@ -94,15 +92,15 @@ def read_gray(sample: Sample) -> np.ndarray:
     Raises:
       UserError: it is missing, or is not what the sample's record tells of.
     """
-    grey = sample.picture()
+    grey = sample.read_image()
     if grey.ndim != 2:
-        raise UserError(f"{sample.place}: spectrogram.png of {sample.id} is not grey: it is no canvas of ours")
+        raise UserError(f"{sample.path}: spectrogram.png of {sample.id} is not grey: it is no canvas of ours")
     settings = settings_of(sample.record)
     (height, width), wanted = grey.shape, (settings.get("height"), settings.get("width"))
     cut = settings.get("crop_image") or settings.get("cutoff_latent")
     if height != wanted[0] or not (width < wanted[1] if cut else width == wanted[1]):
         raise UserError(
-            f"{sample.place}: spectrogram.png of {sample.id} has {height} x {width} pixels, where its record tells of "
+            f"{sample.path}: spectrogram.png of {sample.id} has {height} x {width} pixels, where its record tells of "
             f"{wanted[0]} x {wanted[1]}: it is no canvas of ours"
         )
     return np.rint(grey * 255).astype(np.uint8)
@@ -116,7 +114,7 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
       UserError: as `canvas`, or there is no sound for a video.
     """
     levels = read_gray(sample)
-    known = sample.color_records()
+    known = sample.coloring_records()
     taken, todo, silent = set(known), [], []
     for trial, settings in enumerate(trials):
         name, video = _name_of(known, settings, _digest(levels)), trial < videos
@@ -124,10 +122,10 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
             name = _free(taken)
             taken.add(name)
             todo.append(ColorTask(sample, settings, levels, name, video))
-        elif video and not video_of(sample, name).exists():
+        elif video and not video_path(sample, name).exists():
             silent.append(name)
     if any(painting.video for painting in todo):
-        sample.waveform()
+        sample.read_audio()
     return todo, silent
 
 
@@ -153,7 +151,7 @@ def write(painting: ColorTask, picture: np.ndarray, about: Mapping[str, Any]) ->
     Raises:
       UserError: cannot write.
     """
-    sample, folder = painting.sample, colors_folder(painting.sample)
+    sample, folder = painting.sample, colorings_folder(painting.sample)
     with files.explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     record = {"id": sample.id, GROUP: dict(painting.settings), "spectrogram_sha256": _digest(painting.levels), **about}
@@ -166,5 +164,5 @@ def write(painting: ColorTask, picture: np.ndarray, about: Mapping[str, Any]) ->
 def write_video(sample: Sample, name: str, picture: np.ndarray, record: Mapping[str, Any]) -> None:
     """The video of a coloured picture, above the spectrogram. UserError: cannot write."""
     prompts = record[GROUP]["prompt"], sample.record["audio"]["prompt"]
-    shown, settings = images.stack_vertically(picture, sample.picture()), dict(record)
-    media_video.write_video(video_of(sample, name), shown, *sample.waveform(), *prompts, settings=settings)
+    shown, settings = images.stack_vertically(picture, sample.read_image()), dict(record)
+    videos.write_video(video_path(sample, name), shown, *sample.read_audio(), *prompts, settings=settings)

@@ -67,7 +67,7 @@ def _todo(how, made):
             trials = [how.of_trial(sample.record, trial) for trial in range(how.trials)]
             pictures, silent = outputs.missing(sample, trials, how.videos)
             for name in silent:
-                outputs.write_video(sample, name, sample.picture(name), sample.color_record(name))
+                outputs.write_video(sample, name, sample.read_image(name), sample.coloring_record(name))
             todo += pictures
         except UserError as error:
             faults.append(str(error))

@@ -29,7 +29,7 @@ def score_missing(workdir: Path, measures: Sequence[Measure], share: tuple[int, 
     A sample that cannot be measured is told of, kept as such, and tried again the next time.
 
     Raises:
-      UserError: there is no such folder, another process measures the same share, or nothing can be written.
+      UserError: no such folder, another process measures the same share, or nothing can be written.
     """
     mine = [sample for i, sample in enumerate(samples.open_samples(workdir).values()) if i % share[1] == share[0]]
     name = "{}-of-{}".format(*share)
@@ -82,13 +82,13 @@ def item(sample: samples.Sample, needs: Sequence[str] = ("spectrogram", "sound")
     that is needed is missing, cannot be read, or holds something else than a sample has there."""
     spectrogram, waveform, rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
     if "spectrogram" in needs:
-        spectrogram = sample.picture()
+        spectrogram = sample.read_image()
         if spectrogram.ndim != 2:
             raise UserError("spectrogram.png is in colour: it must be grey")
     if "sound" in needs:
-        waveform, rate = sample.waveform()
+        waveform, rate = sample.read_audio()
         if waveform.ndim != 1 or not len(waveform):
-            raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
+            raise UserError(f"{sample.audio_file} has {'more than one channel' if len(waveform) else 'no samples'}")
     return Item(recorded_settings(sample.record), {}, spectrogram, waveform, rate)
 
 
@@ -111,7 +111,7 @@ def aggregate_rows(
     made, known = samples.open_samples(workdir), score_cache.read(workdir)
     found, faults = [], list(made.faults)
     if not made:
-        raise UserError(f"{workdir}: there is no finished sample in it")
+        raise UserError(f"{workdir}: has no finished samples yet")
     label = label or workdir.name or str(workdir)
     groups: dict[Any, list[samples.Sample]] = {}
     for sample in made.values():
@@ -188,7 +188,7 @@ def _means(group, measures, found, faults):
 
 
 def _distance(name, features, reference):
-    metrics.check_enough(len(features))
+    metrics.check_sample_count(len(features))
     features = np.concatenate(features)
     if len(features) <= features.shape[1]:
         logging.warning(
@@ -197,7 +197,7 @@ def _distance(name, features, reference):
             name,
             *features.shape,
         )
-    return metrics.frechet(Gaussian.of(features), reference)
+    return metrics.frechet_distance(Gaussian.fit(features), reference)
 
 
 def _seconds(group: Iterable[samples.Sample]) -> float | None:

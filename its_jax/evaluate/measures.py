@@ -45,7 +45,7 @@ def clap(scorer: clip_clap.ClapScorer) -> Measure:
     """Column `clap`."""
 
     def of(item):
-        return {"clap": _score(scorer, scorer.sound(item.waveform, item.sampling_rate), item)}, {}
+        return {"clap": _score(scorer, scorer.embed_audio(item.waveform, item.sampling_rate), item)}, {}
 
     return Measure("clap", scorer.identity, of, ("sound",))
 
@@ -56,7 +56,9 @@ def griffin_lim(scorer: clip_clap.ClapScorer) -> Measure:
     def of(item):
         mel = mel_of(item)
         (waveform,) = decoding.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.settings.wrap)
-        return {"clap_griffin_lim": _score(scorer, scorer.sound(np.asarray(waveform), mel.sampling_rate), item)}, {}
+        return {
+            "clap_griffin_lim": _score(scorer, scorer.embed_audio(np.asarray(waveform), mel.sampling_rate), item)
+        }, {}
 
     return Measure("griffin_lim", scorer.identity, of, ("spectrogram",))
 
@@ -97,7 +99,7 @@ def _mel(source, height):
 
 
 def _score(scorer, vectors, item):
-    return clip_clap.percent(clip_clap.cosines(vectors, scorer.text(item.settings.terms["audio"].prompt)))
+    return clip_clap.percent(clip_clap.cosines(vectors, scorer.embed_text(item.settings.terms["audio"].prompt)))
 
 
 def image_features(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:

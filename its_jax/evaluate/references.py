@@ -43,7 +43,7 @@ def gaussian(source: str, features_of_file: Callable[[Path], np.ndarray]) -> Gau
     if len(found) < 2:
         there = f"a Frechet distance of {len(found)} files: there must be 2 or more" if found else "there is nothing"
         raise UserError(f"{source}: {there} in it to compare with")
-    return Gaussian.of(np.concatenate(found))
+    return Gaussian.fit(np.concatenate(found))
 
 
 def _counts(path):

@@ -149,7 +149,7 @@ def _sounds(clap, kind):
     """What makes features of sounds, and its identity. CLAP's is one vector for each sound, whatever its length."""
     if kind == "vggish":
         return feature_networks.vggish(), ""
-    return lambda waveform, rate: clap.sound(waveform, rate).mean(axis=0, keepdims=True), clap.identity
+    return lambda waveform, rate: clap.embed_audio(waveform, rate).mean(axis=0, keepdims=True), clap.identity
 
 
 _RATE = 16000  # Hz, of the samples: what they cannot hold does not count in a reference either

@@ -46,7 +46,7 @@ def data_urls(samples: Sequence[Sample], max_bytes: int) -> dict[str, str]:
       UserError: they are larger than `max_bytes` together, or one cannot be read.
     """
     urls, size = {}, 0
-    for sample, name in ((sample, name) for sample in samples for name in _names(sample)):
+    for sample, name in [(one, name) for one in samples for name in _names(one)]:
         content = _content(sample, name)
         size += len(content)
         if size > max_bytes:

@@ -67,9 +67,7 @@ def _rounded(score: Any) -> float | None:
     return float(f"{score:.{_SCORE_DIGITS}g}") if is_number else None
 
 
-def _canvases(
-    samples: Sequence[Sample], settings: Mapping[str, Sequence[Any]]
-) -> list[tuple[int, int, float, int]]:
+def _canvases(samples: Sequence[Sample], settings: Mapping[str, Sequence[Any]]) -> list[tuple[int, int, float, int]]:
     """Returns width and height in pixels, seconds, and sampling rate in Hz of each sample."""
     keys = list(zip(*(settings[name] for name in _CANVAS), strict=True))
     canvases: dict[tuple[Any, ...], tuple[int, int, float, int]] = {}

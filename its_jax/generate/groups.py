@@ -54,7 +54,7 @@ def write_groups(
                 logging.warning("%d samples cannot be generated: %s", len(missing), error)
                 faults.append(str(error))
                 continue
-            store.clean(name for batch in batches for name in batch if name in missing)
+            store.remove_leftovers(name for batch in batches for name in batch if name in missing)
             for batch in batches:
                 assert program is not None  # there are batches
                 runner.run_all(program, *fill_batch(group, batch, missing))

@@ -58,7 +58,7 @@ def write_samples(
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(pending), program.batch_size, device)
     store, done = FolderWriter(workdir), 0
-    store.clean(map(sample_id, pending))
+    store.remove_leftovers(map(sample_id, pending))
     with writing(store, pending, video=options.video) as runner:
         while done < len(pending):
             batch = pending[done : done + program.batch_size - batch_index]
@@ -102,7 +102,7 @@ def write_sample(
     record["models"] |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
     item = Item(sample.settings, sample.images, sample.spectrogram, sample.audio, sample.sampling_rate)
     record |= registry.score_item(scorers, item)
-    store.add(sample.id, encode_files(sample, record, type(store).sound))
+    store.add(sample.id, encode_files(sample, record, type(store).audio_file))
 
 
 def report(workdir: Path, runner: BatchRunner, faults: Sequence[str] = ()) -> None:

@@ -25,9 +25,7 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 def term_prompts(settings: dict[str, Any]) -> dict[str, str]:
     """Returns the prompt of each term, in one line. A term is a group of settings that has a prompt."""
     return {
-        name: one_line(term["prompt"])
-        for name, term in settings.items()
-        if isinstance(term, dict) and "prompt" in term
+        name: one_line(term["prompt"]) for name, term in settings.items() if isinstance(term, dict) and "prompt" in term
     }
 
 

@@ -71,8 +71,8 @@ def signed(path: Path, certificate: Path, key: Path, algorithm: str = "es256", t
             builder.sign(signer, KINDS[path.suffix], io.BytesIO(content), result)
     except c2pa.C2paError as error:
         raise UserError(
-            f"{path}: cannot be signed with {certificate} and {key} ({files.describe(error)}); a certificate that others "
-            "vouch for must come first, then theirs, and the key must be its own, in PKCS #8"
+            f"{path}: cannot be signed with {certificate} and {key} ({files.describe(error)}); a certificate that "
+            "others vouch for must come first, then theirs, and the key must be its own, in PKCS #8"
         ) from error
     return result.getvalue()
 

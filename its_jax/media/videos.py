@@ -15,7 +15,7 @@ from its_jax.storage import files
 
 
 def write_video(path: str | os.PathLike, *content: Any, **options: Any) -> None:
-    """Writes the result of `video`, which takes the same arguments. UserError: it cannot be written, or ffmpeg fails."""
+    """Writes the result of `video`, whose arguments these are. UserError: it cannot be written, or ffmpeg fails."""
     with files.explain_os_errors(path):
         data = video(*content, **options)
     files.write(path, data)

@@ -25,7 +25,7 @@ _SELF_EXPLANATORY = (flags.Error, AttributeError, TypeError, ValueError, OSError
 
 
 def run(main: Callable[..., None], *operands: str, config: Path | None = None) -> None:
-    """Parses the flags and runs `main`, with one string for each of `operands`.
+    """Parses the flags and runs `main`, with a string for each of `operands`.
 
     Args:
       operands: names of the arguments that have no flag, such as 'WORKDIR'.

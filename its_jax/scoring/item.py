@@ -32,5 +32,5 @@ class Item:
         return self.settings.to_dict()
 
 
-# Items -> column -> one number for each item, of which more is better, or None where there is no score.
+# Items -> column -> one number for each item, of which more is better, or None for an item without a score.
 Scorer = Callable[[Sequence[Item]], Mapping[str, Sequence[float | None]]]

@@ -56,7 +56,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
-    """Computes the mean and half the width of its 95 % interval by Student's t, which is nan for less than two values."""
+    """Computes the mean and half the width of its 95 % interval (Student's t), which is nan below two values."""
     array = np.asarray(values, np.float64)
     n = len(array)
     if not n:

@@ -64,7 +64,7 @@ def _load(name: str) -> Scorer:
     if builtin in BUILTIN:
         from its_jax.scoring.clip_clap import ClapScorer, ClipScorer  # They need JAX, unlike this module.
 
-        scorer = {"clip": ClipScorer, "clap": ClapScorer}[builtin]
+        scorer: Any = {"clip": ClipScorer, "clap": ClapScorer}[builtin]
         return scorer(source) if at else scorer()
     module, _, attribute = name.partition(":")
     try:
@@ -76,7 +76,7 @@ def _load(name: str) -> Scorer:
 
 
 def score_item(scorers: Sequence[Scorer], item: Item) -> dict[str, dict[str, float]]:
-    """Returns the scores of one item as a record holds them: under `scores`, or nothing if there are no scorers.
+    """Returns the scores of one item as a record holds them: under `scores`, or nothing without scorers.
 
     It warns of scores that are not finite and omits them.
 

@@ -125,7 +125,7 @@ class ShardWriter:
             try:
                 self._append(sample, content)
             except OSError:
-                # Neither the files nor a buffer may keep a part of it, because the next one begins at the same position.
+                # Neither files nor buffers may keep a part of it, because the next sample begins at the same position.
                 self._index.truncate(self._index_end)
                 self._tar.truncate(self._end)
                 raise

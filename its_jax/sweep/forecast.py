@@ -40,7 +40,7 @@ def log_forecast(
     waiting = [group for group in groups if not group.requested.keys() <= set(done)]
     logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
     logging.info("%s", _batches(workdir, waiting, done, options.batch_size))
-    twice = store.sound != FolderWriter.sound  # beside tar files, the page has pictures and sounds of its own
+    twice = store.audio_file != FolderWriter.audio_file  # beside tar files, the page has pictures and sounds of its own
     logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], options.video, 1 + twice))
     logging.info("%s", _time(len(left), records))
 

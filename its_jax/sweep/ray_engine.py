@@ -251,7 +251,7 @@ class Worker:
           program: arguments of `load_program`.
         """
         self.load_program(*program)
-        self._store.clean(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
+        self._store.remove_leftovers(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
         self._runner.run_all(self._program, batch, wanted)
         return self._report()
 

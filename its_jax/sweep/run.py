@@ -46,7 +46,7 @@ def run_sweep(
 
     requested = grid.read_grid(settings, asked["grid"], asked["prompts"], axes)
     named = registry.resolve_names(asked["scorers"], (one.terms["image"].model for one in requested.values()))
-    registry.check(named)
+    registry.check_scorers(named)
     groups = batches.program_groups(requested)
     kept = writers.open_writer(asked["layout"], workdir)
     with files.explain_os_errors(workdir, "read"):
@@ -114,4 +114,4 @@ def _sweep_up(layout, workdir):
     """What was left by writers that are no more."""
     for writer in writers.writer_names(layout, workdir):
         with contextlib.suppress(locks.Locked), locks.hold(workdir, writer):
-            writers.open_writer(layout, workdir, writer).clean()
+            writers.open_writer(layout, workdir, writer).remove_leftovers()

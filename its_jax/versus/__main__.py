@@ -2,7 +2,8 @@
 
 Writes FOLDER/index.html, which shows pairs of samples of the same prompts, asks which one looks and which one sounds
 more like them, and saves the answers as a file; and FOLDER/key.json, which says which sample is whose and must be kept
-from the participants. With the files of answers in FOLDER, `python -m its_jax.versus --answers=FOLDER` prints win rates.
+from the participants. With the files of answers in FOLDER, `python -m its_jax.versus --answers=FOLDER` prints win
+rates.
 """
 
 import logging

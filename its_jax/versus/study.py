@@ -1,8 +1,8 @@
 """A blind comparison by people who look and listen: a page of pairs, and win rates from their answers.
 
 A pair is two samples of the same prompts from different work folders, or with different values of a setting such as
-`method`. FOLDER/index.html shows them in random order and does not say which is which. FOLDER/key.json does, and `tally`
-reads it.
+`method`. FOLDER/index.html shows them in random order and does not say which is which. FOLDER/key.json says it, and
+`tally` reads it.
 """
 
 import itertools
@@ -96,9 +96,7 @@ def _choose_pairs(a: tuple[str, Side], b: tuple[str, Side], count: int, rng: ran
     if not common:
         raise UserError(f"{name_a} and {name_b} have no prompts in common: there is nothing to compare")
     if count > len(common):
-        logging.warning(
-            "%s and %s have %d prompts in common: some appear more than once", name_a, name_b, len(common)
-        )
+        logging.warning("%s and %s have %d prompts in common: some appear more than once", name_a, name_b, len(common))
     order = [prompts for _ in range(-(-count // len(common))) for prompts in rng.sample(common, len(common))]
     for prompts in order[:count]:
         pair = [(name_a, rng.choice(samples_a[prompts])), (name_b, rng.choice(samples_b[prompts]))]
@@ -163,7 +161,7 @@ def _rate(a: str, b: str, question: str, won: Sequence[bool]) -> dict[str, Any]:
 def _read_answers(file: Path, key: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
     """Returns the id of the browser that saved the answers, and the answers."""
     content = read_json(file)
-    answers = content.get("answers")
+    answers: Any = content.get("answers")
     valid = isinstance(answers, list) and all(_is_valid(answer, key["pairs"]) for answer in answers)
     if not valid or content.get("page") != key["page"]:
         raise UserError(f"{file}: these are not the answers to this page")

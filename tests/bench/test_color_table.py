@@ -21,7 +21,7 @@ def painted(workdir, subject, seed, hues):
     record = finished.record({"image.prompt": f"a painting of {subject}, grayscale", "seed": seed})
     (made,) = finished.write(workdir, [record])
     sample = samples.open_samples(workdir)[made]
-    images.write_png(sample.place / "spectrogram.png", GREY / 255, record)
+    images.write_png(sample.path / "spectrogram.png", GREY / 255, record)
     for number, (method, hue) in enumerate(hues.items()):
         tint = np.tile(np.float32(colors.COLORS[hue or "orange"]), (*GREY.shape, 1))
         picture = colors.color_share(GREY / 255, tint) + (0 if hue else 3 / 255)
@@ -61,7 +61,7 @@ def test_what_is_no_coloured_picture_is_told(tmp_path, monkeypatch, capsys):
     for name, told in {
         "plain": "has no coloured pictures; make them with python -m its_jax.colorize",
         "other": "'a painting of teapots, grayscale' names none of castle, dog",
-        "gone": "there is no such folder",
+        "gone": "no such folder",
     }.items():
         with pytest.raises(SystemExit):
             run(monkeypatch, tmp_path / name)

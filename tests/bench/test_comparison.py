@@ -31,7 +31,7 @@ def write(workdir, samples):
         record = finished.record(changes, {"clip": clip, "clap": clap})
         content = {
             "spectrogram.png": images.png(drawn(subject), record),
-            kept.sound: media_sounds.wav(bell, finished.RATE, record),
+            kept.audio_file: media_sounds.wav(bell, finished.RATE, record),
             "sample.json": json_bytes(record),
         }
         kept.add(record["id"], content.items())

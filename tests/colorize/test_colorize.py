@@ -121,9 +121,9 @@ def state_of(workdir):
 def pictures_of(workdir):
     """Label -> picture, of all samples."""
     return {
-        (sample.id, name): sample.picture(name)
+        (sample.id, name): sample.read_image(name)
         for sample in samples.open_samples(workdir).values()
-        for name in sample.colors
+        for name in sample.colorings
     }
 
 
@@ -132,15 +132,15 @@ def pictures_of(workdir):
 
 def test_files_and_the_grey(coloured):
     for sample in samples.open_samples(coloured).values():
-        assert sample.colors == ("color_00", "color_01")
-        names = {path.name for path in sample.place.iterdir()}
+        assert sample.colorings == ("color_00", "color_01")
+        names = {path.name for path in sample.path.iterdir()}
         assert {"color_00.mp4", "color_00.png", "color_01.png", "color_00.json"} <= names
         assert "color_01.mp4" not in names
-        for name in sample.colors:
-            picture, settings = images.read_png(sample.place / f"{name}.png")
+        for name in sample.colorings:
+            picture, settings = images.read_png(sample.path / f"{name}.png")
             assert picture.shape == (HEIGHT, WIDTH, 3) and np.ptp(picture, axis=-1).max() > 0.1
-            assert np.abs(picture.mean(axis=-1) - sample.picture()).max() <= 1 / 255
-            assert settings == read_json(sample.place / f"{name}.json")
+            assert np.abs(picture.mean(axis=-1) - sample.read_image()).max() <= 1 / 255
+            assert settings == read_json(sample.path / f"{name}.json")
     pictures = list(pictures_of(coloured).values())
     assert len({picture.tobytes() for picture in pictures}) == 4
 
@@ -163,7 +163,7 @@ def test_a_picture_is_made_alone_as_among_others(coloured, how, workdir):
     last = sorted(samples.open_samples(workdir))[-1]
     run.run(how(trials=1, seed=1), workdir, last)
     ((_, found),) = pictures_of(workdir).items()
-    expected = samples.open_samples(coloured)[last].picture("color_01")
+    expected = samples.open_samples(coloured)[last].read_image("color_01")
     assert np.abs(found - expected).max() <= 2 / 255
 
 
@@ -179,14 +179,14 @@ def test_only_what_is_missing_is_made(coloured, how, tmp_path):
     workdir = shutil.copytree(coloured, tmp_path / "out")
     expected, before = pictures_of(workdir), state_of(workdir)
     first, second = samples.open_samples(workdir).values()
-    (first.place / "color_00.json").unlink()  # killed just before it was written
-    (second.place / "color_00.mp4").unlink()
+    (first.path / "color_00.json").unlink()  # killed just before it was written
+    (second.path / "color_00.mp4").unlink()
     run.run(how(videos=1, trials=3), workdir, "all")
     after, found = state_of(workdir), pictures_of(workdir)
     new = {path for path in after if after[path] != before.get(path)}
     names = [f"color_0{n}.{kind}" for n, kind in ((0, "json"), (0, "mp4"), (0, "png"), (2, "json"), (2, "png"))]
-    assert sorted(path.name for path in new if path.parent == first.place) == names
-    assert sorted(path.name for path in new if path.parent == second.place) == [names[1], *names[3:]]
+    assert sorted(path.name for path in new if path.parent == first.path) == names
+    assert sorted(path.name for path in new if path.parent == second.path) == [names[1], *names[3:]]
     for label, picture in expected.items():
         assert np.abs(found[label] - picture).max() <= 2 / 255
 
@@ -197,8 +197,8 @@ def test_other_settings_add_pictures(coloured, how, tmp_path):
     run.run(how(prompt="cat", trials=1), workdir, "all")
     assert before.items() <= state_of(workdir).items()
     for sample in samples.open_samples(workdir).values():
-        assert sample.colors == ("color_00", "color_01", "color_02")
-        assert [sample.color_record(name)["colorize"]["prompt"] for name in sample.colors][1:] == [
+        assert sample.colorings == ("color_00", "color_01", "color_02")
+        assert [sample.coloring_record(name)["colorize"]["prompt"] for name in sample.colorings][1:] == [
             "a colorful photo of trees",
             "cat",
         ]
@@ -209,8 +209,8 @@ def test_stage_one_alone_and_a_batch_of_one(workdir, how):
     assert len(pictures_of(workdir)) == 4
     for sample in samples.open_samples(workdir).values():
         assert json.loads(sample.read("color_00.json"))["run"]["batch_size"] == 1
-        for name in sample.colors:
-            assert np.abs(sample.picture(name).mean(axis=-1) - sample.picture()).max() <= 1 / 255
+        for name in sample.colorings:
+            assert np.abs(sample.read_image(name).mean(axis=-1) - sample.read_image()).max() <= 1 / 255
 
 
 def test_a_loop_in_windows(how, tmp_path):
@@ -218,7 +218,7 @@ def test_a_loop_in_windows(how, tmp_path):
     finished.write(tmp_path, made, width=64, height=16, seconds=0.3)
     run.run(how(trials=1, window=32, stage_2=""), tmp_path, "all")
     for sample in samples.open_samples(tmp_path).values():
-        assert np.abs(sample.picture("color_00").mean(axis=-1) - sample.picture()).max() <= 1 / 255
+        assert np.abs(sample.read_image("color_00").mean(axis=-1) - sample.read_image()).max() <= 1 / 255
 
 
 def test_by_a_latent_model(workdir, how):
@@ -228,8 +228,8 @@ def test_by_a_latent_model(workdir, how):
     for sample in samples.open_samples(workdir).values():
         record = json.loads(sample.read("color_00.json"))
         assert record["models"].keys() == {"latent_model"} and "stage_1" not in record["colorize"]
-        for name in sample.colors:
-            assert np.abs(sample.picture(name).mean(axis=-1) - sample.picture()).max() <= 1 / 255
+        for name in sample.colorings:
+            assert np.abs(sample.read_image(name).mean(axis=-1) - sample.read_image()).max() <= 1 / 255
 
 
 def test_a_latent_model_that_is_not_named_is_the_one_that_made_the_sample(how):
@@ -241,11 +241,11 @@ def test_samples_in_tar_files(how, tmp_path):
     write_samples(tmp_path, layout="shards")
     run.run(how(videos=1), tmp_path, "all")
     for sample in samples.open_samples(tmp_path).values():
-        assert sample.colors == ("color_00", "color_01")
-        assert np.abs(sample.picture("color_00").mean(axis=-1) - sample.picture()).max() <= 1 / 255
+        assert sample.colorings == ("color_00", "color_01")
+        assert np.abs(sample.read_image("color_00").mean(axis=-1) - sample.read_image()).max() <= 1 / 255
         assert (tmp_path / samples.COLORS / sample.id / "color_00.mp4").exists()
         assert (tmp_path / "gallery" / sample.id / "color_01.png").exists()
-        assert samples.open_sample(tmp_path / sample.id).colors == sample.colors
+        assert samples.open_sample(tmp_path / sample.id).colorings == sample.colorings
 
 
 def test_the_gallery_shows_them(coloured, opened):
@@ -422,7 +422,7 @@ def test_the_command_colours_what_is_selected(command, workdir):
     (workdir / "starred.txt").write_text(f"{second}\n")
     assert command(workdir, "--select=starred", trials=1, prompt="a bell") == (0, [])
     assert pictures_of(workdir).keys() == {(first, "color_00"), (second, "color_00")}
-    assert samples.open_samples(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
+    assert samples.open_samples(workdir)[second].coloring_record("color_00")["colorize"]["prompt"] == "a bell"
 
 
 @pytest.mark.parametrize(
@@ -492,20 +492,20 @@ def spoil_colour(folder, sample):
 )
 def test_a_sample_that_is_none_of_ours_is_named_and_the_others_are_coloured(command, workdir, spoil, told):
     bad, good = samples.open_samples(workdir).values()
-    spoil(bad.place, bad)
+    spoil(bad.path, bad)
     status, lines = command(workdir, trials=1)
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith("error: not coloured: ") and told.format(bad.id) in lines[0]
-    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colorings == ("color_00",)
 
 
 def test_a_sample_without_its_sound_costs_itself(command, workdir):
     silent, good = samples.open_samples(workdir).values()
-    (silent.place / "audio.wav").unlink()
+    (silent.path / "audio.wav").unlink()
     status, (line, *_) = command(workdir, trials=1, videos=1)
     assert status == 2 and line.startswith("error: not coloured: ") and f"audio.wav of {silent.id} cannot be" in line
     made = samples.open_samples(workdir)
-    assert made[good.id].colors == ("color_00",) and made[silent.id].colors == ()
+    assert made[good.id].colorings == ("color_00",) and made[silent.id].colorings == ()
 
 
 @pytest.mark.parametrize("harm", [lambda png: png.unlink(), lambda png: png.with_suffix(".json").write_text('{"id')])
@@ -513,7 +513,7 @@ def test_a_coloured_picture_that_is_lost_is_made_again(coloured, how, tmp_path, 
     workdir = shutil.copytree(coloured, tmp_path / "out")
     first, _ = samples.open_samples(workdir).values()
     expected = pictures_of(workdir)
-    harm(first.place / "color_00.png")
+    harm(first.path / "color_00.png")
     gallery.write(workdir)
     run.run(how(videos=1), workdir, "all")
     found = pictures_of(workdir)
@@ -538,10 +538,10 @@ def test_models_beyond_the_memory_are_told(workdir, how, monkeypatch):
 
 def test_a_record_that_is_none_of_ours_is_left_out(command, workdir):
     bad, good = samples.open_samples(workdir).values()
-    (bad.place / "sample.json").write_text(json.dumps({**bad.record, "image": "a castle"}))
+    (bad.path / "sample.json").write_text(json.dumps({**bad.record, "image": "a castle"}))
     status, lines = command(workdir, trials=1)
     assert status == 0 and len(lines) >= 1 and all("is not the record of a sample of ours" in line for line in lines)
-    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colorings == ("color_00",)
 
 
 def test_what_is_not_there(refused, workdir, tmp_path):
@@ -553,7 +553,7 @@ def test_what_is_not_there(refused, workdir, tmp_path):
         "--select=starred"
     )
     assert "no finished samples to colour (--select=,)" in refused("--select=,")
-    assert "/nowhere: there is no such folder" in refused(f"--workdir={tmp_path}/nowhere")
+    assert "/nowhere: no such folder" in refused(f"--workdir={tmp_path}/nowhere")
 
 
 def test_two_at_once(refused, workdir):

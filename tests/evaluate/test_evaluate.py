@@ -14,7 +14,7 @@ from its_jax.evaluate import aggregate, measures, references, report, run, score
 from its_jax.media import images
 from its_jax.media import sounds as media_sounds
 from its_jax.scoring import clip_clap, registry
-from its_jax.scoring.metrics import Gaussian, frechet
+from its_jax.scoring.metrics import Gaussian, frechet_distance
 from its_jax.storage import files, samples, writers
 from tests.helpers import dual_encoder_folder as dual_folder
 from tests.helpers import finished_samples as finished
@@ -50,10 +50,10 @@ def test_folders_stand_side_by_side(layout, models, tmp_path):
     assert a["means"]["mine"] == {"mean": 3.0, "reach": 0.0, "n": 4} and "mine" not in b["means"]
     made = samples.open_samples(tmp_path / "a").values()
     clip, clap = clip_clap.ClipScorer(models["clip"]), clip_clap.ClapScorer(models["clap"])
-    expected = [clip.score(sample.picture(), sample.record["image"]["prompt"]) for sample in made]
+    expected = [clip.score(sample.read_image(), sample.record["image"]["prompt"]) for sample in made]
     assert a["means"]["clip"]["mean"] == pytest.approx(np.mean(expected))
     assert a["means"]["clip"]["reach"] == pytest.approx(3.1824 * np.std(expected, ddof=1) / 2, rel=1e-4)
-    expected = [clap.score(*sample.waveform(), sample.record["audio"]["prompt"]) for sample in made]
+    expected = [clap.score(*sample.read_audio(), sample.record["audio"]["prompt"]) for sample in made]
     assert a["means"]["clap"]["mean"] == pytest.approx(np.mean(expected))
     out = tmp_path / "a" / "evaluation"
     assert (out / "evaluation.md").read_text().startswith("|  | n | mine | CLIP | CLAP |")
@@ -63,7 +63,7 @@ def test_folders_stand_side_by_side(layout, models, tmp_path):
 def test_what_was_measured_is_not_measured_again(models, tmp_path, monkeypatch):
     finished.write(tmp_path, records(3))
     first = run.run([str(tmp_path)], models=models)
-    monkeypatch.setattr(clip_clap.ClipScorer, "picture", None)
+    monkeypatch.setattr(clip_clap.ClipScorer, "embed_image", None)
     assert run.run([str(tmp_path)], models=models) == first
     finished.write(tmp_path, records(4))
     with pytest.raises(TypeError):  # the fourth is new
@@ -123,7 +123,7 @@ def test_what_was_scored_when_it_was_made_is_not_measured_again(models, tmp_path
     for record in made:
         record["models"]["clip"] = clip.identity
     finished.write(tmp_path, made)
-    monkeypatch.setattr(clip_clap.ClipScorer, "picture", None)
+    monkeypatch.setattr(clip_clap.ClipScorer, "embed_image", None)
     run.run([str(tmp_path)], models=models)
     assert rows(tmp_path)[0]["means"]["clip"]["mean"] == 12.5
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_scored_is_told_and_the_others_are_scored(models, tmp_pat
     media_sounds.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
     with pytest.raises(UserError) as told:
         run.run([str(tmp_path), str(tmp_path / "nowhere")], models=models)
-    assert "nowhere: there is no such folder" in str(told.value)
+    assert "nowhere: no such folder" in str(told.value)
     with pytest.raises(UserError) as told:
         run.run([str(tmp_path)], models=models)
     (row,) = rows(tmp_path)
@@ -300,7 +300,7 @@ def test_canvases_are_not_mixed(models, tmp_path):
     ]
     for sample in samples.open_samples(tmp_path).values():
         if sample.record["cutoff_latent"]:
-            (sample.place / "sample.json").unlink()
+            (sample.path / "sample.json").unlink()
     run.run([str(tmp_path)], models=models, by="width")
     assert [row["n"] for row in rows(tmp_path)] == [1, 1]
     finished.write(tmp_path, records(1, method="imprint"))
@@ -329,28 +329,32 @@ def test_sounds_are_compared_with_a_folder_or_its_statistics(models, tmp_path):
     run.run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(statistics)})
     assert rows(tmp_path / "a")[0]["distances"]["FAD"] == pytest.approx(distance)
     clap = clip_clap.ClapScorer(models["clap"])
-    ours = [clap.sound(*sample.waveform()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()]
-    theirs = [clap.sound(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)]
-    assert distance == pytest.approx(frechet(Gaussian.of(ours), Gaussian.of(theirs)), rel=1e-3)
+    ours = [
+        clap.embed_audio(*sample.read_audio()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()
+    ]
+    theirs = [
+        clap.embed_audio(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)
+    ]
+    assert distance == pytest.approx(frechet_distance(Gaussian.fit(ours), Gaussian.fit(theirs)), rel=1e-3)
     assert distance > 1e-3
 
 
 def test_a_folder_that_is_missing_leaves_the_others(models, tmp_path):
     finished.write(tmp_path / "a", records(2))
-    with pytest.raises(UserError, match="gone: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder"):
         run.run([str(tmp_path / "gone"), str(tmp_path / "a")], models=models)
     assert [row["name"] for row in rows(tmp_path / "a")] == ["a"] and not (tmp_path / "gone").exists()
-    with pytest.raises(UserError, match="gone: there is no such folder; .*; .*away: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder; .*; .*away: no such folder"):
         run.run([str(tmp_path / "gone"), str(tmp_path / "away")], models=models)
 
 
 def test_too_few_samples_for_a_distance_are_told(models, tmp_path):
     finished.write(tmp_path / "a", records(1))
     rng = np.random.default_rng(0)
-    references.write(tmp_path / "other.npz", Gaussian.of(rng.normal(size=(20, 12))))
+    references.write(tmp_path / "other.npz", Gaussian.fit(rng.normal(size=(20, 12))))
     with pytest.raises(UserError, match="FAD: a Frechet distance of 1 samples: there must be 2 or more"):
         run.run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(tmp_path / "other.npz")})
-    references.write(tmp_path / "other.npz", Gaussian.of(rng.normal(size=(20, 7))))
+    references.write(tmp_path / "other.npz", Gaussian.fit(rng.normal(size=(20, 7))))
     finished.write(tmp_path / "a", records(2))
     with pytest.raises(UserError, match="FAD: a Frechet distance of features of 12 and 7 numbers"):
         run.run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(tmp_path / "other.npz")})

@@ -110,8 +110,8 @@ def test_samples_that_differ_in_nothing_but_seeds_fill_a_page(tmp_path):
 
 def test_bad_input_is_named_in_one_line(workdir, tmp_path):
     cases = [
-        (dict(workdir=tmp_path / "nowhere"), "nowhere: there is no such folder"),
-        (dict(workdir=tmp_path), "there are no finished samples in it yet"),
+        (dict(workdir=tmp_path / "nowhere"), "nowhere: no such folder"),
+        (dict(workdir=tmp_path), "has no finished samples yet"),
         (dict(workdir=workdir, x="image.promt"), "x=image.promt: .*did you mean image.prompt"),
         (dict(workdir=workdir, x="seed", y="seed"), "take two different settings"),
         (dict(workdir=workdir, picture="vision"), "picture=vision: .* has only image, spectrogram"),

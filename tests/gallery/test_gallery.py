@@ -93,9 +93,9 @@ def test_a_frame_for_notebooks_holds_the_page(folders, monkeypatch):
 
 
 def test_bad_input_is_named_in_one_line(folders, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
         gallery.write(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="there are no finished samples in it yet"):
+    with pytest.raises(UserError, match="has no finished samples yet"):
         gallery.write(tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(gallery, "MAX_EMBEDDED", 2**20)

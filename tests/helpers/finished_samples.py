@@ -42,6 +42,6 @@ def write(workdir, records, layout="folders", **size):
     """Adds finished samples to a work folder; returns their ids."""
     kept = writers.open_writer(layout, workdir)
     for made in records:
-        kept.add(made["id"], content(made, type(kept).sound, **size))
+        kept.add(made["id"], content(made, type(kept).audio_file, **size))
     kept.close()
     return [made["id"] for made in records]

@@ -26,8 +26,8 @@ def sample(tmp_path):
     """A folder with a picture, a sound and a video."""
     (name,) = finished.write(tmp_path, [finished.record()])
     found = samples.open_sample(tmp_path / name)
-    waveform, rate = found.waveform()
-    video.write_video(tmp_path / name / "video.mp4", found.picture(), waveform, rate, "a", "b", settings={"seed": 7})
+    waveform, rate = found.read_audio()
+    video.write_video(tmp_path / name / "video.mp4", found.read_image(), waveform, rate, "a", "b", settings={"seed": 7})
     (tmp_path / name / "audio.flac").write_bytes(sounds.flac(waveform, rate, dict(found.record)))
     return tmp_path / name
 

@@ -15,8 +15,7 @@ from PIL import Image
 
 from its_jax import video
 from its_jax.errors import UserError
-from its_jax.media import images, sounds, text_layout
-from its_jax.media import video as media_video
+from its_jax.media import images, sounds, text_layout, videos
 from its_jax.media.embedded_settings import read_settings
 from its_jax.settings.records import VIDEO
 from its_jax.storage import samples
@@ -151,7 +150,7 @@ WRITERS = {
     "a.png": lambda path: images.write_png(path, np.zeros((8, 8)), {}),
     "a.wav": lambda path: sounds.write_wav(path, np.zeros(8), 16000, {}),
     "a.json": lambda path: write_json(path, {}),
-    "a.mp4": lambda path: media_video.write_video(path, np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b"),
+    "a.mp4": lambda path: videos.write_video(path, np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b"),
 }
 
 
@@ -199,7 +198,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_failing_ffmpeg_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="a.mp4: cannot write: ffmpeg: "):
-        media_video.write_video(tmp_path / "a.mp4", np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b", fps=-1)
+        videos.write_video(tmp_path / "a.mp4", np.zeros((8, 8)), np.zeros(1600), 16000, "a", "b", fps=-1)
     assert not list(tmp_path.iterdir())
 
 
@@ -212,7 +211,7 @@ def test_a_finished_sample_gets_its_video_later(tmp_path, layout):
     assert re.search(r"h264 .*30 fps", probe(path, "v")[0])
     assert sorted(samples.open_samples(tmp_path)) == sorted([one, other])
     found = samples.open_sample(tmp_path / one)
-    assert samples.video(found) == path and (VIDEO in found.files) == (layout == "folders")
+    assert samples.video_path(found) == path and (VIDEO in found.files) == (layout == "folders")
 
 
 def test_a_video_of_no_sample_is_refused_in_one_line(tmp_path):
@@ -244,7 +243,7 @@ def test_a_video_shows_and_sounds_what_it_was_given(tmp_path, rng):
     picture = rng.uniform(0.2, 0.6) * np.ones((64, 256))
     duration, fps, sampling_rate = 1.23, 30, 16000
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(duration * sampling_rate)) / sampling_rate)
-    media_video.write_video(path, picture, tone, sampling_rate, PROMPTS[1], PROMPTS[3], fps)
+    videos.write_video(path, picture, tone, sampling_rate, PROMPTS[1], PROMPTS[3], fps)
 
     told, end = probe(path, "v")
     assert re.search(r"h264 .*yuv420p.*, 1094x\d*[02468][ ,].*30 fps", told)

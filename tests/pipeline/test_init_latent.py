@@ -61,7 +61,9 @@ def test_grey_of_any_depth_is_read(tmp_path, half, name):
 
 def test_values_that_are_no_grey_are_named(tmp_path):
     Image.fromarray(np.array([[-1.0, 1e6]], np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(UserError, match="a.tiff: cannot read: its values are -1 to 1e.06, which is not a shade of gray"):
+    with pytest.raises(
+        UserError, match="a.tiff: cannot read: its values are -1 to 1e.06, which is not a shade of gray"
+    ):
         images.read_image(tmp_path / "a.tiff", 8, 8)
 
 

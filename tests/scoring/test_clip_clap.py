@@ -112,16 +112,18 @@ def test_clap_scores_are_those_of_transformers(clap, waveform, highest_precision
 def test_a_long_sound_is_heard_from_end_to_end(clap, waveform):
     scorer = clip_clap.ClapScorer(str(clap[0]))
     long = np.concatenate([waveform] * 3)  # 4.5 s, where it hears 2
-    assert scorer.sound(long, 16000).shape == (3, 12)
-    last = scorer.sound(long[-32000:], 16000)
-    np.testing.assert_allclose(scorer.sound(long, 16000)[2], last[0], atol=0.02)
-    np.testing.assert_allclose(scorer.sound(0.01 * waveform, 16000), scorer.sound(waveform, 16000), atol=1e-4)
+    assert scorer.embed_audio(long, 16000).shape == (3, 12)
+    last = scorer.embed_audio(long[-32000:], 16000)
+    np.testing.assert_allclose(scorer.embed_audio(long, 16000)[2], last[0], atol=0.02)
+    np.testing.assert_allclose(
+        scorer.embed_audio(0.01 * waveform, 16000), scorer.embed_audio(waveform, 16000), atol=1e-4
+    )
 
 
 def test_texts_of_any_length_are_read(clap, clip):
     """Whatever they are filled up to."""
     for scorer in (clip_clap.ClapScorer(str(clap[0])), clip_clap.ClipScorer(str(clip[0]))):
-        short, long = scorer.text("bell"), scorer.text("a very " * 40 + "long bell")
+        short, long = scorer.embed_text("bell"), scorer.embed_text("a very " * 40 + "long bell")
         assert abs(np.linalg.norm(short) - 1) < 1e-5 and np.abs(short - long).max() > 1e-3
     ids = clip_clap.ClapScorer(str(clap[0]))._ids("a bell " * 5)
     assert ids.shape[1] in (16, 32, 64) and ids[0, -1] == 1

@@ -22,19 +22,19 @@ def by_scipy(a, b):
 
 @pytest.mark.parametrize("n, d", [(200, 3), (500, 20), (40, 30)])
 def test_frechet_is_scipys(n, d):
-    a, b = metrics.Gaussian.of(features(n, d, 0)), metrics.Gaussian.of(features(n + 7, d, 1, shift=0.5))
-    assert metrics.frechet(a, b) == pytest.approx(by_scipy(a, b), rel=1e-6)
-    assert metrics.frechet(a, b) == pytest.approx(metrics.frechet(b, a), rel=1e-9)
-    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-6 * np.trace(a.covariance))
+    a, b = metrics.Gaussian.fit(features(n, d, 0)), metrics.Gaussian.fit(features(n + 7, d, 1, shift=0.5))
+    assert metrics.frechet_distance(a, b) == pytest.approx(by_scipy(a, b), rel=1e-6)
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a), rel=1e-9)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6 * np.trace(a.covariance))
 
 
 def test_few_samples_of_many_features_are_no_trouble():
     """All in one line: the root is the product of the deviations."""
     direction = np.random.default_rng(0).normal(size=512)
     direction /= np.linalg.norm(direction)
-    a, b = (metrics.Gaussian.of(np.outer([-s, s], direction)) for s in (1.0, 3.0))
+    a, b = (metrics.Gaussian.fit(np.outer([-s, s], direction)) for s in (1.0, 3.0))
     expected = (np.sqrt(18) - np.sqrt(2)) ** 2
-    assert metrics.frechet(a, b) == pytest.approx(expected, rel=1e-5)
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_few_samples_of_many_features_are_no_trouble():
 )
 def test_what_has_no_distance_is_said(a, b, words):
     with pytest.raises(UserError, match=words):
-        metrics.frechet(metrics.Gaussian.of(a), metrics.Gaussian.of(b))
+        metrics.frechet_distance(metrics.Gaussian.fit(a), metrics.Gaussian.fit(b))
 
 
 def test_intervals_are_of_the_mean():
@@ -79,5 +79,5 @@ def test_frechet_is_torchmetrics(n):
     for values, real in ((a, True), (b, False)):
         fid.inception.forward = lambda x, values=values: torch.from_numpy(values)
         fid.update(torch.zeros(len(values), 1, 3, 4, dtype=torch.float64), real=real)
-    found = metrics.frechet(metrics.Gaussian.of(a), metrics.Gaussian.of(b))
+    found = metrics.frechet_distance(metrics.Gaussian.fit(a), metrics.Gaussian.fit(b))
     assert found == pytest.approx(float(fid.compute()), rel=1e-6)

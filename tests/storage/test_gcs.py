@@ -38,8 +38,8 @@ def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, monkeypatch, tmp_pa
     local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():
-        assert (sample.picture("image") == local[name].picture("image")).all()
-        assert (sample.waveform()[0] == local[name].waveform()[0]).all()
+        assert (sample.read_image("image") == local[name].read_image("image")).all()
+        assert (sample.read_audio()[0] == local[name].read_audio()[0]).all()
 
 
 def test_a_share_is_made_by_one(bucket):

@@ -69,8 +69,8 @@ def latents(workdir):
     """Id -> hash of the latents, of a work folder of any layout; pictures and sounds are read, too."""
     found = {}
     for name, sample in samples.open_samples(workdir).items():
-        assert sample.picture().shape == (16, 32) and sample.picture("image").shape == (16, 32, 3)
-        assert sample.waveform()[0].shape == (32 * 160,)
+        assert sample.read_image().shape == (16, 32) and sample.read_image("image").shape == (16, 32, 3)
+        assert sample.read_audio()[0].shape == (32 * 160,)
         assert json.loads(sample.read("sample.json"))["id"] == name and sample.record["id"] == name
         assert name.encode() in sample.read("image.png")
         found[name] = sample.record["run"]["latents_sha256"]
@@ -263,7 +263,7 @@ def test_scores_are_columns_of_the_records(tiny, tmp_path):
     tiny(tmp_path, scorers="test_sweep:loud")
     for sample in samples.open_samples(tmp_path).values():
         assert sample.record["scores"]["one"] == 1
-        assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.waveform()[0]).mean(), abs=1e-4)
+        assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.read_audio()[0]).mean(), abs=1e-4)
         settings, _ = from_record(sample.record)
         assert sample_id(settings) == sample.id
 
@@ -273,7 +273,7 @@ def test_a_score_that_is_no_number_costs_only_itself(tiny, tmp_path, caplog):
     found = {sample.record["seed"]: sample for sample in samples.open_samples(tmp_path).values()}
     assert [found[seed].record["scores"].get("brightness") for seed in range(4)] == [1, None, 1, 1]
     assert all("loudness" in sample.record["scores"] for sample in found.values())
-    assert caplog.text.count("is left out: scorers must give finite numbers") == 1
+    assert caplog.text.count("is left out: scorers must return finite numbers") == 1
     assert f"{found[1].id}: its score brightness is nan" in caplog.text
 
 
@@ -301,7 +301,7 @@ def test_an_unreadable_record_is_set_aside_and_made_again(tiny, tmp_path, caplog
     broken = next(tmp_path.glob("*/sample.json"))
     broken.write_text('{"seed": ')
     tiny(tmp_path)
-    assert f"{broken}: cannot be read; its sample will be made again" in caplog.text
+    assert f"{broken}: cannot be read; its sample will be regenerated" in caplog.text
     assert broken.with_name("sample.json.unreadable").read_text() == '{"seed": '
     assert latents(tmp_path) == before
 
@@ -332,7 +332,7 @@ def test_an_unreadable_line_of_an_index_is_named_and_made_again(tiny, tmp_path, 
     lines = index.read_bytes().splitlines(keepends=True)
     index.write_bytes(lines[0] + b'{"id": \n' + b"".join(lines[2:]))
     tiny(tmp_path, layout="shards")
-    assert f"{index}, line 2: cannot be read; its sample will be made again" in caplog.text
+    assert f"{index}, line 2: cannot be read; its sample will be regenerated" in caplog.text
     assert latents(tmp_path) == before
 
 
@@ -471,8 +471,8 @@ def test_layouts_hold_the_same(tiny, tmp_path):
     folders, shards = (samples.open_samples(tmp_path / layout) for layout in writers.LAYOUTS)
     assert list(folders) == list(shards)
     for name in folders:
-        np.testing.assert_array_equal(folders[name].picture("image"), shards[name].picture("image"))
-        np.testing.assert_array_equal(folders[name].waveform()[0], shards[name].waveform()[0])
+        np.testing.assert_array_equal(folders[name].read_image("image"), shards[name].read_image("image"))
+        np.testing.assert_array_equal(folders[name].read_audio()[0], shards[name].read_audio()[0])
         for sample in (folders[name], shards[name]):
             embedded = sample.read("spectrogram.png")
             assert name.encode() in embedded

@@ -82,7 +82,7 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     assert {rate["n"] for rate in study.tally(page)} == {4}
     (page / "answers-3.json").write_text(json.dumps(told | {"who": "another"}))
     assert {rate["n"] for rate in study.tally(page)} == {8}
-    assert rates["sound"]["interval"] == list(metrics.wilson(3, 4)) and rates["sound"]["a"] == dirs[0]
+    assert rates["sound"]["interval"] == list(metrics.wilson_interval(3, 4)) and rates["sound"]["a"] == dirs[0]
     assert f"{dirs[0]} wins over {dirs[1]} in 75%" in study.rates_table(list(rates.values()))
 
 
@@ -103,9 +103,9 @@ def test_questions_hold_prompts_as_they_are(tmp_path):
 
 
 def test_a_share_has_an_interval():
-    assert metrics.wilson(0, 0) == (0.0, 1.0)
-    assert metrics.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # as statsmodels has it
-    assert metrics.wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
+    assert metrics.wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # as statsmodels has it
+    assert metrics.wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
 def test_what_cannot_be_compared_is_told(tmp_path):
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     dirs = workdirs(tmp_path)
     damaged = list(samples.open_samples(dirs[0]).values())
     for sample in damaged[:2]:
-        (sample.place / "audio.wav").write_bytes(b"no sound")
+        (sample.path / "audio.wav").write_bytes(b"no sound")
     study.write(dirs, tmp_path / "page", pairs=20, seed=1)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
     left_out = [message for message in caplog.messages if "a pair is left out: " in message]
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     shown = {file.stem for file in (tmp_path / "page" / "media").iterdir()}
     assert shown == {f"{number:04d}{side}" for number in range(len(key["pairs"])) for side in "ab"}
     for sample in damaged:
-        (sample.place / "spectrogram.png").unlink()
+        (sample.path / "spectrogram.png").unlink()
     with pytest.raises(UserError, match="there is no pair of samples that can both be read"):
         study.write(dirs, tmp_path / "none", pairs=20, seed=1)
     assert not (tmp_path / "none").exists()
