@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 # Old module -> its new name, and its attributes that were renamed ("new_name") or moved ("module:name").
-_MODULES: dict[str, tuple[str, dict[str, str]]] = {
+MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "its_jax.denoise": (
         "its_jax.diffusion.denoise",
         {
@@ -78,7 +78,7 @@ _MODULES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 # Old functions of packages that still exist -> their new places.
-_ATTRIBUTES: dict[str, dict[str, str]] = {
+FUNCTIONS: dict[str, dict[str, str]] = {
     "its_jax.media": {
         "png": "its_jax.media.images:png",
         "write_png": "its_jax.media.images:write_png",
@@ -123,11 +123,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
         """Returns the spec of an old module, or None for other names."""
-        return importlib.util.spec_from_loader(fullname, self) if fullname in _MODULES else None
+        return importlib.util.spec_from_loader(fullname, self) if fullname in MODULES else None
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Warns of the import and makes the module forward its attributes."""
-        new, renamed = _MODULES[module.__name__]
+        new, renamed = MODULES[module.__name__]
         changes = "".join(f"; {old} is now {name.replace(':', '.')}" for old, name in renamed.items())
         _warn(module.__name__, f"{new}{changes}")
 
@@ -144,9 +144,9 @@ def package_getattr(package: str) -> Callable[[str], Any]:
     """Returns the `__getattr__` of a package whose functions have moved into its modules."""
 
     def forward(name: str) -> Any:
-        if name not in _ATTRIBUTES[package]:
+        if name not in FUNCTIONS[package]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        place = _ATTRIBUTES[package][name]
+        place = FUNCTIONS[package][name]
         _warn(f"{package}.{name}", place.replace(":", "."))
         return _resolve(place)
 

@@ -1,4 +1,4 @@
-"""The page over many samples: what it is told, and what it does in a real browser, opened from the disk."""
+"""The page over many samples: its data, and its behavior in a real browser, opened from the disk."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from its_jax import gallery
 from its_jax.errors import UserError
-from its_jax.gallery import page as pages
+from its_jax.gallery import assets
 from its_jax.storage import samples
 from tests.helpers import finished_samples as finished
 from tests.helpers.browser import reloaded
@@ -21,7 +21,7 @@ SUBJECTS, SOUNDS = ("a castle", "a dog"), ("bell ringing", HOSTILE)
 
 
 def records():
-    """Subjects x sounds x weights x two seeds: 16, with a score that falls with their number."""
+    """Returns 16 records, subjects x sounds x weights x two seeds, with a score that decreases from one to the next."""
     settings = [
         {"image.prompt": subject, "audio.prompt": sound, "image.weight": weight, "seed": seed}
         for subject in SUBJECTS
@@ -51,24 +51,24 @@ def data(path):
     return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_the_page_is_told_each_value_once(workdir):
-    told = data(gallery.write(workdir))
-    assert set(told["columns"]) == {"image.prompt", "audio.prompt", "image.weight", "seed"}
-    assert told["columns"]["seed"]["values"] == [9, 10] and told["common"]["num_steps"] == 25
+def test_the_data_of_the_page_hold_each_value_once(workdir):
+    page_data = data(gallery.write(workdir))
+    assert set(page_data["columns"]) == {"image.prompt", "audio.prompt", "image.weight", "seed"}
+    assert page_data["columns"]["seed"]["values"] == [9, 10] and page_data["common"]["num_steps"] == 25
     found = samples.open_samples(workdir)
-    for n, sample in enumerate(told["ids"]):
+    for n, sample in enumerate(page_data["ids"]):
         record = found[sample].record
-        for name, column in told["columns"].items():
+        for name, column in page_data["columns"].items():
             group, _, key = name.rpartition(".")
             assert column["values"][column["index"][n]] == (record[group] if group else record)[key]
-        assert told["scores"]["good"][n] == pytest.approx(record["scores"]["good"], rel=1e-5)
-    assert told["canvas"]["values"] == [[48, 16, 1.0, finished.RATE]]
+        assert page_data["scores"]["good"][n] == pytest.approx(record["scores"]["good"], rel=1e-5)
+    assert page_data["canvas"]["values"] == [[48, 16, 1.0, finished.RATE]]
 
 
-def test_all_that_the_page_links_to_is_there(workdir):
-    told = data(gallery.write(workdir))
-    for n, sample in enumerate(told["ids"]):
-        of = {key: told[key]["values"][told[key]["index"][n]] for key in ("folders", "pictures")}
+def test_the_page_links_only_to_files_that_exist(workdir):
+    page_data = data(gallery.write(workdir))
+    for n, sample in enumerate(page_data["ids"]):
+        of = {key: page_data[key]["values"][page_data[key]["index"][n]] for key in ("folders", "pictures")}
         folder = workdir / of["folders"] / sample
         assert all((folder / f"{name}.png").stat().st_size for name in of["pictures"])
         assert (folder / "audio.wav").stat().st_size
@@ -77,13 +77,13 @@ def test_all_that_the_page_links_to_is_there(workdir):
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*.png")}
 
 
-def test_it_asks_nobody_outside(folders):
+def test_the_page_loads_nothing_from_the_network(folders):
     for text in (gallery.write(folders).read_text(), gallery.write(folders, embed=True).read_text()):
         assert not re.search(r"https?://", re.sub('<script id="data".*?</script>', "", text, flags=re.DOTALL))
         assert "default-src 'none'" in text
 
 
-def test_a_frame_for_notebooks_holds_the_page(folders, monkeypatch):
+def test_a_notebook_shows_the_page_in_a_frame(folders, monkeypatch):
     display = types.ModuleType("IPython.display")
     display.HTML = str
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
@@ -92,19 +92,17 @@ def test_a_frame_for_notebooks_holds_the_page(folders, monkeypatch):
     assert "height: 321px" in shown and shown.count("<iframe") == 1 and "<script" not in shown
 
 
-def test_bad_input_is_named_in_one_line(folders, tmp_path, monkeypatch):
+def test_bad_input_is_named_in_one_line(folders, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         gallery.write(tmp_path / "nowhere")
     with pytest.raises(UserError, match="has no finished samples yet"):
         gallery.write(tmp_path)
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(gallery, "MAX_EMBEDDED", 2**20)
-    monkeypatch.setattr(samples.Sample, "read", lambda *_: bytes(2**18))
-    with pytest.raises(UserError, match="16 samples are more than the 1 MiB that one file may hold"):
-        pages._embedded(list(samples.open_samples(folders).values()))
+    with pytest.raises(UserError, match="16 samples are more than the 0 MiB that one file may hold"):
+        assets.data_urls(list(samples.open_samples(folders).values()), max_bytes=1000)
 
 
-def test_a_damaged_sample_is_named(tmp_path):
+def test_a_damaged_sample_is_named_in_the_error(tmp_path):
     (sample,) = finished.write(tmp_path, [finished.record()])
     (tmp_path / sample / "spectrogram.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=f"of {sample} cannot be read"):
@@ -115,7 +113,7 @@ def test_a_damaged_sample_is_named(tmp_path):
 
 
 def until(page, condition, seconds=10):
-    """Playwright's own waiting is a program in the page, which its policy refuses."""
+    """Waits for a condition. Playwright's own waiting runs a script in the page, which the page's policy refuses."""
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
@@ -127,7 +125,7 @@ def sound(page):
 
 
 def shown(page):
-    """Ids of the tiles, in the order of their places."""
+    """Returns the ids of the tiles in the order of their positions."""
     return page.evaluate("""
         [...document.querySelectorAll(".tile")].map((tile) => [tile.getBoundingClientRect(), tile.dataset.sample])
             .sort(([a, i], [b, j]) => a.top - b.top || a.left - b.left)
@@ -162,7 +160,7 @@ def test_sound_starts_where_the_spectrogram_is_clicked(opened, workdir, embed):
     assert sound(page)[0] == pytest.approx(0.25, abs=0.1)
 
 
-def test_axes_tell_seconds_and_mel_frequencies(opened, folders):
+def test_axes_show_seconds_and_mel_frequencies(opened, folders):
     page = opened(gallery.write(folders))
     ticks = page.evaluate(
         "[...document.querySelectorAll('#hz span')].map((e) => [e.textContent, parseFloat(e.style.bottom)])"
@@ -200,7 +198,7 @@ def test_the_keyboard_plays_selects_and_stars(opened, folders):
     page.keyboard.press("Space")
     until(page, "!audio.paused")
     assert sound(page)[0] >= at > 0
-    page.keyboard.press("ArrowLeft")  # the next one sounds, from its beginning
+    page.keyboard.press("ArrowLeft")  # The next one plays from its beginning.
     until(page, "!audio.paused && decodeURIComponent(audio.src).includes(" + json.dumps(first) + ")")
     assert page.locator(".tile[aria-selected=true]").get_attribute("aria-label").endswith("starred")
     page.locator("#search").focus()
@@ -212,7 +210,7 @@ def test_samples_are_sorted_by_scores_and_settings(opened, folders):
     page = opened(gallery.write(folders))
     ids = [record["id"] for record in records()]
     page.select_option("#sort", "score:good")
-    assert shown(page) == ids  # the best comes first
+    assert shown(page) == ids  # The best comes first.
     page.click("#direction")
     assert shown(page) == ids[::-1]
     page.select_option("#sort", "seed")
@@ -237,12 +235,12 @@ def test_samples_are_filtered_by_words_and_settings(opened, folders):
 
 
 def boxes(page, selector, label):
-    """Label, x and y of elements."""
+    """Returns label, x and y of elements."""
     place = f"(e) => [e.{label}, e.getBoundingClientRect().x, e.getBoundingClientRect().y]"
     return page.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map({place})")
 
 
-def test_cells_of_two_settings_hold_their_samples(opened, folders):
+def test_a_table_of_two_settings_shows_samples_in_their_cells(opened, folders):
     page = opened(gallery.write(folders))
     page.click("#more")
     page.select_option("#x", "audio.prompt")
@@ -262,7 +260,7 @@ def test_cells_of_two_settings_hold_their_samples(opened, folders):
     assert details(page) != before
 
 
-def test_prompts_are_text(opened, workdir):
+def test_prompts_are_shown_as_text_and_not_interpreted(opened, workdir):
     for embed in (False, True):
         page = opened(gallery.write(workdir, embed=embed))
         page.fill("#search", "onerror")
@@ -292,7 +290,7 @@ def test_stars_are_kept_and_exported(opened, folders):
     again.select_option("#form", "again")
     assert arguments(again)[-2:] == [f"--from={folders}/{ids[5]}/spectrogram.png", "--workdir=again"]
     again.select_option("#form", "videos")
-    assert arguments(again) == ["python", "-m", "its_jax.media", f"{folders}/{ids[5]}"]
+    assert arguments(again) == ["python", "-m", "its_jax.video", f"{folders}/{ids[5]}"]
     again.click("#close")
     again.keyboard.press("s")
     reloaded(page)
@@ -301,16 +299,16 @@ def test_stars_are_kept_and_exported(opened, folders):
 
 
 def arguments(page):
-    """Of the last exported command, as a shell reads them."""
+    """Returns the arguments of the last exported command as a shell parses them."""
     command = page.locator("#text").input_value().splitlines()[-1].removeprefix("python")
     program = "import sys; print(*sys.argv[1:], sep='\\n')"
-    told = subprocess.run(
+    done = subprocess.run(
         ["sh", "-c", f'{sys.executable} -c "$0" python {command}', program], capture_output=True, text=True
     )
-    return told.stdout.splitlines()
+    return done.stdout.splitlines()
 
 
-def test_a_frame_without_storage_says_so(opened, folders, tmp_path):
+def test_a_frame_without_storage_warns_that_it_keeps_no_stars(opened, folders, tmp_path):
     gallery.write(folders, embed=True)
     inner = (folders / gallery.EMBEDDED).read_text().replace("&", "&amp;").replace('"', "&quot;")
     outer = tmp_path / "outer.html"
@@ -322,7 +320,7 @@ def test_a_frame_without_storage_says_so(opened, folders, tmp_path):
     assert frame.locator("#star").get_attribute("aria-pressed") == "true"
 
 
-# Runs before the page's own script: notes when tiles are on the screen.
+# Runs before the page's own script and records when tiles are on the screen.
 CLOCK = """
     (function look() {
         if (document.querySelector(".tile")) requestAnimationFrame(() => { window.painted = performance.now(); });
@@ -330,7 +328,7 @@ CLOCK = """
     })()"""
 
 
-def test_ten_thousand_samples_are_there_at_once(browser, opened, tmp_path):
+def test_ten_thousand_samples_appear_within_a_second(browser, opened, tmp_path):
     (sample,) = finished.write(tmp_path, [finished.record()])
     path = gallery.write(tmp_path)
     with_many(path, sample, 10_000)
@@ -338,7 +336,7 @@ def test_ten_thousand_samples_are_there_at_once(browser, opened, tmp_path):
     context.add_init_script(CLOCK)
     page = opened(path, context=context)
     times = []
-    for _ in range(3):  # the machine may be at something else
+    for _ in range(3):  # The machine may be busy.
         until(page, "window.painted")
         times.append(page.evaluate("window.painted"))
         page.reload()
@@ -355,18 +353,18 @@ def test_ten_thousand_samples_are_there_at_once(browser, opened, tmp_path):
 
 
 def with_many(path, sample, count):
-    """Makes the page of one sample that of many, which differ in their seeds and scores and share its files."""
-    told, seeds = data(path), list(range(count))
-    told["ids"] = [f"{sample[:-10]}{seed:010x}" for seed in seeds]
-    del told["common"]["seed"]
-    told["columns"] = {"seed": {"values": seeds, "index": seeds}}
-    told["scores"] = {"good": [seed / count for seed in seeds]}
+    """Turns the page of one sample into a page of many with other seeds and scores, which share its files."""
+    page_data, seeds = data(path), list(range(count))
+    page_data["ids"] = [f"{sample[:-10]}{seed:010x}" for seed in seeds]
+    del page_data["common"]["seed"]
+    page_data["columns"] = {"seed": {"values": seeds, "index": seeds}}
+    page_data["scores"] = {"good": [seed / count for seed in seeds]}
     for key in ("canvas", "pictures", "colors", "folders"):
-        told[key]["index"] = [0] * count
+        page_data[key]["index"] = [0] * count
     page = path.read_text()
     path.write_text(
-        page.replace(json.dumps(data(path), separators=(",", ":")), json.dumps(told, separators=(",", ":")))
+        page.replace(json.dumps(data(path), separators=(",", ":")), json.dumps(page_data, separators=(",", ":")))
     )
-    for other in (*told["ids"][:100], *told["ids"][-100:]):
+    for other in (*page_data["ids"][:100], *page_data["ids"][-100:]):
         if other != sample:
             (path.parent / other).symlink_to(sample)

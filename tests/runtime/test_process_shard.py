@@ -1,4 +1,4 @@
-"""Which share of a sweep a process makes."""
+"""The shard of a sweep that a process generates."""
 
 import pytest
 
@@ -25,10 +25,10 @@ from its_jax.runtime import process_shard
         ),
         (None, 5, {"JOB_COMPLETION_INDEX": "4"}, (4, 5)),
         (None, None, {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2"}, (0, 2)),
-        (2, 3, {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2"}, (2, 3)),  # what is said counts
+        (2, 3, {"SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "2"}, (2, 3)),
     ],
 )
-def test_flags_and_schedulers(index, count, environment, expected):
+def test_flags_take_precedence_over_the_scheduler(index, count, environment, expected):
     assert process_shard.from_flags_or_scheduler(index, count, environment) == expected
 
 
@@ -44,7 +44,7 @@ def test_flags_and_schedulers(index, count, environment, expected):
         (None, None, {"SKYPILOT_NODE_RANK": "x", "SKYPILOT_NUM_NODES": "2"}, "SkyPilot"),
     ],
 )
-def test_what_does_not_fit_is_named(index, count, environment, words):
+def test_missing_or_contradicting_values_are_named_in_the_error(index, count, environment, words):
     with pytest.raises(UserError) as caught:
         process_shard.from_flags_or_scheduler(index, count, environment)
     assert words in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a command does before its first sample: it keeps compiled programs, and imports none of PyTorch's models."""
+"""The start of a command: compiled programs are kept, and none of PyTorch's models is imported."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(program, **environment):
-    """Stdout of a Python program in a process of its own."""
+    """Runs a Python program in a new process and returns its stdout."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment = inherited | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
     command = [sys.executable, "-c", program]
@@ -29,8 +29,8 @@ jax.jit(lambda x: x * 3 + 1)(jax.numpy.ones(7)).block_until_ready()
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_programs_are_kept_in_the_cache_folder_or_where_the_user_says(tmp_path, elsewhere):
     ours, theirs = tmp_path / "cache", tmp_path / "elsewhere"
-    told = {"JAX_COMPILATION_CACHE_DIR": str(theirs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    run(KEPT, ITS_JAX_CACHE=str(ours), **told if elsewhere else {})
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(theirs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    run(KEPT, ITS_JAX_CACHE=str(ours), **settings if elsewhere else {})
     assert (ours / "programs").exists() != elsewhere and theirs.exists() == elsewhere
     assert list((theirs if elsewhere else ours / "programs").iterdir())
 
@@ -44,6 +44,6 @@ print(*(name for name in sys.modules if name.split(".")[0] in ("torch", "diffuse
 """
 
 
-def test_a_tokenizer_brings_neither_pytorch_nor_models(tmp_path):
-    brought = run(LOADED, ITS_JAX_CACHE=str(tmp_path)).split()
-    assert not brought
+def test_loading_a_tokenizer_imports_neither_pytorch_nor_its_models(tmp_path):
+    imported = run(LOADED, ITS_JAX_CACHE=str(tmp_path)).split()
+    assert not imported

@@ -1,4 +1,4 @@
-"""What XLA is told before it starts."""
+"""The flags of XLA for old versions of jaxlib."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 from its_jax.runtime import xla_flags
 
-# Two matrices in turn that come to lie at the same address: products must be those of the one that lies there now.
+# Two matrices alternate at the same address in memory. Each product must use the current one.
 PRODUCTS = """
 import its_jax
 import jax
@@ -26,7 +26,7 @@ for _ in range(20):
 """
 
 
-def test_products_are_of_what_they_are_given():
+def test_products_use_the_matrices_that_they_are_given():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     run = subprocess.run([sys.executable, "-c", PRODUCTS], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -43,8 +43,7 @@ def test_products_are_of_what_they_are_given():
         ("0.9.dev2", "", ""),
     ],
 )
-def test_old_versions_go_without_xnnpack(version, before, after, monkeypatch):
-    monkeypatch.setattr(xla_flags.importlib.metadata, "version", lambda name: version)
+def test_old_versions_disable_xnnpack_unless_the_user_enables_it(version, before, after, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", before)
-    xla_flags.set_flags()
+    xla_flags.set_flags(version)
     assert os.environ["XLA_FLAGS"] == after

@@ -25,7 +25,7 @@ SCORES = {
         (["clip"], 0.01, ["f"]),
     ],
 )
-def test_samples_are_among_the_best_of_every_column(columns, best, expected):
+def test_the_selected_samples_are_among_the_best_in_every_column(columns, best, expected):
     assert ranking.best_on_all(SCORES, columns, best) == expected
 
 
@@ -47,11 +47,11 @@ def test_samples_are_among_the_best_of_every_column(columns, best, expected):
         (SCORES, ["clip"], 20, "the share of the best is 20: must be"),
     ],
 )
-def test_what_cannot_be_ranked_is_named(scores, columns, best, words):
+def test_missing_columns_and_wrong_shares_are_named_in_the_error(scores, columns, best, words):
     with pytest.raises(UserError, match=words):
         ranking.best_on_all(scores, columns, best)
 
 
-def test_what_is_left_out_is_told(caplog):
+def test_samples_without_a_score_are_left_out_with_a_warning(caplog):
     ranking.best_on_all(SCORES, ["clap"], 1)
     assert "1 of 6 samples have no clap, and are left out" in caplog.text

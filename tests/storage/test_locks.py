@@ -1,10 +1,11 @@
-"""One process for each share of a sweep."""
+"""One process at a time holds the lock of a shard."""
 
 import json
 import multiprocessing
 import os
 import time
 
+import filelock
 import pytest
 
 from its_jax.storage import files, locks
@@ -28,7 +29,7 @@ def holder(tmp_path):
     process.join()
 
 
-def test_a_second_process_is_told_who_holds_it(tmp_path, holder):
+def test_a_second_process_is_refused_and_learns_who_holds_the_lock(tmp_path, holder):
     with pytest.raises(locks.Locked, match=rf"shard-0-of-1 is being made in .* by process {holder.pid} on "):
         with locks.hold(tmp_path, "shard-0-of-1"):
             pass
@@ -36,7 +37,7 @@ def test_a_second_process_is_told_who_holds_it(tmp_path, holder):
         pass
 
 
-def test_a_lock_ends_with_its_process(tmp_path, holder):
+def test_a_lock_is_released_when_its_process_dies(tmp_path, holder):
     holder.kill()
     holder.join()
     with locks.hold(tmp_path, "shard-0-of-1"):
@@ -46,33 +47,38 @@ def test_a_lock_ends_with_its_process(tmp_path, holder):
 
 @pytest.fixture
 def unlockable(monkeypatch):
-    """A disk without locks."""
+    """Simulates a disk without locks."""
 
     def refuse(*_, **__):
         raise NotImplementedError
 
-    monkeypatch.setattr(locks.filelock.FileLock, "acquire", refuse)
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
 
 
-def test_without_locks_a_signature_serves(tmp_path, unlockable, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
-    sign = tmp_path / ".locks" / "shard.json"
+def test_on_a_disk_without_locks_an_owner_file_replaces_them(tmp_path, unlockable):
+    owner_file = tmp_path / ".locks" / "shard.json"
     with locks.hold(tmp_path, "shard"):
-        first = json.loads(sign.read_bytes())["at"]
+        assert json.loads(owner_file.read_bytes())["process"] == os.getpid()
         with pytest.raises(locks.Locked, match=f"by process {os.getpid()}"), locks.hold(tmp_path, "shard"):
             pass
-        while json.loads(sign.read_bytes())["at"] == first:  # it is signed again and again
+    assert not owner_file.exists()
+
+
+def test_an_owner_file_is_rewritten_again_and_again(tmp_path):
+    owner_file = tmp_path / "shard.json"
+    with locks.keep_owner_file(tmp_path, "shard", beat_seconds=0.01):
+        first = json.loads(owner_file.read_bytes())["at"]
+        while json.loads(owner_file.read_bytes())["at"] == first:
             time.sleep(0.01)
-    assert not sign.exists()
+    assert not owner_file.exists()
 
 
-def test_a_signature_grows_stale(tmp_path, unlockable):
-    sign = tmp_path / ".locks" / "shard.json"
-    sign.parent.mkdir()
-    who = {"process": 1, "host": "gone", "own": "x"}
-    files.write(sign, json.dumps(who | {"at": time.time() - locks.STALE_SECONDS + 60}).encode())
-    with pytest.raises(locks.Locked, match="process 1 on gone"), locks.hold(tmp_path, "shard"):
+def test_an_old_owner_file_no_longer_counts(tmp_path):
+    owner_file = tmp_path / "shard.json"
+    owner = {"process": 1, "host": "gone", "own": "x"}
+    files.write(owner_file, json.dumps(owner | {"at": time.time() - locks.STALE_SECONDS + 60}).encode())
+    with pytest.raises(locks.Locked, match="process 1 on gone"), locks.keep_owner_file(tmp_path, "shard"):
         pass
-    files.write(sign, json.dumps(who | {"at": time.time() - locks.STALE_SECONDS - 1}).encode())
-    with locks.hold(tmp_path, "shard"):
+    files.write(owner_file, json.dumps(owner | {"at": time.time() - locks.STALE_SECONDS - 1}).encode())
+    with locks.keep_owner_file(tmp_path, "shard"):
         pass

@@ -28,7 +28,7 @@ def workdirs(tmp_path):
     return [str(tmp_path / "ours"), str(tmp_path / "theirs")]
 
 
-def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
+def test_pairs_share_their_prompts_and_do_not_reveal_their_sides(tmp_path):
     dirs = workdirs(tmp_path)
     study.write(dirs, tmp_path / "page", pairs=20, seed=1)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
@@ -50,7 +50,7 @@ def test_pairs_are_of_the_same_prompts_and_tell_nothing(tmp_path):
     assert json.loads((tmp_path / "other" / "key.json").read_text())["page"] != key["page"]  # nor fit its answers
 
 
-def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
+def test_answers_from_a_browser_give_win_rates(opened, tmp_path):
     dirs = workdirs(tmp_path)
     page = study.write(dirs, tmp_path / "page", pairs=4, seed=0)
     key = json.loads((tmp_path / "page" / "key.json").read_text())
@@ -58,11 +58,11 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     for i, two in enumerate(key["pairs"]):
         ours = ["left", "right"][[side["of"] for side in two].index(dirs[0])]
         other = {"left": "right", "right": "left"}[ours]
-        wanted = (ours, ours if i else other, other)
-        for question, side in enumerate(wanted):
+        sides = (ours, ours if i else other, other)
+        for question, side in enumerate(sides):
             tab.locator("fieldset").nth(question).get_by_text(f"The {side} one").click()
         pressed = tab.locator("button[aria-pressed=true]").all_text_contents()
-        assert pressed == [f"The {side} one" for side in wanted]
+        assert pressed == [f"The {side} one" for side in sides]
         if i == 1:
             reloaded(tab)  # what was answered stays
             assert tab.locator("#count").text_content() == "2 of 4"
@@ -76,17 +76,18 @@ def test_answers_of_a_browser_give_win_rates(opened, tmp_path):
     assert {question: (rate["won"], rate["n"]) for question, rate in rates.items()} == {
         "picture": (1.0, 4), "sound": (0.75, 4), "both": (0.0, 4)
     }  # fmt: skip
-    page = tmp_path / "page"  # what one browser saved twice counts once, what another saved counts too
-    told = json.loads((page / "answers-1.json").read_text())
-    (page / "answers-2.json").write_text(json.dumps(told))
+    page = tmp_path / "page"
+    # Of two files from one browser one counts, and those of other browsers count, too.
+    saved = json.loads((page / "answers-1.json").read_text())
+    (page / "answers-2.json").write_text(json.dumps(saved))
     assert {rate["n"] for rate in study.tally(page)} == {4}
-    (page / "answers-3.json").write_text(json.dumps(told | {"who": "another"}))
+    (page / "answers-3.json").write_text(json.dumps(saved | {"who": "another"}))
     assert {rate["n"] for rate in study.tally(page)} == {8}
     assert rates["sound"]["interval"] == list(metrics.wilson_interval(3, 4)) and rates["sound"]["a"] == dirs[0]
     assert f"{dirs[0]} wins over {dirs[1]} in 75%" in study.rates_table(list(rates.values()))
 
 
-def test_methods_of_one_folder_are_compared(tmp_path):
+def test_methods_in_one_folder_are_compared(tmp_path):
     made = [finished.record({"seed": seed, "method": method}) for seed in range(2) for method in ("fused", "imprint")]
     finished.write(tmp_path / "work", made)
     page = study.write([str(tmp_path / "work")], tmp_path / "page", pairs=3, seed=0, by="method").parent
@@ -97,18 +98,18 @@ def test_methods_of_one_folder_are_compared(tmp_path):
         study.write([str(tmp_path / "work")], tmp_path / "none", pairs=3, seed=0, by="num_steps")
 
 
-def test_questions_hold_prompts_as_they_are(tmp_path):
+def test_questions_quote_prompts_without_interpreting_them(tmp_path):
     page = study.write(workdirs(tmp_path), tmp_path / "page", pairs=2, seed=0)
     assert "<b>dogs" not in page.read_text() and "\\u003cb>dogs\\u003c/b> & cats" in page.read_text()
 
 
-def test_a_share_has_an_interval():
+def test_the_interval_of_a_share_is_wilsons():
     assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
     assert metrics.wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # as statsmodels has it
     assert metrics.wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
 
 
-def test_what_cannot_be_compared_is_told(tmp_path):
+def test_input_that_cannot_be_compared_is_named_in_the_error(tmp_path):
     dirs = workdirs(tmp_path)
     with pytest.raises(UserError, match="give --workdir twice or more"):
         study.write(dirs[:1], tmp_path / "page", pairs=2, seed=0)
@@ -118,11 +119,11 @@ def test_what_cannot_be_compared_is_told(tmp_path):
     page = study.write(dirs, tmp_path / "page", pairs=2, seed=0).parent
     with pytest.raises(UserError, match="holds a page already"):
         study.write(dirs, page, pairs=2, seed=0)
-    with pytest.raises(UserError, match="there are no answers-"):
+    with pytest.raises(UserError, match="has no answers-"):
         study.tally(page)
     odd = {"answers": [{"pair": 0, "question": ["picture"], "chosen": 0}]}
-    for told in ({"answers": [{"pair": 9, "question": "sound", "chosen": 0}]}, odd, {"answers": []}, {}):
-        pathlib.Path(page / "answers-1.json").write_text(json.dumps(told))
+    for wrong in ({"answers": [{"pair": 9, "question": "sound", "chosen": 0}]}, odd, {"answers": []}, {}):
+        pathlib.Path(page / "answers-1.json").write_text(json.dumps(wrong))
         with pytest.raises(UserError, match="answers-1.json: these are not the answers to this page"):
             study.tally(page)
     (page / "key.json").write_text("{}")
@@ -130,7 +131,7 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         study.tally(page)
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
+def test_pairs_with_an_unreadable_sample_are_left_out(tmp_path, caplog):
     dirs = workdirs(tmp_path)
     damaged = list(samples.open_samples(dirs[0]).values())
     for sample in damaged[:2]:
@@ -144,6 +145,6 @@ def test_what_cannot_be_read_is_left_out(tmp_path, caplog):
     assert shown == {f"{number:04d}{side}" for number in range(len(key["pairs"])) for side in "ab"}
     for sample in damaged:
         (sample.path / "spectrogram.png").unlink()
-    with pytest.raises(UserError, match="there is no pair of samples that can both be read"):
+    with pytest.raises(UserError, match="in each pair one of the samples cannot be read"):
         study.write(dirs, tmp_path / "none", pairs=20, seed=1)
     assert not (tmp_path / "none").exists()
