@@ -15,7 +15,7 @@ from its_jax.settings.records import RECORD
 from its_jax.storage import files, samples
 
 _NAMES = ("mu", "sigma")  # as pytorch-fid writes them
-_OF_A_SAMPLE = ("spectrogram.png", *samples.SOUNDS)
+_OF_A_SAMPLE = ("spectrogram.png", *samples.AUDIO_FILES)
 
 
 def gaussian(source: str, features_of_file: Callable[[Path], np.ndarray]) -> Gaussian:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from its_jax.errors import UserError
-from its_jax.media import images, sounds
-from its_jax.media import video as media_video
+from its_jax.media import images, sounds, videos
 from its_jax.pipeline import record
 from its_jax.settings.ids import sample_id
 from its_jax.settings.records import RECORD, VIDEO
@@ -144,5 +143,5 @@ def encode_files(sample: Sample, about: dict[str, Any], sound: str) -> Iterator[
     yield sound, encode(sample.audio, sample.sampling_rate, about)
     if about["run"]["video"]:
         prompts = (sample.settings.terms[term].prompt for term in TERMS)
-        yield VIDEO, media_video.video(sample.spectrogram, sample.audio, sample.sampling_rate, *prompts, settings=about)
+        yield VIDEO, videos.video(sample.spectrogram, sample.audio, sample.sampling_rate, *prompts, settings=about)
     yield RECORD, json_bytes(about | {"seconds": {**sample.seconds, "write": time.perf_counter() - start}})
