@@ -23,9 +23,9 @@ import transformers
 
 from bench import flags
 from bench.published import PARTS, SCHEDULER, config
-from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.storage.files import read_json, write_json
+from tests.helpers.random_weights import randomize
 
 ROOT = Path(__file__).parents[1]
 TOKENIZER = ROOT / "its_jax" / "tiny" / "weights" / "image" / "tokenizer"
@@ -60,7 +60,7 @@ def _write_part(folder, part, raw, seed):
     if part == "vocoder":
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(raw))
-        state = randomised(TorchGenerator(raw), seed).half().state_dict()
+        state = randomize(TorchGenerator(raw), seed).half().state_dict()
         safetensors.torch.save_file(state, folder / "vocoder.safetensors")
         return
     make = {
@@ -69,7 +69,7 @@ def _write_part(folder, part, raw, seed):
         "vae": lambda: diffusers.AutoencoderKL.from_config(raw),
     }
     torch.set_default_dtype(torch.float16)  # so that it is never larger than that
-    module = randomised(make[part](), seed)
+    module = randomize(make[part](), seed)
     torch.set_default_dtype(torch.float32)
     module.save_pretrained(folder)
 

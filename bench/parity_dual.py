@@ -3,7 +3,7 @@
     python -m bench.parity_dual --out=bench/results/parity_dual.json
 
 The configs are the published ones (openai/clip-vit-base-patch16, laion/clap-htsat-unfused), the weights random (see
-bench/random_weights.py), handed over by the weight rule that converts published ones. The exit status is 1 if a
+tests/helpers/random_weights.py), handed over by the weight rule that converts published ones. The exit status is 1 if a
 tower's relative error is above 1e-4: max |ours - PyTorch's| / max |PyTorch's| of its vectors of length 1. It takes 5 GB
 and, on 2 cores, two minutes.
 """
@@ -17,8 +17,8 @@ import transformers
 
 from bench.parity import channels_first, compared, ours_by_file, run
 from bench.published import config
-from bench.random_weights import randomised
 from its_jax.checkpoints.processors import ClapFeatureExtractor
+from tests.helpers.random_weights import randomize
 
 ITEMS = 3
 
@@ -50,7 +50,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
 def both(kind, name):
     """PyTorch's model with random weights, and ours with the same."""
     raw = config(name)
-    twin = randomised(kind(kind.config_class.from_dict(raw))).eval()
+    twin = randomize(kind(kind.config_class.from_dict(raw))).eval()
     return twin, ours_by_file("dual_encoder", raw, twin)
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.parity_full_size --out=bench/results/parity_full_size.json
 
-The configs are the published ones, the weights random (see bench/random_weights.py), handed over by the weight rule
+The configs are the published ones, the weights random (see tests/helpers/random_weights.py), handed over by the weight rule
 that converts published ones. The exit status is 1 if a part's relative error is above 1e-4, which is
 max |ours - PyTorch's| / max |PyTorch's|. It takes 9 GB and, on 2 busy cores, 20 minutes; where other programs keep the
 cores busy, PyTorch needs OMP_NUM_THREADS=1, or its threads wait for each other more than they compute.
@@ -21,13 +21,13 @@ import transformers
 from bench import torch_reference
 from bench.parity import channels_first, channels_last, compared, ours_of, run
 from bench.published import config
-from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.diffusion import denoise
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.diffusion.solvers import solver_table
 from its_jax.diffusion.term_schedule import term_weights
 from its_jax.pipeline import prompts
+from tests.helpers.random_weights import randomize
 
 HEIGHT, WIDTH = 256, 1024
 STEPS, GUIDANCE, AUDIO_WEIGHT, SEED = 3, 10.0, 0.5, 1234
@@ -48,7 +48,7 @@ def facts() -> dict[str, Any]:
     """What was measured, and with what."""
     return {
         "what": "random weights at full size, float32, ours against PyTorch's",
-        "weights": " ".join(randomised.__doc__.split("\n\n")[1].split()),
+        "weights": " ".join(randomize.__doc__.split("\n\n")[1].split()),
         "error": "max |ours - PyTorch's| / max |PyTorch's|",
         "height": HEIGHT,
         "width": WIDTH,
@@ -70,7 +70,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
 
 def vocoder():
     raw = config("auffusion.vocoder")
-    twin = randomised(TorchGenerator(raw))
+    twin = randomize(TorchGenerator(raw))
     log_mel = np.random.default_rng(0).uniform(-3, 3, (1, WIDTH, raw["num_mels"])).astype(np.float32)
     theirs = twin(torch.from_numpy(log_mel).mT)[:, 0]
     yield "vocoder", compared(theirs, call(ours_of("vocoder", raw, twin), log_mel))
@@ -78,7 +78,7 @@ def vocoder():
 
 def vae():
     raw = config("sd15.vae")
-    twin = randomised(diffusers.AutoencoderKL.from_config(raw))
+    twin = randomize(diffusers.AutoencoderKL.from_config(raw))
     model = ours_of("vae", raw, twin)
     rng = np.random.default_rng(0)
     picture = rng.uniform(-1, 1, (1, HEIGHT, WIDTH, 3)).astype(np.float32)
@@ -93,7 +93,7 @@ def text_features(term, seed):
     """Theirs and ours, `[2 77 768]`."""
     raw = config("sd15.text_encoder")
     ids = np.array([prompt + prompt[-1:] * (77 - len(prompt)) for prompt in PROMPTS[term]])
-    twin = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw)), seed)
+    twin = randomize(transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(raw)), seed)
     theirs = twin(torch.from_numpy(ids)).last_hidden_state
     return theirs, prompts.encode_tokens(ours_of("text_encoder", raw, twin), ids)
 
@@ -105,7 +105,7 @@ def unets_and_loop(texts):
     shape = (1, 4, HEIGHT // 8, WIDTH // 8)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(SEED), dtype=torch.float16).float()
     twins = {
-        term: randomised(diffusers.UNet2DConditionModel.from_config(config(name)), seed)
+        term: randomize(diffusers.UNet2DConditionModel.from_config(config(name)), seed)
         for seed, (term, name) in enumerate(UNETS.items())
     }
     pair, t = torch.cat([x, x]), scheduler.timesteps[0]

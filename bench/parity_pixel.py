@@ -3,7 +3,7 @@
     python -m bench.parity_pixel --out=bench/results/parity_pixel.json
 
 The UNets are IF-I-M's and IF-II-M's, T5 v1.1 is XXL's encoder with its 24 layers; the weights are random (see
-bench/random_weights.py), handed over by the weight rule that converts published ones. IF-I-M's widths are from memory
+tests/helpers/random_weights.py), handed over by the weight rule that converts published ones. IF-I-M's widths are from memory
 and IF-II-M's were derived: what is compared is as large as they are, whatever the published ones turn out to be. T5 is
 taken layer by layer, for in float32 it has 19 GB: each layer is given what the one before made, in either framework,
 so that differences add up as in the whole. The exit status is 1 if a module's relative error is above 1e-4, which is
@@ -20,7 +20,7 @@ import transformers
 
 from bench.parity import channels_first, channels_last, compared, ours_by_file, ours_of, run
 from bench.published import config
-from bench.random_weights import randomised, randomised_t5
+from tests.helpers.random_weights import randomize, randomize_t5
 
 # Height and width at which 256 x 1024 pixels are coloured: a quarter of them first.
 SIZES = {"if_i_m": (64, 256), "if_ii_m": (256, 1024)}
@@ -41,7 +41,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
 
 def unet(name):
     raw, rng = config(f"{name}.unet"), np.random.default_rng(0)
-    twin = randomised(diffusers.UNet2DConditionModel.from_config(raw))
+    twin = randomize(diffusers.UNet2DConditionModel.from_config(raw))
     x = rng.normal(size=(1, *SIZES[name], raw["in_channels"])).astype(np.float32)
     text = rng.normal(size=(1, TOKENS, raw["encoder_hid_dim"])).astype(np.float32)
     t, level = np.array([957]), np.array([LEVEL])
@@ -76,7 +76,7 @@ def t5():
 def one_layer(raw, seed):
     """PyTorch's T5 with one layer, of full width, and ours."""
     raw = raw | {"num_layers": 1}
-    twin = randomised_t5(transformers.T5EncoderModel(transformers.T5Config.from_dict(raw)), seed)
+    twin = randomize_t5(transformers.T5EncoderModel(transformers.T5Config.from_dict(raw)), seed)
     return twin, ours_by_file("text_encoder", raw, twin)
 
 

@@ -26,13 +26,13 @@ import torch
 from bench import peer_sample
 from bench.parity import ours_of
 from bench.published import config
-from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.benchmark import measure
 from its_jax.benchmark.flops import count_flops
 from its_jax.diffusion.feature_cache import Mode
 from its_jax.models import backends, registry
 from its_jax.pipeline import prompts
+from tests.helpers.random_weights import randomize
 
 HEIGHT, WIDTH, TOKENS = 256, 1024, 77
 DEFAULT = peer_sample.ROOT / "configs" / "default.py"
@@ -63,7 +63,7 @@ def module(part, name, dtype):
     """PyTorch's class with random weights."""
     classes = {"unet": diffusers.UNet2DConditionModel.from_config, "vae": diffusers.AutoencoderKL.from_config}
     torch.set_default_dtype(getattr(torch, dtype))  # so that it is never larger than that
-    twin = randomised((classes | {"vocoder": TorchGenerator})[part](config(name)))
+    twin = randomize((classes | {"vocoder": TorchGenerator})[part](config(name)))
     torch.set_default_dtype(torch.float32)
     return twin
 
