@@ -7,9 +7,9 @@
     loading   a random converted model of Stable Diffusion 1.5's size (see bench/host/memory.py) from files that are not
               in memory, compared with reading the same files one after another in blocks that are discarded (`disk`)
 
-Each measurement is a process of its own, and a round takes each once. The figures are the median, the lowest and
-the highest over the rounds. The command takes 13 GB of disk in FOLDER, removes its files at the end, and takes 6 minutes on 2
-free cores. Loading does not include imports. Its goal is 70 % of the disk's rate.
+Each measurement is a process of its own, and a round takes each once. The figures are the median, the lowest and the
+highest over the rounds. The command takes 13 GB of disk in FOLDER, removes its files at the end, and takes 6 minutes on
+2 free cores. Loading does not include imports. Its goal is 70 % of the disk's rate.
 """
 
 import functools

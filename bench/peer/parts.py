@@ -126,10 +126,10 @@ def module_work(b, options, part, name, function, x, make_theirs):
     )
 
 
-def sample(b: int, options: Options, *, authors: bool = False) -> Work:
+def sample(b: int, options: Options, *, authors: bool = False, pipeline: Callable = samples.Ours) -> Work:
     """Returns the work of `b` whole samples, against PyTorch's best or against the authors' loop."""
     settings = samples.comparable_settings(options.config, options.models, options.dtype, options.steps)
-    ours = functools.cache(lambda: samples.Ours(settings, b))
+    ours = functools.cache(lambda: pipeline(settings, b))
 
     def make_ours():
         return with_new_prompts(ours(), settings, b)
