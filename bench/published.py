@@ -1,12 +1,13 @@
-"""The published configs of the full-size models, as the tests keep them."""
+"""The published configs of the full-size models, which the tests keep."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-CONFIGS = Path(__file__).parents[1] / "tests" / "data" / "configs"
-# Term -> part -> name of its config; where Auffusion's is Stable Diffusion 1.5's, there is one for both.
-PARTS = {
+from bench.command import ROOT
+from its_jax.storage.files import read_json
+
+CONFIGS = ROOT / "tests" / "data" / "configs"
+# Term -> component -> name of its config. Stable Diffusion 1.5 and Auffusion share those that are the same.
+COMPONENTS = {
     "image": {"text_encoder": "sd15.text_encoder", "unet": "sd15.unet", "vae": "sd15.vae"},
     "audio": {"text_encoder": "sd15.text_encoder", "unet": "auffusion.unet", "vae": "sd15.vae"}
     | {"vocoder": "auffusion.vocoder"},
@@ -14,5 +15,6 @@ PARTS = {
 SCHEDULER = "sd15.scheduler"
 
 
-def config(name: str) -> dict[str, Any]:
-    return json.loads((CONFIGS / f"{name}.json").read_text())
+def read_config(name: str) -> dict[str, Any]:
+    """Reads the config.json of a published component."""
+    return read_json(CONFIGS / f"{name}.json")

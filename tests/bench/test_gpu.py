@@ -1,4 +1,4 @@
-"""What can be known of a GPU without one: the command's way, what it makes of figures, and what is lowered for it."""
+"""The GPU commands without a GPU: their order, their use of figures, and what is lowered for CUDA."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax._src.cudnn import fused_attention_stablehlo
 
-from bench import attention, gpu, trace
+from bench.device import attention, gpu, gpu_goals, trace
 from its_jax.diffusion import denoise
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.diffusion.solvers import solver_table
@@ -21,6 +21,7 @@ from its_jax.models.layers import Attention, attend
 from its_jax.models.state_dict import abstract_arrays
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.pipeline.prompts import precompute_unet
+from tests.helpers import bench_command
 from tests.helpers.torch_twins import read
 
 
@@ -35,7 +36,7 @@ def ratio(**forms):
 
 @pytest.fixture
 def figures():
-    """The best batch is 2; one of 8 is beyond the memory."""
+    """Figures in which the best batch size is 2, and 8 does not fit in memory."""
     program = {"fused_attentions": 32, "host_operations": 0}
     attentions = {
         "bfloat16": {"form": "cudnn", "agrees": True},
@@ -57,7 +58,7 @@ def figures():
 
 
 def test_goals_are_met_or_missed(figures):
-    found = {goal.name: goal.found for goal in gpu.goals(figures)}
+    found = {goal.name: goal.found for goal in gpu_goals.goals(figures)}
     assert found == pytest.approx(
         {
             "x the authors' loop, a sample at batch 1": 2.5,
@@ -65,88 +66,91 @@ def test_goals_are_met_or_missed(figures):
             "x compiled PyTorch, batch 1": 0.8,
             "of the matrix product, batch 2": 0.3,
             "fused attentions in the program": 32,
-            "of cuDNN's attentions, right": 0.5,
+            "of cuDNN's attentions agree": 0.5,
             "of programs, without host operations in their text": 1,
             "of traced loops, without host copies (up to 2.5 a step)": 0.5,
         }
     )
-    _, *lines = gpu.table(gpu.goals(figures))
+    _, *lines = gpu_goals.table(gpu_goals.goals(figures))
     assert [line.split()[-1] for line in lines] == ["met", "38%", "30%", "40%", "met", "50%", "met", "50%"]
 
 
-def test_batches_are_told_with_their_memory(figures):
-    _, one, two, _, eight = gpu.memory_table(figures)
-    assert one.split() == ["1", "2", "0.5", "1", "60%", "100"] and two.split()[-1] == "200"
-    assert eight.split() == ["8", "memory"]
+def test_larger_batches_are_skipped_once_memory_is_exhausted(figures, tmp_path):
+    names = [name for name, _ in gpu.measurements(gpu.FULL_SIZE, tmp_path, figures)]
+    assert "benchmark, batch 8" in names and "benchmark, batch 16" not in names and "peer, batch 8" in names
 
 
-def test_beyond_the_memory_nothing_is_tried(figures, tmp_path):
-    tried = [name for name, _ in gpu.pieces(gpu.setting(tmp_path, dry=False), figures)]
-    assert "benchmark, batch 8" in tried and "benchmark, batch 16" not in tried and "peer, batch 8" in tried
-
-
-def test_what_was_not_measured_is_said():
-    _, *lines = gpu.table(gpu.goals({}))
+def test_missing_measurements_are_reported():
+    _, *lines = gpu_goals.table(gpu_goals.goals({}))
     assert len(lines) == 8 and all(line.endswith("not measured") for line in lines)
 
 
-def test_pieces_are_kept_and_those_that_failed_made_again(tmp_path, monkeypatch):
-    """Each piece's process is played here: it writes the file that its command names; one fails."""
-    setting, out, ran = gpu.setting(tmp_path, dry=True), tmp_path / "new" / "gpu.json", []
-    failing = {"bench.trace"}
+class FakeProcesses:
+    """Writes the file that each command names in place of running it; those of `failing` modules fail."""
 
-    def run(command, environment):
-        ran.append(command[0])
-        file = re.fullmatch("--out=(.*)", command[-1])[1]
+    def __init__(self):
+        self.modules, self.failing = [], {"bench.device.trace"}
+
+    def run(self, module, *arguments, environment):
+        self.modules.append(module)
+        file = re.fullmatch("--out=(.*)", arguments[-1])[1]
         content = {}
-        if command[0] == "its_jax.benchmark":
-            b = int(re.search(r"--batches=(\d+)", " ".join(command))[1])
+        if module == "its_jax.benchmark":
+            b = int(re.search(r"--batches=(\d+)", " ".join(arguments))[1])
             content = benchmark(b, 3 - b)
         with open(file, "w") as stream:
             json.dump(content, stream)
-        return "exit status 1: why" if command[0] in failing else ""
+        return "exit status 1: why" if module in self.failing else ""
 
-    monkeypatch.setattr(gpu, "_run", run)
-    out.parent.mkdir()
-    figures = gpu.measure(setting, tmp_path, out, "1 x cpu")
+
+def test_finished_measurements_are_kept_and_failed_ones_repeated(tmp_path):
+    out, processes = tmp_path / "gpu.json", FakeProcesses()
+
+    def measure(setting=gpu.DRY, device="1 x cpu"):
+        return gpu.measure(setting, tmp_path, out, device, processes.run)
+
+    figures = measure()
     names = ["attention", "benchmark, batch 1", "peer, batch 1", "benchmark, batch 2"]
     names += [f"{what}, batch {b}" for b in (1, 2) for what in ("authors", "trace")]
     assert list(figures) == names and json.loads(out.read_text())["pieces"] == figures
     assert figures["trace, batch 2"] == {"fault": "exit status 1: why"}
-    ran.clear()
-    failing.clear()
-    figures = gpu.measure(setting, tmp_path, out, "1 x cpu")
-    assert ran == ["bench.trace"] * 2 and "fault" not in figures["trace, batch 2"]
-    for change, device, words in (({}, "2 x cpu", "device 1 x cpu, not 2 x cpu"), ({"steps": 3}, "1 x cpu", "steps 2")):
-        with pytest.raises(UserError, match=words):
-            gpu.measure(setting._replace(**change), tmp_path, out, device)
-    assert ran == ["bench.trace"] * 2
+    processes.modules.clear()
+    processes.failing.clear()
+    figures = measure()
+    assert processes.modules == ["bench.device.trace"] * 2 and "fault" not in figures["trace, batch 2"]
+    with pytest.raises(UserError, match="device 1 x cpu, not 2 x cpu"):
+        measure(device="2 x cpu")
+    with pytest.raises(UserError, match="steps 2"):
+        measure(gpu.DRY._replace(steps=3))
+    assert processes.modules == ["bench.device.trace"] * 2
 
 
-def test_models_that_could_not_be_made_end_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "_run", lambda *_: "exit status 1: no room")
-    with pytest.raises(UserError, match="full_size: exit status 1: no room"):
-        gpu.measure(gpu.setting(tmp_path, dry=False), tmp_path, tmp_path / "gpu.json", "1 x gpu")
+def test_models_that_cannot_be_written_are_an_error(tmp_path):
+    def fail(*_, environment):
+        return "exit status 1: no room"
+
+    with pytest.raises(UserError, match="random_models: exit status 1: no room"):
+        gpu.measure(gpu.FULL_SIZE, tmp_path, tmp_path / "gpu.json", "1 x gpu", fail)
 
 
-def test_why_a_command_failed_is_kept(capfd):
-    fault = gpu._run(["json.tool", "--nonsense"], None)
+def test_the_last_line_of_a_failed_command_is_its_reason(capfd):
+    fault = gpu.run_module("json.tool", "--nonsense")
     assert fault.startswith("exit status 2: ") and fault.endswith("--nonsense")
     assert "usage" in capfd.readouterr().err
 
 
-def test_figures_of_a_dry_run_are_kept_apart(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["gpu", f"--scratch={tmp_path}", "--dry", f"--out={gpu.OUT}"])
-    with pytest.raises(SystemExit):
-        gpu.main()
-    assert "not of --dry" in capsys.readouterr().err
+def test_a_dry_run_does_not_overwrite_the_figures_of_a_gpu(tmp_path, capsys):
+    assert bench_command.run("bench.device.gpu", f"--scratch={tmp_path}", "--dry", f"--out={gpu.OUT}") == 2
+    assert "choose another file for --dry" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("factor, agrees", [(1, True), (1.02, False), (float("nan"), False)])
-def test_a_wrong_attention_is_seen(monkeypatch, factor, agrees):
-    monkeypatch.setattr(attention, "SIZES", ((8, 16),))
-    monkeypatch.setattr(attention.forms, "attention", lambda *_: lambda q, k, v: attend(q, k, v) * factor)
-    assert [of["agrees"] for _, of in attention.compared("bfloat16")] == [agrees] * 2
+def test_a_wrong_attention_does_not_agree(factor, agrees):
+    def form(q, k, v):
+        return attend(q, k, v) * factor
+
+    found = attention.compare("bfloat16", sizes=((8, 16),), find_form=lambda *_: form)
+    assert [figures["agrees"] for _, figures in found] == [agrees] * 2
 
 
 @pytest.mark.parametrize(
@@ -161,11 +165,11 @@ def test_a_wrong_attention_is_seen(monkeypatch, factor, agrees):
     ],
 )
 def test_kernels_have_kinds(name, kind):
-    assert trace.kind(name) == kind
+    assert trace.find_kind(name) == kind
 
 
-def test_a_profile_is_summed():
-    """Two kernels with a pause between, one transfer while they ran, one before, and another program's kernel."""
+def test_a_profile_is_summarized():
+    """It has two kernels with a pause, one transfer while they ran, one before, and another program's kernel."""
     kernels = [
         trace.Kernel("MemcpyH2D", 0, 5, ""),
         trace.Kernel("nvjet_1 dot.3", 10, 60, "jit_denoise"),
@@ -173,16 +177,16 @@ def test_a_profile_is_summed():
         trace.Kernel("loop_add_fusion add.1", 90, 20, "jit_denoise"),
         trace.Kernel("nvjet_1", 200, 50, "jit_decode"),
     ]
-    summary = trace.summed(kernels, "denoise")
+    summary = trace.summarize(kernels, "denoise")
     assert summary["shares"] == {"matrix product": 0.75, trace.REST: 0.25} and summary["busy"] == 0.8
     assert summary["transfers"] == 1 and summary["kernels"] == 2
     assert summary["longest"] == {"nvjet_1": 0.75, "loop_add_fusion": 0.25}
     with pytest.raises(UserError, match="nothing of the program"):
-        trace.summed(kernels, "vocode")
+        trace.summarize(kernels, "vocode")
 
 
 def test_a_real_profile_is_read(tmp_path):
-    """Of a CPU: operations of the compiled program, without the loop that contains them."""
+    """On a CPU it has operations of the compiled program, without the loop that contains them."""
 
     @jax.jit
     def loop(x):
@@ -193,23 +197,23 @@ def test_a_real_profile_is_read(tmp_path):
     with jax.profiler.trace(tmp_path):
         loop(x).block_until_ready()
     (file,) = tmp_path.rglob("*.xplane.pb")
-    kernels = list(trace.kernels(jax.profiler.ProfileData.from_file(str(file))))
+    kernels = list(trace.read_kernels(jax.profiler.ProfileData.from_file(str(file))))
     assert kernels and not any(kernel.name.startswith("while") for kernel in kernels)
-    assert trace.summed(kernels, "loop")["busy"] > 0
+    assert trace.summarize(kernels, "loop")["busy"] > 0
 
 
-def test_a_program_tells_of_itself():
+def test_the_text_of_a_program_is_described():
     text = """
     %a = bf16[2] custom-call(%x), custom_call_target="__cudnn$fmhaSoftmax"
     %b = (bf16[2]) custom-call(%x, %k), window={size=3x3}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$conv"
     %c = token[] outfeed(%b, %t)
     """
-    found = trace.of_program(text)
+    found = trace.describe_program(text)
     assert found == {"fused_attentions": 1, "convolutions_by_layout": {"b01f": 1}, "host_operations": 1}
 
 
-def test_the_loop_is_lowered_for_cuda_with_fused_attention_and_without_talk_with_the_host(monkeypatch):
-    """From shapes alone, in bfloat16, two models. What JAX asks of a GPU is answered for it."""
+def test_the_loop_for_cuda_has_fused_attention_and_no_host_operations(monkeypatch):
+    """It is lowered from shapes alone, in bfloat16, for two models, with a fake answer about the GPU's cuDNN."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     change = {"block_out_channels": [32, 64], "layers_per_block": 1, "attention_head_dim": 4, "norm_num_groups": 8}
     change |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}

@@ -16,7 +16,6 @@ from absl import app
 from absl.testing import flagsaver
 from jax.sharding import AxisType
 
-from bench.topology import COLLECTIVES
 from convert import conversion
 from its_jax import gallery, pretrained, video
 from its_jax.checkpoints import load
@@ -33,6 +32,7 @@ from tests.helpers import authors_color as authors_colour
 from tests.helpers import finished_samples as finished
 from tests.helpers import model_folder, pixel_folder
 from tests.helpers.authors_color import jax_side, torch_side
+from tests.helpers.collectives import COLLECTIVES
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

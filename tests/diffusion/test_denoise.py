@@ -14,7 +14,6 @@ import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from bench.topology import COLLECTIVES
 from its_jax.diffusion import denoise
 from its_jax.diffusion.feature_cache import Mode, empty_caches
 from its_jax.diffusion.schedule import NoiseSchedule
@@ -24,6 +23,7 @@ from its_jax.diffusion.views import VIEWS
 from its_jax.diffusion.windows import Windows
 from its_jax.errors import UserError
 from its_jax.settings import schema
+from tests.helpers.collectives import COLLECTIVES
 
 SD15 = json.loads((pathlib.Path(__file__).parents[1] / "data/configs/sd15.scheduler.json").read_text())
 SCHEDULE = NoiseSchedule.from_dict(SD15)

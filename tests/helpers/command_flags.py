@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @functools.cache
 def flags_of(module):
-    """Names, of absl's and argparse's; of a function that adds some, those of its file."""
+    """Returns the names of absl's and argparse's flags."""
     path = ROOT / pathlib.Path(*module.split("."))
     path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -18,6 +18,6 @@ def flags_of(module):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         if node.func.attr.startswith("DEFINE_") or node.func.attr == "add_argument":
-            found |= {argument.value.removeprefix("--") for argument in node.args[:1]}
-    helpers = {f"bench.{name}" for name in ("flags", "topology")} if module.startswith("bench.") else set()
-    return found.union(*(flags_of(helper) for helper in helpers - {module})) if module not in helpers else found
+            names = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            found |= {name.removeprefix("--") for name in names}
+    return found

@@ -6,8 +6,8 @@ import transformers
 from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from bench.random_weights import randomised
 from tests.helpers.model_folder import save_tokenizer
+from tests.helpers.random_weights import randomize
 
 TEXT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 VISION = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, image_size=24,
@@ -29,7 +29,7 @@ def build_clip(folder):
     (folder / "vocab.json").write_text(json.dumps(vocab))
     text = TEXT | dict(vocab_size=tokens, max_position_embeddings=77, eos_token_id=2, bos_token_id=0, pad_token_id=1)
     config = transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=10)
-    twin = randomised(transformers.CLIPModel(config))
+    twin = randomize(transformers.CLIPModel(config))
     twin.text_projection.weight.data *= -1  # by chance all cosines were below 0, where scores are equal
     twin.save_pretrained(folder)
     CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24).save_pretrained(folder)
@@ -42,7 +42,7 @@ def build_clap(folder):
     tokens = save_roberta(folder)
     text = TEXT | dict(vocab_size=tokens, max_position_embeddings=66, projection_dim=12)
     config = transformers.ClapConfig(text_config=text, audio_config=SWIN | {"projection_dim": 12}, projection_dim=12)
-    twin = randomised(transformers.ClapModel(config))
+    twin = randomize(transformers.ClapModel(config))
     for values in twin.text_projection.linear2.parameters():
         values.data *= -1  # as above
     twin.save_pretrained(folder)

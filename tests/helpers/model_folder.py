@@ -11,9 +11,9 @@ import torch
 import transformers
 from jax.sharding import AxisType
 
-from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.pipeline import placement
+from tests.helpers.random_weights import randomize
 
 TEXT_WIDTH = 24
 VOCODER = dict(
@@ -36,7 +36,7 @@ def one_quick_device(cache):
 
 
 def small_unet(seed=0, **change):
-    return randomised(
+    return randomize(
         diffusers.UNet2DConditionModel(
             block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=2,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -47,7 +47,7 @@ def small_unet(seed=0, **change):
 
 
 def small_vae(seed=0):
-    return randomised(
+    return randomize(
         diffusers.AutoencoderKL(
             block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2,
@@ -61,11 +61,11 @@ def small_text_encoder(vocab_size, seed=0, *, width=TEXT_WIDTH):
         vocab_size=vocab_size, hidden_size=width, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
-    return randomised(transformers.CLIPTextModel(config), seed)
+    return randomize(transformers.CLIPTextModel(config), seed)
 
 
 def small_vocoder(seed=0):
-    return randomised(TorchGenerator(VOCODER), seed)
+    return randomize(TorchGenerator(VOCODER), seed)
 
 
 def weight_normed(module, norm=torch.nn.utils.weight_norm):

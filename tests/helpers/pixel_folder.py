@@ -5,7 +5,7 @@ import json
 import diffusers
 import transformers
 
-from bench.random_weights import randomised, randomised_t5
+from tests.helpers.random_weights import randomize, randomize_t5
 from tests.helpers.torch_twins import read
 
 WIDTH = 24
@@ -34,9 +34,9 @@ def build(folder, stage=1, *, shards=None):
     tokens = save_tokenizer(folder / "tokenizer")
     config = transformers.T5Config(vocab_size=tokens, d_model=WIDTH, d_kv=8, d_ff=40, num_layers=2, num_heads=3,
                                    feed_forward_proj="gated-gelu")  # fmt: skip
-    text_encoder = randomised_t5(transformers.T5EncoderModel(config), stage)
+    text_encoder = randomize_t5(transformers.T5EncoderModel(config), stage)
     text_encoder.save_pretrained(folder / "text_encoder", **({"max_shard_size": shards} if shards else {}))
-    unet = randomised(diffusers.UNet2DConditionModel(**STAGES[stage]), stage)
+    unet = randomize(diffusers.UNet2DConditionModel(**STAGES[stage]), stage)
     unet.save_pretrained(folder / "unet")
     scheduler = read("configs", f"if_{'i' * stage}.scheduler")
     diffusers.DDPMScheduler.from_config(scheduler).save_pretrained(folder / "scheduler")

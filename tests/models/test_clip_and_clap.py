@@ -8,13 +8,13 @@ import torch
 import transformers
 from flax import nnx
 
-from bench.random_weights import randomised
 from convert.names import canonical
 from convert.tensors import Tensor
 from its_jax.errors import UserError
 from its_jax.models.clap import ClapConfig, ClapModel
 from its_jax.models.clip import CLIPConfig, CLIPModel
 from its_jax.models.state_dict import abstract_arrays, load_state_dict, torch_shapes
+from tests.helpers.random_weights import randomize
 from tests.helpers.torch_twins import TOLERANCE, normal, read
 
 TEXT = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -41,7 +41,7 @@ CLAP = {
 
 def clip_twin(name):
     text, vision = CLIP[name]
-    return randomised(
+    return randomize(
         transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=10))
     )
 
@@ -52,7 +52,7 @@ def clap_twin(name):
         audio_config=CLAP[name] | {"projection_dim": 12},
         projection_dim=12,
     )
-    return randomised(transformers.ClapModel(config))
+    return randomize(transformers.ClapModel(config))
 
 
 def converted(model, config, twin):

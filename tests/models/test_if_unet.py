@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models import backends, cpu_kernels
 from its_jax.models.if_unet import PixelUNet, PixelUNetConfig
 from its_jax.models.layers import QUERY_CHUNK
 from its_jax.models.state_dict import abstract_arrays, torch_shapes
+from tests.helpers.random_weights import randomize
 from tests.helpers.torch_twins import (
     assert_close,
     assert_equal,
@@ -66,7 +66,7 @@ call = jit(lambda model, *inputs: model(*inputs))
 def torch_twin(name):
     """Torch model, our config of it, our inputs, and its answer to them."""
     raw, size = TWINS[name]
-    twin = randomised(diffusers.UNet2DConditionModel(**raw))
+    twin = randomize(diffusers.UNet2DConditionModel(**raw))
     config = PixelUNetConfig.from_dict(dict(twin.config))
     inputs = [normal((2, *size, config.in_channels)), np.array([957, 3]), normal((2, 7, config.encoder_hid_dim), 1)]
     if config.class_embed_type:

@@ -1,7 +1,6 @@
 """What our sampler makes of the embedded models is what PyTorch makes of the very same folders, end to end."""
 
 import runpy
-import sys
 from pathlib import Path
 
 import jax
@@ -12,13 +11,13 @@ import torch
 from jax.sharding import AxisType
 from PIL import Image
 
-from bench import parity, torch_reference
+from bench.parity import compare, torch_reference
 from its_jax.pipeline import placement
 from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from its_jax.storage.files import read_json
-from tests.helpers import model_folder
+from tests.helpers import bench_command, model_folder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "its_jax" / "tiny" / "weights"
@@ -77,8 +76,8 @@ def test_latents_are_pytorchs(ours, theirs):
 
 def test_pictures_are_pytorchs(ours, theirs):
     """The spectrogram has 256 levels here, so it may be half of one away."""
-    assert min(theirs.picture.std(), theirs.spectrogram.std()) > 0.05
-    np.testing.assert_allclose(ours.pictures["image"], theirs.picture, rtol=0, atol=1 / 255)
+    assert min(theirs.image.std(), theirs.spectrogram.std()) > 0.05
+    np.testing.assert_allclose(ours.pictures["image"], theirs.image, rtol=0, atol=1 / 255)
     np.testing.assert_allclose(ours.spectrogram, theirs.spectrogram, rtol=0, atol=1 / 255)
 
 
@@ -116,18 +115,18 @@ def test_a_step_without_a_model_is_an_error(small):
         torch_reference.sample(image, audio, **prompts, num_steps=2, image_start_step=1, audio_start_step=1)
 
 
-def test_the_command_writes_a_picture_and_a_sound(small, tmp_path, monkeypatch):
+def test_the_command_writes_an_image_and_audio(small, tmp_path):
     image, audio, _ = small
     flags = {"image": image, "audio": audio, "image_prompt": "cat", "audio_prompt": "dog", "height": 12, "width": 48}
     flags |= {"num_steps": 2, "image_start_step": 1, "out": tmp_path / "new" / "out"}
-    monkeypatch.setattr(sys, "argv", ["torch_reference", *(f"--{name}={value}" for name, value in flags.items())])
-    torch_reference.main()
+    arguments = (f"--{name}={value}" for name, value in flags.items())
+    assert bench_command.run("bench.parity.torch_reference", *arguments) == 0
     assert Image.open(flags["out"] / "image.png").size == Image.open(flags["out"] / "spectrogram.png").size == (48, 12)
     assert len(soundfile.read(flags["out"] / "audio.wav")[0]) == 48 * model_folder.VOCODER["hop_size"]
 
 
 def test_parity_at_full_size_is_on_record():
-    """As `python -m bench.parity_full_size` found it."""
+    """As `python -m bench.parity.full_size` found it."""
     record = read_json(ROOT / "bench" / "results" / "parity_full_size.json")
     alone = [f"{term}_{part}" for term in TERMS for part in ("text_encoder", "unet")]
     assert record["parts"].keys() == {*alone, "vae_encoder", "vae_decoder", "vocoder", "loop_of_3_steps"}
@@ -140,4 +139,4 @@ def test_a_part_without_scale_cannot_pass():
     """A result that is zero or not finite everywhere has an error that is no number, which is above any bound."""
     for broken in (np.zeros(3), np.full(3, np.nan), np.full(3, np.inf)):
         with np.errstate(invalid="ignore"):
-            assert not parity.compared(broken, broken)["relative_error"] <= parity.BOUND
+            assert not compare.compare(broken, broken)["relative_error"] <= compare.BOUND

@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-from bench.random_weights import randomised_t5
 from convert.names import canonical
 from convert.tensors import Tensor
 from its_jax.errors import UserError
 from its_jax.models.state_dict import abstract_arrays, load_state_dict, to_state_dict, torch_shapes
 from its_jax.models.t5 import T5Config, T5EncoderModel, buckets
+from tests.helpers.random_weights import randomize_t5
 from tests.helpers.torch_twins import assert_close, assert_equal, jit, read
 
 SMALL = dict(vocab_size=99, d_model=24, d_kv=8, d_ff=40, num_layers=3, num_heads=3, feed_forward_proj="gated-gelu")
@@ -28,7 +28,7 @@ LENGTHS = (1, 30, 77)  # of texts padded to 77 tokens
 
 def torch_twin(name):
     """The twin, our config of it, and padded texts."""
-    twin = randomised_t5(transformers.T5EncoderModel(transformers.T5Config(**TWINS[name])))
+    twin = randomize_t5(transformers.T5EncoderModel(transformers.T5Config(**TWINS[name])))
     ids = np.random.default_rng(0).integers(3, 99, (3, 77))
     for row, length in zip(ids, LENGTHS, strict=True):
         row[length - 1], row[length:] = 1, 0

@@ -8,12 +8,12 @@ import torch
 import transformers
 from flax import nnx
 
-from bench.random_weights import randomised
 from convert.torch_vocoder import TorchGenerator
 from its_jax.errors import UserError
 from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel
 from its_jax.models.hifigan import Generator, VocoderConfig
 from its_jax.models.state_dict import torch_shapes
+from tests.helpers.random_weights import randomize
 from tests.helpers.torch_twins import TOLERANCE, assert_rounded, loaded, normal, read, torch_result
 
 TEXT = {
@@ -46,7 +46,7 @@ VOCODER = {
 def text_twin(name):
     """Torch model, token ids [2, n] and its hidden states [2, n, d]."""
     ids = dict(bos_token_id=0, pad_token_id=1, eos_token_id=2)
-    twin = randomised(transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**ids, **TEXT[name]})))
+    twin = randomize(transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**ids, **TEXT[name]})))
     return twin, twin.config.to_dict()
 
 
@@ -58,7 +58,7 @@ def text_states(twin, length):
 
 def vocoder_twin(name):
     raw = {**VOCODER[name], **FRONT_END}
-    return randomised(TorchGenerator(raw)), VocoderConfig.from_dict(raw)
+    return randomize(TorchGenerator(raw)), VocoderConfig.from_dict(raw)
 
 
 def vocoder_waveform(twin, config, frames):
@@ -120,7 +120,7 @@ def test_pytorchs_side_is_the_hifigan_of_transformers():
     other = transformers.SpeechT5HifiGan(
         transformers.SpeechT5HifiGanConfig(model_in_dim=6, leaky_relu_slope=0.1, normalize_before=False, **shared)
     )
-    twin = randomised(TorchGenerator(raw))
+    twin = randomize(TorchGenerator(raw))
     state = {key.replace("ups.", "upsampler."): value for key, value in twin.state_dict().items()}
     assert set(other.load_state_dict(state, strict=False).missing_keys) <= {"mean", "scale"}
     log_mel = normal((1, 9, 6))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK, timestep_embedding
 from its_jax.models.state_dict import abstract_arrays, torch_shapes
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.pipeline import prompts
+from tests.helpers.random_weights import randomize
 from tests.helpers.torch_twins import (
     assert_close,
     assert_equal,
@@ -73,7 +73,7 @@ call = jit(lambda model, *inputs: model(*inputs))
 def torch_twin(name):
     """Torch model, our config of it, our inputs, and its answer to them."""
     raw, size = TWINS[name]
-    twin = randomised(diffusers.UNet2DConditionModel(**raw))
+    twin = randomize(diffusers.UNet2DConditionModel(**raw))
     config = UNetConfig.from_dict(dict(twin.config))
     inputs = (
         normal((2, *size, config.in_channels)),

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.random_weights import randomised
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK
 from its_jax.models.state_dict import abstract_arrays, torch_shapes
 from its_jax.models.vae import AutoencoderKL, VAEConfig
+from tests.helpers.random_weights import randomize
 from tests.helpers.torch_twins import (
     assert_close,
     assert_equal,
@@ -60,7 +60,7 @@ def torch_twin(name):
     raw, size = TWINS[name]
     n = len(raw["block_out_channels"])
     blocks = dict(down_block_types=["DownEncoderBlock2D"] * n, up_block_types=["UpDecoderBlock2D"] * n)
-    twin = randomised(diffusers.AutoencoderKL(**raw, **blocks))
+    twin = randomize(diffusers.AutoencoderKL(**raw, **blocks))
     config = VAEConfig.from_dict(dict(twin.config))
     return twin, config, np.tanh(normal((2, *size, config.in_channels)))
 

@@ -15,7 +15,6 @@ import soundfile
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from bench.topology import COLLECTIVES
 from convert import conversion
 from its_jax import pretrained, sample
 from its_jax.diffusion import denoise
@@ -33,6 +32,7 @@ from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import read_settings
 from its_jax.storage.files import read_json
 from tests.helpers import model_folder
+from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.sample_settings import replace_in_term
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"

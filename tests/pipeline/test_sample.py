@@ -24,7 +24,6 @@ from absl import app
 from absl.testing import flagsaver
 from tqdm import tqdm
 
-from bench.topology import COLLECTIVES
 from its_jax import pretrained, sample
 from its_jax.checkpoints import load
 from its_jax.errors import UserError
@@ -41,6 +40,7 @@ from its_jax.settings.schema import TERMS, RunOptions
 from its_jax.storage import files
 from its_jax.storage.files import read_json, write_json
 from tests.helpers import model_folder
+from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.model_folder import edit, edit_json
 from tests.helpers.sample_settings import replace_in_term
 from tests.helpers.small import CONFIG, SMALL

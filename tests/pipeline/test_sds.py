@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.topology import COLLECTIVES
 from its_jax import pretrained, sample
 from its_jax.diffusion import denoise
 from its_jax.diffusion.views import VIEWS
@@ -24,6 +23,7 @@ from its_jax.pipeline.methods.resume import FOLDER, ResumeState
 from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import read_settings
 from its_jax.settings.steps import total_steps
+from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.torch_twins import jit
 
 SDS = {"method": "sds", "num_steps": 3, "learning_rate": 1e-2, "num_samples": 2, "batch_size": 8}

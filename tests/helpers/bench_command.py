@@ -1,0 +1,36 @@
+"""Runs commands of `bench/` in this process."""
+
+import contextlib
+import runpy
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from absl import app, flags
+
+
+def run(module: str, *arguments: object) -> int:
+    """Runs `python -m MODULE ARGUMENTS` and returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch, _own_flags(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # runpy warns about modules that the tests have imported before
+        patch.setattr(sys, "argv", [module, *map(str, arguments)])
+        patch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(sys.argv)))
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+@contextlib.contextmanager
+def _own_flags() -> Iterator[None]:
+    """Removes the flags that are defined inside, because several commands define flags of the same name."""
+    app.define_help_flags()
+    before = set(flags.FLAGS)
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
