@@ -25,13 +25,13 @@ _WORKDIR = flags.DEFINE_string(
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
 
 
-def main():
+def main(pipeline=None):
     if (_CONFIG.value is None) == (_FROM.value is None):
         raise UserError("give either --config=FILE.py or --from=FILE.png|FILE.wav|sample.json")
     if _FROM.value is not None:
-        run_again(Path(_FROM.value), Path(_WORKDIR.value))
+        run_again(Path(_FROM.value), Path(_WORKDIR.value), pipeline)
     else:
-        run(_CONFIG.value, Path(_WORKDIR.value))
+        run(_CONFIG.value, Path(_WORKDIR.value), pipeline)
 
 
 def run(config, workdir, pipeline=None):

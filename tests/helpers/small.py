@@ -1,5 +1,6 @@
 """Fixtures of tests that make samples: small models, converted, and a config for them."""
 
+import os
 import pathlib
 import runpy
 
@@ -18,8 +19,10 @@ SMALL |= {"image.start_step": 1, "audio.start_step": 0, "video": False}
 
 @pytest.fixture(scope="module")
 def quick_programs(tmp_path_factory):
-    """Programs are compiled without effort, for they run for milliseconds, and kept for the next test."""
+    """Compiles programs with little effort, because they run for milliseconds, and keeps them for all test processes."""
     cache = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    programs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     options = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
     before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", *options)}
     with pytest.MonkeyPatch.context() as patch:
@@ -27,7 +30,8 @@ def quick_programs(tmp_path_factory):
         for name, value in options.items():
             patch.setenv(name.upper(), str(int(value)))  # for processes that tests start
             jax.config.update(name, value)
-        jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
+        jax.config.update("jax_compilation_cache_dir", str(programs))
         compilation_cache.reset_cache()  # else a folder that is named after the first compilation is not used
         yield
     for name, value in before.items():
