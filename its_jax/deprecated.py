@@ -33,6 +33,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "kinds": "setting_types",
             "terms": "term_names",
+            "METHODS": "its_jax.settings.methods:METHODS",
             "settings_of": "its_jax.settings.records:settings_of",
             "RECORD": "its_jax.settings.records:RECORD",
             "VIDEO": "its_jax.settings.records:VIDEO",

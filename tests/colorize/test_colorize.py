@@ -264,10 +264,10 @@ def test_the_gallery_shows_them(coloured, opened):
 def test_a_video_of_any_of_them_can_be_made_later(coloured, tmp_path):
     workdir = shutil.copytree(coloured, tmp_path / "out")
     (sample, _) = samples.open_samples(workdir)
-    assert video.run(workdir / sample, "color_01") == workdir / sample / "color_01.mp4"
+    assert video.write_video(workdir / sample, "color_01") == workdir / sample / "color_01.mp4"
     assert (workdir / sample / "color_01.mp4").stat().st_size > 1000
     with pytest.raises(UserError, match="--color=color_07: .* it has color_00, color_01"):
-        video.run(workdir / sample, "color_07")
+        video.write_video(workdir / sample, "color_07")
 
 
 # Programs

@@ -10,7 +10,7 @@ from test_stages import small_mel_config
 from its_jax.audio.mel import log_mel, mel_to_image
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
-from its_jax.media import images, sounds, video
+from its_jax.media import ffmpeg, images, sounds
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.pipeline import decoding, init_latent
 from tests.helpers import model_folder
@@ -85,7 +85,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
 def test_the_sound_of_an_m4a_is_read(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), 44100)
-    video.run_ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
+    ffmpeg.run_ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
     waveform = sounds.read_audio(tmp_path / "a.m4a", 16000)
     assert abs(len(waveform) - 16000) < 1500 and abs(waveform[4000:12000].std() - 0.5 / 2**0.5) < 0.02
 
