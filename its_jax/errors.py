@@ -1,6 +1,7 @@
 """The one exception that stands for a user's mistake rather than a bug of ours."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -27,6 +28,13 @@ def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
     """Raises `UserError` unless a setting has one of the values that are known."""
     if value not in known:
         raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
+
+
+def unknown_setting(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns the message for a setting that is not among `known`, with the nearest known one."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
+    return f"there is no setting {prefix}{name}; {hint}"
 
 
 class Cancelled(Exception):

@@ -357,8 +357,8 @@ def test_a_full_disk_leaves_what_is_complete_and_the_rest_can_be_made(small, sha
     ("change", "message"),
     [
         ({"num_step": 3}, "there is no setting num_step; did you mean num_steps?"),
-        ({"image.promt": "x"}, "there is no setting promt; did you mean prompt?"),
-        ({"image.size": 3}, "there is no setting size"),
+        ({"image.promt": "x"}, "there is no setting image.promt; did you mean image.prompt?"),
+        ({"image.size": 3}, "there is no setting image.size; known are"),
         ({"num_steps": "many"}, "num_steps"),
         ({"solver": "heun"}, "solver='heun' is not known here; choose one of ddim, euler, dpmpp_2m"),
         ({"image.view": "block_rearrange", "crop_image": True}, "crop_image cuts the end of the spectrogram off"),

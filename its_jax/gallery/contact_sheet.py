@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from its_jax.errors import UserError
+from its_jax.errors import UserError, unknown_setting
 from its_jax.gallery import axes
 from its_jax.media import text_layout
-from its_jax.settings.parse import unknown_setting
 from its_jax.storage import files, samples
 from its_jax.storage.samples import Sample
 

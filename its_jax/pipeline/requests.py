@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from its_jax.errors import UserError
-from its_jax.settings.parse import read_settings, unknown_setting
+from its_jax.errors import UserError, unknown_setting
+from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, RunOptions, SampleSettings, term_names
 from its_jax.settings.validate import check_seed
 
@@ -42,20 +42,20 @@ def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     settings, known_terms = dict(base), term_names(base)
     for name, value in changes.items():
         if name in known_terms:
-            settings[name] = {**base.get(name, {}), **_term_changes(name, value)}
+            settings[name] = {**base.get(name, {}), **_term_changes(name, value, base.get(name, TERM_TYPES))}
         elif name not in SAMPLE_TYPES and name not in RUN_TYPES and not _is_new_term(value):
-            raise UserError(unknown_setting(name, {*SAMPLE_TYPES, *RUN_TYPES, *known_terms}))
+            raise UserError(unknown_setting(name, base))
         else:
             settings[name] = _plain(value)
     return settings
 
 
-def _term_changes(term, value):
+def _term_changes(term, value, known):
     if not isinstance(value, Mapping):
         return {"prompt": _plain(value)}
     for name in value:
         if name not in TERM_TYPES:
-            raise UserError(unknown_setting(name, TERM_TYPES, f"{term}."))
+            raise UserError(unknown_setting(name, known, f"{term}."))
     return {name: _plain(one) for name, one in value.items()}
 
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 from absl import app, flags
 from absl import logging as absl_logging
 
+from its_jax import errors
 from its_jax.errors import UserError
 
 # Errors of flags and configs whose message says what is wrong. Other errors are reported with their line of code.
@@ -132,9 +133,21 @@ def describe(error: Exception) -> str:
 
 
 def unknown_setting(error: KeyError) -> str:
-    """Returns ml_collections' error for an unknown setting in one line."""
-    name, *hint = str(error.args[0]).splitlines()
-    return f"there is no setting {name}; {hint[0] if hint else 'look for its name in the config file'}"
+    """Returns the message for ml_collections' error about a setting that a config does not have."""
+    name, *hint = str(error.args[0]).replace("'", "").splitlines()
+    # The error has only the last part of the name, and the flag has all of it.
+    flag = next((found for found in sys.argv if re.match(rf"--?config\.([\w.]+\.)?{re.escape(name)}(=|$)", found)), "")
+    prefix = flag.partition("config.")[2].partition("=")[0].removesuffix(name)
+    close = re.match(r'Did you mean "(\w+)"', hint[0]) if hint else None
+    known = [close[1]] if close else _keys_of_config(error)
+    return errors.unknown_setting(name, known, prefix) if known else f"there is no setting {prefix}{name}"
+
+
+def _keys_of_config(error: KeyError) -> list[str]:
+    """Returns the keys of the ConfigDict that raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    config = frames[-1].f_locals.get("self") if frames else None
+    return list(config.keys()) if hasattr(config, "keys") else []
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:

@@ -1,13 +1,12 @@
 """Reads settings from a config."""
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from its_jax.errors import UserError
+from its_jax.errors import UserError, unknown_setting
 from its_jax.settings.fields import parse_types
 from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, TERMS, RunOptions, SampleSettings, term_names
 from its_jax.settings.validate import check_seed, validate
@@ -68,10 +67,3 @@ def check_names(settings: Collection[str], known: Collection[str], prefix: str =
     for name in settings:
         if name not in known:
             raise UserError(unknown_setting(name, known, prefix))
-
-
-def unknown_setting(name: str, known: Collection[str], prefix: str = "") -> str:
-    """Returns the message for a setting that is not among `known`, with the nearest known one."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-    return f"there is no setting {prefix}{name}; {hint}"

@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from its_jax.errors import UserError
+from its_jax.errors import UserError, unknown_setting
 from its_jax.settings.ids import sample_ids
-from its_jax.settings.parse import expand, unknown_setting
+from its_jax.settings.parse import expand
 from its_jax.settings.schema import TERMS, SampleSettings, setting_types
 from its_jax.settings.validate import check_seed
 
