@@ -136,7 +136,7 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"image__view": "block_rearrange", "wrap": True}, "whole canvas at once"),
         ({"noise": "numpy"}, "noise='numpy'.*jax, torch"),
         ({"method": "magic"}, "method='magic'.*fused, image_only, audio_only, alternating"),
-        ({"method": "imprint", "init_audio": __file__}, "init_audio=.*method='imprint' has no use for it"),
+        ({"method": "imprint", "init_audio": __file__}, "init_audio=.*method='imprint' does not use it"),
         ({"method": "imprint", "mag_ratio": 1.5}, "mag_ratio=1.5: must be 0"),
         ({"image__num_steps": -1}, r"image\.num_steps=-1: must be 0"),
         ({"image__turn": 0}, r"image\.turn=0: must be 1 or more"),
@@ -372,7 +372,7 @@ def test_the_imprint_of_the_authors():
     assert one.mag_ratio == 0.5 and one.inverse_image
     (one,) = expand(get_config("imprint").to_dict(), 1)
     assert total_steps(one) == 50
-    with pytest.raises(UserError, match="image and audio alone: take dog away"):
+    with pytest.raises(UserError, match="uses only image and audio: remove dog"):
         validate(dataclasses.replace(one, terms={**one.terms, "dog": one.terms["image"]}))
 
 
