@@ -31,6 +31,7 @@ class Safe:
         self.source = source
 
     def __call__(self, items: "Sequence[Item]") -> dict[str, list[float]]:
+        """Scores samples: `safe` -> a number for each of them."""
         return {"safe": [min(map(self.margin, item.images.values())) for item in items]}
 
     def margin(self, image: np.ndarray) -> float:

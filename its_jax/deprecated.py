@@ -43,8 +43,8 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "its_jax.load": (
         "its_jax.checkpoints.load",
         {
-            "load": "its_jax.pretrained:load_model",
-            "outline": "its_jax.pretrained:abstract_model",
+            "load": "its_jax.deprecated:load",
+            "outline": "its_jax.deprecated:outline",
             "check_parts": "its_jax.pretrained:check_components",
             "fill": "restore_weights",
         },
@@ -110,6 +110,13 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     },
 }
 
+# Functions of this module that take old arguments -> the functions to use instead.
+_ADAPTERS = {
+    "its_jax.deprecated:job_id": "its_jax.settings.ids:sample_id",
+    "its_jax.deprecated:load": "its_jax.pretrained:load_model",
+    "its_jax.deprecated:outline": "its_jax.pretrained:abstract_model",
+}
+
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -129,7 +136,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: types.ModuleType) -> None:
         """Warns of the import and makes the module forward its attributes."""
         new, renamed = MODULES[module.__name__]
-        changes = "".join(f"; {old} is now {name.replace(':', '.')}" for old, name in renamed.items())
+        current = {old: _ADAPTERS.get(place, place).replace(":", ".") for old, place in renamed.items()}
+        changes = "".join(f"; {old} is now {place}" for old, place in current.items())
         _warn(module.__name__, f"{new}{changes}")
 
         def forward(name: str) -> Any:
@@ -176,6 +184,20 @@ def job_id(job: Any) -> str:
     from its_jax.settings.schema import SampleSettings
 
     return sample_id(job if isinstance(job, SampleSettings) else SampleSettings.from_dict(job))
+
+
+def load(source: str, *, parts: Any = None, **options: Any) -> Any:
+    """Calls `its_jax.pretrained.load_model`, whose `components` were `parts` in `its_jax.load`."""
+    from its_jax import pretrained
+
+    return pretrained.load_model(source, **({} if parts is None else {"components": parts}), **options)
+
+
+def outline(source: str, *, parts: Any, **options: Any) -> Any:
+    """Calls `its_jax.pretrained.abstract_model`, whose `components` were `parts` in `its_jax.load`."""
+    from its_jax import pretrained
+
+    return pretrained.abstract_model(source, components=parts, **options)
 
 
 def _resolve(place: str) -> Any:

@@ -1,4 +1,4 @@
-"""Loading models from their sources: errors name what is missing before weights are read."""
+"""Loading models from their sources: missing files and components are reported before weights are read."""
 
 import shutil
 

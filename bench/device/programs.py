@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from bench.published import COMPONENTS, CONFIGS, SCHEDULER, read_config
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.errors import UserError
 from its_jax.models import backends, registry

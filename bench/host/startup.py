@@ -37,7 +37,7 @@ import jax, transformers
 from its_jax.pretrained import load_model
 jax.devices(), transformers.CLIPTokenizer
 start = time.perf_counter()
-model = load_model(sys.argv[1], parts=("text_encoder", "unet", "vae"), dtype=sys.argv[2])
+model = load_model(sys.argv[1], components=("text_encoder", "unet", "vae"), dtype=sys.argv[2])
 jax.block_until_ready((model.text_encoder, model.unet, model.vae))
 print(time.perf_counter() - start)
 """

@@ -34,7 +34,7 @@ class _Scorer:
     """A model of image or audio and text, which caches the embeddings of texts.
 
     Attributes:
-      source: as given. identity: of the model, see `its_jax.checkpoints.load.Model`.
+      source: as given. identity: of the model, see `its_jax.checkpoints.model.Model`.
     """
 
     name: str

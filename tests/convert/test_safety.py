@@ -1,4 +1,4 @@
-"""The safety checker as a scorer, against diffusers' own."""
+"""The safety checker as a scorer: its signs agree with the results of diffusers."""
 
 import types
 
@@ -14,7 +14,7 @@ from its_jax.errors import UserError
 
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory):
-    """A small one with random weights and thresholds."""
+    """A small checker with random weights and thresholds."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = size | {"image_size": 32, "patch_size": 8}
@@ -48,5 +48,5 @@ def test_images_that_the_checker_withholds_score_below_zero(checker):
 
 
 def test_a_missing_checker_is_reported_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="the safety checker cannot be had"):
+    with pytest.raises(UserError, match="the safety checker is not available"):
         safety.Safe(str(tmp_path / "nowhere")).margin(np.zeros((8, 8, 3)))

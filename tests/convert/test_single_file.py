@@ -28,7 +28,7 @@ def single(twins, tmp_path):
 
 
 def test_diffusers_maps_all_old_names_back_to_current_ones():
-    """With all tensors of Stable Diffusion 1.5, and the code of diffusers in place of our own rule."""
+    """Checks all tensors of Stable Diffusion 1.5 with the code of diffusers instead of our own rule."""
     for component, theirs in (("unet", convert_ldm_unet_checkpoint), ("vae", convert_ldm_vae_checkpoint)):
         names = read("shapes", f"sd15.{component}")
         old = single_file.old_names(component, names)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from its_jax.audio.mel import MelConfig
-from its_jax.checkpoints.load import Model
+from its_jax.checkpoints.model import Model
 from its_jax.pipeline import decoding
 from its_jax.pipeline import prompts as pipeline_prompts
 from its_jax.tiny import judges

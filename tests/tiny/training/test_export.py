@@ -69,7 +69,7 @@ def test_diffusers_and_transformers_open_the_export(folder, models, highest_prec
 
 def test_the_export_loads_as_a_model(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
-    image = pretrained.load_model(str(folder / "image"), parts=("text_encoder", "unet", "vae"), dtype=jnp.float32)
+    image = pretrained.load_model(str(folder / "image"), components=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     audio = pretrained.load_model(str(folder / "audio"), dtype=jnp.float32, share=[image])
     assert image.vae is audio.vae
     assert image.schedule == audio.schedule
