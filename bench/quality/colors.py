@@ -41,7 +41,7 @@ class Colored(NamedTuple):
     @property
     def is_usual(self) -> bool:
         """Whether the hue is one of its subject's usual hues."""
-        return self.hue in colors.usual(self.subject)
+        return self.hue in colors.usual_hues(self.subject)
 
 
 def main():
@@ -69,7 +69,7 @@ def measure(made: Mapping[str, samples.Sample]) -> dict[str, list[Colored]]:
         for name in sample.colors:
             image = sample.picture(name)
             error = 255 * np.abs(image.mean(axis=-1) - sample.picture()).max()
-            found[read_method(sample, name)].append(Colored(read_subject(sample), colors.hue(image), float(error)))
+            found[read_method(sample, name)].append(Colored(read_subject(sample), colors.dominant_hue(image), float(error)))
     return found
 
 
@@ -97,21 +97,21 @@ def summarize(colored: Sequence[Colored]) -> dict[str, Any]:
         "usual": round(right / len(colored), 3),
         "interval": [round(end, 3) for end in metrics.wilson(right, len(colored))],
         "chance": mean(figures["chance"] for figures in subjects.values()),
-        "grey": mean(one.hue == "grey" for one in colored),
+        "grey": mean(one.hue == "gray" for one in colored),
         "grey_off": round(max(one.gray_error for one in colored), 3),
     }
 
 
 def summarize_subject(subject: str, own: Sequence[Colored], colored: Sequence[Colored]) -> dict[str, Any]:
     """Returns the figures of one subject."""
-    usual, others = colors.usual(subject), [one for one in colored if one.subject != subject]
+    usual, others = colors.usual_hues(subject), [one for one in colored if one.subject != subject]
     return {
         "hues": sorted(usual),
         "found": dict(collections.Counter(one.hue for one in own).most_common()),
         "n": len(own),
         "usual": mean(one.is_usual for one in own),
         "chance": mean(one.hue in usual for one in others),
-        "grey": mean(one.hue == "grey" for one in own),
+        "grey": mean(one.hue == "gray" for one in own),
     }
 
 

@@ -36,7 +36,7 @@ def generate_pairs(
     """
     job = expand(settings, 1)[0]
     sampler = Sampler(job, pending=BATCH, batch_size=BATCH)
-    samples = pairs.Store(workdir, sampler, settings).samples("fused", wanted)
+    samples = pairs.SampleCache(workdir, sampler, settings).samples("fused", wanted)
     errors = [scores.denoising_error(sampler.models[term], samples, term) for term in TERMS]
     gflop = stage_flops(sampler, job)["denoise"] / 1e9
     return {**samples, "error": np.mean(errors, axis=0), "gflop": np.float64(gflop)}

@@ -55,6 +55,6 @@ def classify(judge: Judge, canvases: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def log_probabilities(judge: Judge, canvases: jax.Array) -> jax.Array:
-    """Returns the log-probabilities `[n, 12]` of the classes of canvases `[n, 128, w]` in [0, 1]."""
-    return jax.nn.log_softmax(judge(canvases))
+def probabilities(judge: Judge, canvases: jax.Array) -> jax.Array:
+    """Returns the probabilities `[n, 12]` of the classes of canvases `[n, 128, w]` in [0, 1]."""
+    return jax.nn.softmax(judge(canvases))

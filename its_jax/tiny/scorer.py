@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,13 +50,7 @@ def _certainty(kind: str, image: np.ndarray, prompt: str) -> float | None:
     wanted = named(kind, prompt)
     if wanted is None or len(image) != canvas.HEIGHT:
         return None
-    return 100 * float(_probabilities(_judge(kind), jnp.asarray(image[None], jnp.float32))[0, wanted])
-
-
-@jax.jit
-def _probabilities(judge: judges.Judge, canvases: jax.Array) -> jax.Array:
-    """Returns the probabilities `[n, 12]` of the classes."""
-    return jax.nn.softmax(judge(canvases))
+    return 100 * float(judges.probabilities(_judge(kind), jnp.asarray(image[None], jnp.float32))[0, wanted])
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from its_jax.audio.mel import MelConfig, log_mel, mel_to_image
 from its_jax.tiny.data import pictures, sounds
 from its_jax.tiny.recipe import canvas
 
-SPLITS = ("train", "held_out", "judge_train", "judge_held_out", "contrast_train", "contrast_held_out", "picker_train")
+SPLITS = ("train", "held_out", "judge_train", "judge_held_out", "contrast_train", "contrast_held_out")
 SUBJECTS, SOUNDS = tuple(pictures.SUBJECTS), tuple(sounds.SOUNDS)
 CLASSES = len(SUBJECTS)  # as many as SOUNDS
 
