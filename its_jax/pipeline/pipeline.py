@@ -186,9 +186,10 @@ class Pipeline:
             self._programs.clear()
             self._components = None  # Models that are not used any more make room before others are loaded.
             placement = choose_placement(len(settings.terms), devices_per_sample, self._devices)
-            self._components = load_components(
-                settings, placement, self._loader, method.requirements, method.check, share
-            )
+            with timed("load", {}):
+                self._components = load_components(
+                    settings, placement, self._loader, method.requirements, method.check, share
+                )
             self._components_key = key
         return self._components
 

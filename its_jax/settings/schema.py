@@ -11,6 +11,15 @@ TERMS = ("image", "audio")  # every sample has these; `audio` gives the waveform
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
+VIEWS = (  # the keys of `its_jax.diffusion.views.VIEWS`
+    "identity",
+    "block_rearrange",
+    "flip_horizontal",
+    "flip_vertical",
+    "rotate_90",
+    "rotate_180",
+    "rotate_270",
+)
 SOLVERS = ("ddim", "euler", "dpmpp_2m")  # the keys of `its_jax.diffusion.solvers.SOLVERS`
 
 

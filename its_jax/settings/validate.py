@@ -10,6 +10,7 @@ from its_jax.settings.schema import (
     NOISES,
     RECORD_GROUPS,
     SOLVERS,
+    VIEWS,
     VOCODERS,
     SampleSettings,
     TermSettings,
@@ -56,6 +57,7 @@ def _check_term(name: str, term: TermSettings) -> None:
             f"{name!r} cannot name a term: take a small letter, then small letters, digits and _, but none of "
             f"{', '.join(_TAKEN)}"
         )
+    check_choice(f"{name}.view", term.view, VIEWS)
     for key in ("prompt", "negative_prompt"):
         check_text(f"{name}.{key}", getattr(term, key))
     for key in ("guidance_scale", "weight"):

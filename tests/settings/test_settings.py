@@ -9,7 +9,9 @@ import runpy
 
 import pytest
 
+from its_jax.diffusion import views
 from its_jax.errors import UserError
+from its_jax.settings import schema
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import expand, read_settings
 from its_jax.settings.records import RECORD, from_record, recorded_image_terms, unfinished
@@ -394,3 +396,7 @@ def test_the_settings_of_the_authors():
             getattr(one.terms[term], key) for key in ("guidance_scale", "weight", "start_step", "negative_prompt")
         ]
         assert numbers == [10.0, 0.5, start, ""]
+
+
+def test_the_views_are_those_of_the_diffusion_package():
+    assert schema.VIEWS == tuple(views.VIEWS)
