@@ -19,8 +19,8 @@ LAYERS = [
     {"convert", "gallery", "sign"},
     {"pretrained", "sheet"},
     {"pipeline", "scoring"},
-    {"generate", "evaluate", "benchmark", "versus", "top"},
-    {"sample", "sweep", "colorize"},
+    {"generate", "evaluate", "benchmark", "versus"},
+    {"sample", "sweep", "colorize", "top"},
     {"notebook", "tiny", "video"},
 ]
 LIMITS = {"rooms": 30, "layers": 10, "edges": 140}
