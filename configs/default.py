@@ -20,11 +20,11 @@ def get_config():
     config.noise = "jax"  # or "torch": as PyTorch on a CPU draws it in float16
     config.num_steps = 25
     config.solver = "dpmpp_2m"  # or "ddim" or "euler"
-    # The inner layers of the UNets are evaluated at every so many steps, and serve from before between them; 1: at all.
+    # The inner layers of the UNets are evaluated at every n-th step, and their outputs are reused in between.
     config.cache_interval = 1
     config.height = 128  # pixels = mel bands
     config.width = 512  # pixels = frames of 10 ms
-    config.window = 512  # a wider canvas is denoised in windows of so many pixels; 0: all at once
+    config.window = 512  # a wider canvas is denoised in windows of this many pixels; 0: all at once
     config.wrap = False  # a loop: the end leads into the beginning
     config.dtype = "float32"  # or "bfloat16" or "float16"
     config.crop_image = False  # drop the last 32 columns (0.32 s)
@@ -47,13 +47,13 @@ def get_config():
     # The first step with guidance, and the first without again; -1: to the end.
     config.image.guidance_start_step = 0
     config.image.guidance_stop_step = -1
-    # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
+    # The view of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
     # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
     config.image.view = "identity"
     config.image.start_step = 2  # the first step, of num_steps, at which this model takes part
     config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.6
-    config.image.turn = 1  # method "alternating": so many steps in a row are its own
+    config.image.turn = 1  # method "alternating": consecutive steps of this model's turn
 
     config.audio = ConfigDict()
     config.audio.model = "tiny/audio"

@@ -60,11 +60,11 @@ def get_config(example="bell"):
     config.noise = "torch"  # the authors' noise: that of PyTorch on a CPU, in float16; or "jax"
     config.num_steps = 100
     config.solver = "ddim"  # or "dpmpp_2m" or "euler"
-    # The inner layers of the UNets are evaluated at every so many steps, and serve from before between them; 1: at all.
+    # The inner layers of the UNets are evaluated at every n-th step, and their outputs are reused in between.
     config.cache_interval = 1
     config.height = 256  # pixels = mel bands
     config.width = 1024  # pixels = frames of 10 ms
-    config.window = 1024  # a wider canvas is denoised in windows of so many pixels; 0: all at once
+    config.window = 1024  # a wider canvas is denoised in windows of this many pixels; 0: all at once
     config.wrap = False  # a loop: the end leads into the beginning
     config.dtype = "bfloat16"  # or "float32" or "float16"
     config.crop_image = True  # drop the last 32 columns (0.32 s), which Auffusion leaves black
@@ -86,13 +86,13 @@ def get_config(example="bell"):
     # The first step with guidance, and the first without again; -1: to the end.
     config.image.guidance_start_step = 0
     config.image.guidance_stop_step = -1
-    # What it sees of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
+    # The view of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
     # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
     config.image.view = "identity"
     config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
     config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
     config.image.weight = 0.5
-    config.image.turn = 1  # method "alternating": so many steps in a row are its own
+    config.image.turn = 1  # method "alternating": consecutive steps of this model's turn
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"

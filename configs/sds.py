@@ -1,4 +1,4 @@
-"""A baseline: one picture, optimised under both models by score distillation (SDS). Nothing is downloaded.
+"""A baseline: one picture, optimized under both models by score distillation (SDS). Nothing is downloaded.
 
     python -m its_jax.sample --config=configs/sds.py --workdir=out
     python -m its_jax.sample --config=configs/sds.py:tiger --workdir=out
@@ -6,7 +6,7 @@
 One sample of the embedded models takes six minutes on 2 busy CPU cores, about 1.5 s an iteration. A run that was broken
 off goes on where it was; WORKDIR/.progress shows what the pictures look like by then. With a published example as its
 argument (those of configs/sd15_auffusion.py) it is Auffusion and, for the picture, the first stage of DeepFloyd IF with
-the numbers of the paper's authors: 40,000 iterations a sample. IF's licence must be accepted on the hub before; without
+the numbers of the paper's authors: 40,000 iterations a sample. IF's license must be accepted on the hub before; without
 it --config.image.model=stable-diffusion-v1-5/stable-diffusion-v1-5 guides the picture by latents.
 """
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from its_jax.errors import UserError
 
 T = TypeVar("T")
-# What transformers writes into any of its configs, and what has no part in the results.
+# Fields that transformers writes into all of its configs, and that do not affect results.
 BOOKKEEPING: tuple[str, ...] = (
     "architectures",
     "dtype",

@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake rather than a bug of ours."""
+"""Exceptions of the package, and the messages that several packages share."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -8,18 +8,18 @@ from typing import Any
 class UserError(Exception):
     """Bad input: its message is one line that names what is wrong and what would be right.
 
-    Entry points print it on stderr and exit with `status`, without a traceback; notebooks show that line.
+    Commands print it on stderr and exit with `status`, without a traceback. Notebooks show the same line.
     """
 
     status = 2
 
     def _render_traceback_(self) -> list[str]:
-        """What notebooks show of it."""
+        """Returns the lines that notebooks show in place of a traceback."""
         return [f"error: {self}"]
 
 
 class DiskFull(UserError):
-    """A file could not be written for want of space; what is complete is kept, and the same command goes on."""
+    """The disk is full. Complete files are kept, and the same command continues."""
 
     status = 3
 

@@ -34,7 +34,7 @@ class Loader(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Requirements:
-    """What a method requires of models.
+    """The requirements of a method for its models.
 
     Attributes:
       pixel_models: whether models of pixels may take part beside models of latents.

@@ -1,4 +1,4 @@
-"""Where arrays lie: every device holds all weights and generates samples of its own.
+"""The placement of arrays in which every device holds all weights and generates its own samples.
 
 `its_jax.pipeline.model_parallel` is the other placement, with the same methods: several devices share one sample.
 """

@@ -1,4 +1,4 @@
-"""How far a batch is, for progress bars and previews."""
+"""Progress of a batch, for progress bars and previews."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -27,7 +27,7 @@ _HTML = """<figure style="margin: 0 0 1em"><figcaption style="font: 13px sans-se
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """What was generated for one set of settings.
+    """One generated sample.
 
     Images and the spectrogram hold exactly what their files hold, `crop_image` applied.
 

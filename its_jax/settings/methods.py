@@ -19,7 +19,7 @@ def _accept(settings: "SampleSettings") -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """What a method means for the settings of a sample.
+    """The rules of a method for the settings of a sample.
 
     Attributes:
       implementation: 'package.module:Class'. It is imported when it is used, because it needs JAX.

@@ -61,7 +61,7 @@ def _optimizer(learning_rate):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """What one model contributes, and when; the guide itself stands at the same place in `guides`."""
+    """The contribution of one model, and when it is active; its guide stands at the same place in `guides`."""
 
     term: denoise.Term
     weight: Array  # [b]
