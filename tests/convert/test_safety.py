@@ -48,5 +48,5 @@ def test_images_that_the_checker_withholds_score_below_zero(checker):
 
 
 def test_a_missing_checker_is_reported_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="the safety checker cannot be had"):
+    with pytest.raises(UserError, match="the safety checker is not available"):
         safety.Safe(str(tmp_path / "nowhere")).margin(np.zeros((8, 8, 3)))
