@@ -129,7 +129,7 @@ def install() -> None:
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """A finder of the old modules, which forward their attributes."""
 
-    def find_spec(self, fullname: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         """Returns the spec of an old module, or None for other names."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in MODULES else None
 

@@ -1,4 +1,4 @@
-"""Exceptions of the package, and the messages that several packages share."""
+"""The exceptions that users see: their mistakes, and the cancellation of a batch."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Bad input: its message is one line that names what is wrong and what would be right.
+    """A user's mistake. Its message is one line that names what is wrong and what would be correct.
 
     Commands print it on stderr and exit with `status`, without a traceback. Notebooks show the same line.
     """
@@ -14,18 +14,18 @@ class UserError(Exception):
     status = 2
 
     def _render_traceback_(self) -> list[str]:
-        """Returns the lines that notebooks show in place of a traceback."""
+        """Returns the lines that notebooks show instead of a traceback."""
         return [f"error: {self}"]
 
 
 class DiskFull(UserError):
-    """The disk is full. Complete files are kept, and the same command continues."""
+    """The error that a disk is full. Complete files are kept, and the same command continues the work."""
 
     status = 3
 
 
 def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
-    """Raises `UserError` unless a setting has one of the values that are known."""
+    """Raises `UserError` unless a setting has one of the known values."""
     if value not in known:
         raise UserError(f"{name}={value!r} is not known here; choose one of {', '.join(known)}")
 

@@ -66,15 +66,15 @@ def measure(made: Mapping[str, samples.Sample]) -> dict[str, list[Colored]]:
     """Measures all colorized images by method; raises UserError if a prompt names no subject."""
     found: dict[str, list[Colored]] = {method: [] for method in METHODS}
     for sample in made.values():
-        for name in sample.colors:
-            image = sample.picture(name)
-            error = 255 * np.abs(image.mean(axis=-1) - sample.picture()).max()
+        for name in sample.colorings:
+            image = sample.read_image(name)
+            error = 255 * np.abs(image.mean(axis=-1) - sample.read_image()).max()
             found[read_method(sample, name)].append(Colored(read_subject(sample), colors.dominant_hue(image), float(error)))
     return found
 
 
 def read_method(sample: samples.Sample, name: str) -> str:
-    return sample.color_record(name)[outputs.GROUP]["method"]
+    return sample.coloring_record(name)[outputs.GROUP]["method"]
 
 
 def read_subject(sample: samples.Sample) -> str:
@@ -95,7 +95,7 @@ def summarize(colored: Sequence[Colored]) -> dict[str, Any]:
         "subjects": subjects,
         "n": len(colored),
         "usual": round(right / len(colored), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(right, len(colored))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(colored))],
         "chance": mean(figures["chance"] for figures in subjects.values()),
         "grey": mean(one.hue == "gray" for one in colored),
         "grey_off": round(max(one.gray_error for one in colored), 3),
@@ -126,11 +126,11 @@ def draw_samples(made: Mapping[str, samples.Sample], methods: Sequence[str]) -> 
     for sample in made.values():
         if len(left) == len(items.SUBJECTS) - SHOWN:
             break
-        first = {read_method(sample, name): name for name in reversed(sample.colors)}
+        first = {read_method(sample, name): name for name in reversed(sample.colorings)}
         if read_subject(sample) in left and first.keys() >= set(methods):
             left.remove(read_subject(sample))
-            gray = np.repeat(sample.picture()[..., None], 3, axis=-1)
-            shown += [gray, *(sample.picture(first[method]) for method in methods)]
+            gray = np.repeat(sample.read_image()[..., None], 3, axis=-1)
+            shown += [gray, *(sample.read_image(first[method]) for method in methods)]
             captions += [f"{sample.record['image']['prompt']}\n{name}" for name in ("spectrogram", *methods)]
     return images.contact_sheet(shown, captions, 1 + len(methods))
 

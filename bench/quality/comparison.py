@@ -102,8 +102,8 @@ def judge(made: Sequence[samples.Sample]) -> dict[str, np.ndarray]:
             kind: [scorer.named(kind, sample.record[term]["prompt"]) for sample in block]
             for kind, term in (("picture", "image"), ("sound", "audio"))
         }
-        spectrogram = np.stack([sample.picture() for sample in block])
-        verdicts.append(judged.judge(spectrogram, np.stack([sample.waveform()[0] for sample in block]), expected))
+        spectrogram = np.stack([sample.read_image() for sample in block])
+        verdicts.append(judged.judge(spectrogram, np.stack([sample.read_audio()[0] for sample in block]), expected))
     return {kind: np.concatenate([verdict[kind] for verdict in verdicts]) for kind in verdicts[0]}
 
 
@@ -113,7 +113,7 @@ def draw_samples(made: Mapping[str, SamplesByPrompts]) -> np.ndarray:
     keys = [key for key in fewest if all(key in found for found in made.values())][:SHOWN]
     shown = [(METHODS[method], found[key], key) for method, found in made.items() for key in keys]
     captions = [f"{method}: {image}\n{audio}" for method, _, (image, audio, _) in shown]
-    return images.contact_sheet([sample.picture() for _, sample, _ in shown], captions, len(keys))
+    return images.contact_sheet([sample.read_image() for _, sample, _ in shown], captions, len(keys))
 
 
 def to_markdown(table: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def varying(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def ranks(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
-    """Returns, for each column that varies, the index of each sample's value among the column's values."""
+    """Returns for each column that varies the index of each sample's value among the column's values."""
     found = {}
     for name, several in varying(columns).items():
         index = {value: rank for rank, value in enumerate(several)}

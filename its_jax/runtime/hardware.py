@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def cpu_name() -> str:
     return f"{name} with {widest}" if widest else name
 
 
-def matrix_rate(dtype, repeats: int = 5) -> float:
+def matrix_rate(dtype: Any, repeats: int = 5) -> float:
     """Measures the floating-point operations per second of a square matrix product on all local devices.
 
     It takes the faster of two ways to get a result in `dtype`: to compute it in float32 and round, or to compute it in

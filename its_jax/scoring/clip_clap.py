@@ -171,7 +171,7 @@ def _precise(f: Callable) -> Callable:
     """Jits a function with matrix products in float32, also on devices with faster ones."""
 
     @functools.wraps(f)
-    def precise(*args):
+    def precise(*args: Any) -> jax.Array:
         with jax.default_matmul_precision("float32"):
             return f(*args)
 
@@ -179,15 +179,15 @@ def _precise(f: Callable) -> Callable:
 
 
 @_precise
-def _embed_text(model, ids):
+def _embed_text(model: CLIPModel | ClapModel, ids: np.ndarray) -> jax.Array:
     return model.embed_text(ids)
 
 
 @_precise
-def _embed_image(model, x):
+def _embed_image(model: CLIPModel, x: np.ndarray) -> jax.Array:
     return model.embed_picture(x)
 
 
 @_precise
-def _embed_audio(model, log_mel):
+def _embed_audio(model: ClapModel, log_mel: np.ndarray) -> jax.Array:
     return model.embed_sound(log_mel)

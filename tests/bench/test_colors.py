@@ -21,7 +21,7 @@ def write_colorized(workdir, subject, seed, hues):
     record = finished.record({"image.prompt": f"a painting of {subject}, grayscale", "seed": seed})
     (made,) = finished.write(workdir, [record])
     sample = samples.open_samples(workdir)[made]
-    images.write_png(sample.place / "spectrogram.png", GRAY / 255, record)
+    images.write_png(sample.path / "spectrogram.png", GRAY / 255, record)
     for number, (method, hue) in enumerate(hues.items()):
         tint = np.tile(np.float32(colors.COLORS[hue or "orange"]), (*GRAY.shape, 1))
         image = colors.apply_tints(GRAY / 255, tint) + (0 if hue else 3 / 255)

@@ -43,9 +43,9 @@ def test_columns_hold_the_settings_that_vary():
 def corners(page, gray):
     """Returns the sorted (y, x) of the upper left corners of the bright halves of images of this gray."""
     pixels = np.asarray(page.convert("RGB"), int)
-    is_grey = (abs(pixels - round(255 * gray)) <= 2).all(-1)
-    corner = is_grey & ~np.pad(is_grey, 1)[:-2, 1:-1] & ~np.pad(is_grey, 1)[1:-1, :-2]
-    block = np.lib.stride_tricks.sliding_window_view(np.pad(is_grey, ((0, 19), (0, 19))), (20, 20)).all((-1, -2))
+    is_gray = (abs(pixels - round(255 * gray)) <= 2).all(-1)
+    corner = is_gray & ~np.pad(is_gray, 1)[:-2, 1:-1] & ~np.pad(is_gray, 1)[1:-1, :-2]
+    block = np.lib.stride_tricks.sliding_window_view(np.pad(is_gray, ((0, 19), (0, 19))), (20, 20)).all((-1, -2))
     return sorted(map(tuple, np.argwhere(corner & block)))
 
 

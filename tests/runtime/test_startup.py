@@ -37,7 +37,7 @@ def test_programs_are_kept_in_the_cache_folder_or_where_the_user_says(tmp_path, 
 
 LOADED = """
 import sys
-import its_jax.pipeline.sampler
+import its_jax.pipeline.pipeline
 from its_jax.pretrained import load_model
 load_model("tiny/image", components=("text_encoder",), dtype="float32").tokenizer("bell")
 print(*(name for name in sys.modules if name.split(".")[0] in ("torch", "diffusers") or ".modeling_" in name))

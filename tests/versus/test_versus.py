@@ -38,7 +38,7 @@ def test_pairs_share_their_prompts_and_do_not_reveal_their_sides(tmp_path):
         a, b = (records[side["of"]][side["id"]].record for side in two)
         assert all(a[term]["prompt"] == b[term]["prompt"] for term in ("image", "audio"))
     first = [two[0]["of"] for two in key["pairs"]]
-    assert 4 < first.count(dirs[0]) < 16  # by chance
+    assert 4 < first.count(dirs[0]) < 16  # The order is random.
     page = (tmp_path / "page" / "index.html").read_text()
     assert "theirs" not in page and not any(side["id"] in page for two in key["pairs"] for side in two)
     for file in (tmp_path / "page" / "media").iterdir():
@@ -77,7 +77,7 @@ def test_answers_from_a_browser_give_win_rates(opened, tmp_path):
         "picture": (1.0, 4), "sound": (0.75, 4), "both": (0.0, 4)
     }  # fmt: skip
     page = tmp_path / "page"
-    # Of two files from one browser one counts, and those of other browsers count, too.
+    # Two files from one browser count once, and files from other browsers count, too.
     saved = json.loads((page / "answers-1.json").read_text())
     (page / "answers-2.json").write_text(json.dumps(saved))
     assert {rate["n"] for rate in study.tally(page)} == {4}
