@@ -44,7 +44,7 @@ PROGRAMS = {
     "convert": "import sys; from convert import conversion; conversion.convert(sys.argv[1], sys.argv[2])",
     "load": (
         "import sys; from its_jax.pretrained import load_model\n"
-        "model = load_model(sys.argv[1], parts=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"
+        "model = load_model(sys.argv[1], components=('text_encoder', 'unet', 'vae'), dtype=sys.argv[2])"
     ),
     "to_bin": (
         "import sys, torch, safetensors.torch\ntorch.save(safetensors.torch.load_file(sys.argv[1]), sys.argv[2])"

@@ -37,7 +37,7 @@ import jax, transformers
 from its_jax.pretrained import load_model
 jax.devices(), transformers.CLIPTokenizer
 start = time.perf_counter()
-model = load_model(sys.argv[1], parts=("text_encoder", "unet", "vae"), dtype=sys.argv[2])
+model = load_model(sys.argv[1], components=("text_encoder", "unet", "vae"), dtype=sys.argv[2])
 jax.block_until_ready((model.text_encoder, model.unet, model.vae))
 print(time.perf_counter() - start)
 """
@@ -134,8 +134,7 @@ def read(files: Sequence[pathlib.Path]) -> float:
 def load(folder: pathlib.Path, dtype: str) -> float:
     """Returns the seconds of loading a model in a process of its own, without imports."""
     environment, arguments = {**os.environ, "JAX_PLATFORMS": "cpu"}, [sys.executable, "-c", LOAD, str(folder), dtype]
-    run = subprocess.run(arguments, cwd=command.ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    return float(run.stdout)
+    return float(subprocess.check_output(arguments, cwd=command.ROOT, env=environment))
 
 
 MEASUREMENTS = {"runs": measure_runs, "loading": measure_loading}

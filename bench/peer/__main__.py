@@ -105,7 +105,7 @@ def peak_memory(part: str, b: int, options: Options, side: str) -> int:
     work = WORK[part][0](b, options)
     run = work.ours() if side == "ours" else work.theirs()(contest.FORMS[side])
     run()
-    hardware.forget_peak()
+    hardware.reset_peak()
     run()
     run()
     if side == "ours" or DEVICE == "cpu":

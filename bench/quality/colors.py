@@ -5,9 +5,10 @@
     python -m bench.quality.colors --workdir=work/colors --out=bench/results/colors.json
 
 `usual` is the fraction of images whose hue is one in which the subject's pictures were drawn, `chance` the fraction of
-the images of all other subjects whose hue is, and `grey` the fraction of images with hardly any color (see `hue` in
-`its_jax.tiny.data.colors`). `grey_off` is the largest difference between the mean of the three channels and the
-spectrogram, in levels of 1/255. --picture=docs/colors.png shows the first samples of some subjects, gray and colorized.
+the images of all other subjects whose hue is, and `grey` the fraction of images with hardly any color (see
+`dominant_hue` in `its_jax.tiny.data.colors`). `grey_off` is the largest difference between the mean of the three
+channels and the spectrogram, in levels of 1/255. --picture=docs/colors.png shows the first samples of some subjects,
+gray and colorized.
 """
 
 import collections
@@ -41,7 +42,7 @@ class Colored(NamedTuple):
     @property
     def is_usual(self) -> bool:
         """Whether the hue is one of its subject's usual hues."""
-        return self.hue in colors.usual(self.subject)
+        return self.hue in colors.usual_hues(self.subject)
 
 
 def main():
@@ -66,15 +67,17 @@ def measure(made: Mapping[str, samples.Sample]) -> dict[str, list[Colored]]:
     """Measures all colorized images by method; raises UserError if a prompt names no subject."""
     found: dict[str, list[Colored]] = {method: [] for method in METHODS}
     for sample in made.values():
-        for name in sample.colors:
-            image = sample.picture(name)
-            error = 255 * np.abs(image.mean(axis=-1) - sample.picture()).max()
-            found[read_method(sample, name)].append(Colored(read_subject(sample), colors.hue(image), float(error)))
+        for name in sample.colorings:
+            image = sample.read_image(name)
+            error = 255 * np.abs(image.mean(axis=-1) - sample.read_image()).max()
+            found[read_method(sample, name)].append(
+                Colored(read_subject(sample), colors.dominant_hue(image), float(error))
+            )
     return found
 
 
 def read_method(sample: samples.Sample, name: str) -> str:
-    return sample.color_record(name)[outputs.GROUP]["method"]
+    return sample.coloring_record(name)[outputs.GROUP]["method"]
 
 
 def read_subject(sample: samples.Sample) -> str:
@@ -95,23 +98,23 @@ def summarize(colored: Sequence[Colored]) -> dict[str, Any]:
         "subjects": subjects,
         "n": len(colored),
         "usual": round(right / len(colored), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(right, len(colored))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(colored))],
         "chance": mean(figures["chance"] for figures in subjects.values()),
-        "grey": mean(one.hue == "grey" for one in colored),
+        "grey": mean(one.hue == "gray" for one in colored),
         "grey_off": round(max(one.gray_error for one in colored), 3),
     }
 
 
 def summarize_subject(subject: str, own: Sequence[Colored], colored: Sequence[Colored]) -> dict[str, Any]:
     """Returns the figures of one subject."""
-    usual, others = colors.usual(subject), [one for one in colored if one.subject != subject]
+    usual, others = colors.usual_hues(subject), [one for one in colored if one.subject != subject]
     return {
         "hues": sorted(usual),
         "found": dict(collections.Counter(one.hue for one in own).most_common()),
         "n": len(own),
         "usual": mean(one.is_usual for one in own),
         "chance": mean(one.hue in usual for one in others),
-        "grey": mean(one.hue == "grey" for one in own),
+        "grey": mean(one.hue == "gray" for one in own),
     }
 
 
@@ -126,11 +129,11 @@ def draw_samples(made: Mapping[str, samples.Sample], methods: Sequence[str]) -> 
     for sample in made.values():
         if len(left) == len(items.SUBJECTS) - SHOWN:
             break
-        first = {read_method(sample, name): name for name in reversed(sample.colors)}
+        first = {read_method(sample, name): name for name in reversed(sample.colorings)}
         if read_subject(sample) in left and first.keys() >= set(methods):
             left.remove(read_subject(sample))
-            gray = np.repeat(sample.picture()[..., None], 3, axis=-1)
-            shown += [gray, *(sample.picture(first[method]) for method in methods)]
+            gray = np.repeat(sample.read_image()[..., None], 3, axis=-1)
+            shown += [gray, *(sample.read_image(first[method]) for method in methods)]
             captions += [f"{sample.record['image']['prompt']}\n{name}" for name in ("spectrogram", *methods)]
     return images.contact_sheet(shown, captions, 1 + len(methods))
 

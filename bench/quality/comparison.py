@@ -37,13 +37,11 @@ REFERENCE = "fused"
 SHOWN = 2  # pairs of prompts in the picture
 BATCH = 240  # samples whose files are read at once
 
-# Image prompt, audio prompt and seed -> sample.
-SamplesByPrompts = dict[tuple[str, str, int], samples.Sample]
+SamplesByPrompts = dict[tuple[str, str, int], samples.Sample]  # by image prompt, audio prompt and seed
 
 
 def main():
-    args = flags.FLAGS
-    make_table(args.workdir, out=args.out, picture=args.picture, plot=args.plot)
+    make_table(flags.FLAGS.workdir, out=flags.FLAGS.out, picture=flags.FLAGS.picture, plot=flags.FLAGS.plot)
 
 
 def make_table(workdir: str, *, out: str | None, picture: str | None = None, plot: str | None = None) -> None:
@@ -77,8 +75,9 @@ def read_samples(workdir: str | Path) -> dict[str, SamplesByPrompts]:
 def summarize(made: SamplesByPrompts, reference: SamplesByPrompts) -> dict[str, Any]:
     """Returns the figures of one method's samples."""
     scores = {name: [sample.record["scores"][name] for sample in made.values()] for name in ("clip", "clap")}
-    scores["together"] = [sum_scores(sample) for sample in made.values()]
-    more = [sum_scores(reference[key]) - sum_scores(made[key]) for key in made if key in reference]
+    scores["together"] = [clip + clap for clip, clap in zip(*scores.values(), strict=True)]
+    best = {key: sum(sample.record["scores"][name] for name in ("clip", "clap")) for key, sample in reference.items()}
+    more = [best[key] - score for key, score in zip(made, scores["together"], strict=True) if key in best]
     means = {name: metrics.mean_and_half_width(values) for name, values in scores.items()}
     return {
         "n": len(made),
@@ -87,10 +86,6 @@ def summarize(made: SamplesByPrompts, reference: SamplesByPrompts) -> dict[str, 
         "in_pairs": len(more),
         **judged.rates(judge(list(made.values()))),
     }
-
-
-def sum_scores(sample: samples.Sample) -> float:
-    return sample.record["scores"]["clip"] + sample.record["scores"]["clap"]
 
 
 def judge(made: Sequence[samples.Sample]) -> dict[str, np.ndarray]:
@@ -102,8 +97,8 @@ def judge(made: Sequence[samples.Sample]) -> dict[str, np.ndarray]:
             kind: [scorer.named(kind, sample.record[term]["prompt"]) for sample in block]
             for kind, term in (("picture", "image"), ("sound", "audio"))
         }
-        spectrogram = np.stack([sample.picture() for sample in block])
-        verdicts.append(judged.judge(spectrogram, np.stack([sample.waveform()[0] for sample in block]), expected))
+        spectrogram = np.stack([sample.read_image() for sample in block])
+        verdicts.append(judged.judge(spectrogram, np.stack([sample.read_audio()[0] for sample in block]), expected))
     return {kind: np.concatenate([verdict[kind] for verdict in verdicts]) for kind in verdicts[0]}
 
 
@@ -113,7 +108,7 @@ def draw_samples(made: Mapping[str, SamplesByPrompts]) -> np.ndarray:
     keys = [key for key in fewest if all(key in found for found in made.values())][:SHOWN]
     shown = [(METHODS[method], found[key], key) for method, found in made.items() for key in keys]
     captions = [f"{method}: {image}\n{audio}" for method, _, (image, audio, _) in shown]
-    return images.contact_sheet([sample.picture() for _, sample, _ in shown], captions, len(keys))
+    return images.contact_sheet([sample.read_image() for _, sample, _ in shown], captions, len(keys))
 
 
 def to_markdown(table: Mapping[str, Any]) -> str:

@@ -21,19 +21,19 @@ def write_colorized(workdir, subject, seed, hues):
     record = finished.record({"image.prompt": f"a painting of {subject}, grayscale", "seed": seed})
     (made,) = finished.write(workdir, [record])
     sample = samples.open_samples(workdir)[made]
-    images.write_png(sample.place / "spectrogram.png", GRAY / 255, record)
+    images.write_png(sample.path / "spectrogram.png", GRAY / 255, record)
     for number, (method, hue) in enumerate(hues.items()):
         tint = np.tile(np.float32(colors.COLORS[hue or "orange"]), (*GRAY.shape, 1))
-        image = colors.color_share(GRAY / 255, tint) + (0 if hue else 3 / 255)
+        image = colors.apply_tints(GRAY / 255, tint) + (0 if hue else 3 / 255)
         settings = {"method": method, "prompt": f"a photo of {subject}"}
         outputs.write(outputs.ColorTask(sample, settings, GRAY, f"color_{number:02d}", False), image, {})
 
 
 def test_table_counts_usual_colors_chance_and_gray(tmp_path, capsys):
     work = tmp_path / "work"
-    write_colorized(work, "tigers", 0, {"factorized": "orange", "latent": "grey"})
-    write_colorized(work, "tigers", 1, {"factorized": "blue", "latent": "grey"})
-    write_colorized(work, "elephants", 0, {"factorized": "grey", "latent": "grey"})
+    write_colorized(work, "tigers", 0, {"factorized": "orange", "latent": "gray"})
+    write_colorized(work, "tigers", 1, {"factorized": "blue", "latent": "gray"})
+    write_colorized(work, "elephants", 0, {"factorized": "gray", "latent": "gray"})
     write_colorized(work, "trains", 0, {"factorized": "blue", "latent": None})
     bench_colors.make_table(str(work), out=f"{tmp_path}/table.json", picture=str(tmp_path / "shown.png"))
     table = json.loads((tmp_path / "table.json").read_text())["methods"]
@@ -55,7 +55,7 @@ def test_table_counts_usual_colors_chance_and_gray(tmp_path, capsys):
     [
         ("plain", "has no colorized images; generate them with python -m its_jax.colorize"),
         ("other", "'a painting of teapots, grayscale' names none of castle, dog"),
-        ("missing", "there is no such folder"),
+        ("missing", "no such folder"),
     ],
 )
 def test_folders_without_usable_images_are_errors(tmp_path, folder, message):
