@@ -43,7 +43,7 @@ TAKEN_APART = (
     "its_jax.tiny.evaluate",
     "pytest",
     "venv",
-    "bench.comparison",
+    "bench.quality.comparison",
 )
 
 

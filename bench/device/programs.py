@@ -1,6 +1,6 @@
 """Full-size programs for TPU chips that need not be present, built from shapes alone.
 
-`AbstractPipeline` contains all uses of our pipeline's private parts in `bench/device`.
+`AbstractProgram` and `AbstractComponents` contain all uses of our pipeline's private parts in `bench/device`.
 """
 
 import functools
@@ -19,8 +19,13 @@ from its_jax.checkpoints.model import Model
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.errors import UserError
 from its_jax.models import backends, registry
-from its_jax.pipeline import decoding, model_parallel, prompts, sampler
-from its_jax.pipeline.placement import DataParallel
+from its_jax.pipeline import batching, prompts
+from its_jax.pipeline.components import Components
+from its_jax.pipeline.model_parallel import TermParallel
+from its_jax.pipeline.placement import DataParallel, data_mesh
+from its_jax.pipeline.program import Program
+from its_jax.pipeline.prompt_encoder import PromptEncoder
+from its_jax.settings.schema import SampleSettings
 
 TOKENS = 77
 # The part of a chip's memory that the runtime leaves to programs, according to its messages.
@@ -65,77 +70,86 @@ def bytes_per_device(tree: Any) -> int:
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves)
 
 
-class AbstractPipeline(sampler.Sampler):
-    """A pipeline with shapes in place of weights, for devices that need not be present. It compiles but cannot run.
+class AbstractProgram:
+    """The full-size stages compiled from shapes for devices that need not be present. They cannot run.
 
     Args of the constructor:
-      hbm: bytes of each device. batch: samples on each group of `devices_per_sample` devices, or 0 to choose.
+      batch: samples on each group of `devices_per_sample` devices, or 0 to choose.
     """
 
-    def __init__(self, job: Mapping[str, Any], devices: Sequence[Any], hbm: int, batch: int, devices_per_sample: int):
-        self._all_devices, self.hbm = devices, hbm
+    def __init__(self, settings: SampleSettings, chips: str, batch: int, devices_per_sample: int):
+        devices, self.hbm = describe_chips(chips), SLICES[chips].hbm
         groups = len(devices) // devices_per_sample
-        pending = sampler.MAX_BATCH_PER_DEVICE * groups
-        super().__init__(job, pending=pending, batch_size=batch * groups, devices_per_sample=devices_per_sample)
-
-    @property
-    def samples_per_group(self) -> int:
-        """Number of samples on each group of devices that compute a sample together."""
-        return self.batch_size // self._devices
+        placement: AbstractPlacement = AbstractPlacement(data_mesh(devices))
+        if devices_per_sample > 1:
+            placement = AbstractTermParallel(len(COMPONENTS), devices_per_sample, devices)
+        self.components = AbstractComponents(placement, jnp.dtype(settings.dtype), self.hbm)
+        pending = batching.MAX_BATCH_PER_DEVICE * groups
+        self._program = Program(settings, self.components, pending=pending, batch_size=batch * groups)
+        self.samples_per_group = self._program.batch_size // groups
 
     def compiled(self) -> dict[str, jax.stages.Compiled]:
         """Returns all large programs, by stage."""
-        return self.programs | {f"encode_{name}": program for name, program in self._encode.items()}
+        encoders = self.components.prompts._encode
+        return {**self._program.programs, **{f"encode_{name}": program for name, program in encoders.items()}}
 
     def bytes_needed(self) -> dict[str, int]:
         """Returns the bytes on each device: of all UNets, of a batch, and of the texts of a batch."""
-        texts = sum(join.memory_analysis().output_size_in_bytes for join in self._join.values())
-        return {"unet_weights": bytes_per_device(self._unets), "batch": self._needed(), "texts": texts}
+        joins: list[Any] = [program.memory_analysis() for program in self._program._stack._programs.values()]
+        texts = sum(join.output_size_in_bytes for join in joins)
+        unets = bytes_per_device(self.components.unets)
+        return {"unet_weights": unets, "batch": self._program._needed_bytes(), "texts": texts}
 
     def fits(self, total: int) -> bool:
         """Returns whether this many bytes fit on a device beside the cache of encoded prompts."""
-        return total + sampler.TEXT_BYTES <= sampler.MEMORY_SHARE * self.hbm
-
-    def _lay_out(self, job, devices_per_sample):
-        if devices_per_sample > 1:
-            return _TermParallel(len(COMPONENTS), devices_per_sample, self._all_devices)
-        axis_types = (jax.sharding.AxisType.Auto,)
-        return DataParallel(jax.sharding.Mesh(np.array(self._all_devices), ("data",), axis_types=axis_types))
-
-    def _load(self, job):
-        models = {term: self._abstract_model(number, term) for number, term in enumerate(COMPONENTS)}
-        return models, decoding.mel_config(models["audio"].vocoder.config, job["height"])
-
-    def _abstract_model(self, number, term):
-        own, modules = self._layout.of_model([number]), {}
-        for component, name in COMPONENTS[term].items():
-            module = registry.abstract_module(component, read_config(name), self._dtype, name=name)
-            backends.specialize(module, self._device, prepare=component == "unet")
-            is_own = component in ("text_encoder", "unet")
-            modules[component] = place(module, own if is_own else self._layout.replicated)
-        tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
-        schedule = NoiseSchedule.from_dict(read_config(SCHEDULER))
-        facts: dict[str, Any] = dict(folder=CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule)
-        return Model(source=term, **facts, **modules)
-
-    def _prepare(self, model):
-        prepare = functools.partial(prompts.prepare_unet, timesteps=model.schedule.num_train_timesteps)
-        return place(jax.eval_shape(prepare, model.unet), self._of_source(model.source))
-
-    def _free(self):
-        modules = [self._unets, *((m.text_encoder, m.vae, m.vocoder) for m in self.models.values())]
-        return sampler.MEMORY_SHARE * self.hbm - bytes_per_device(modules) - sampler.TEXT_BYTES
-
-    def _put(self, tree, sharded=False):
-        return place(tree, self._layout.sharded if sharded else self._layout.replicated)
+        return total + self.components.prompts.device_bytes <= batching.MEMORY_SHARE * self.hbm
 
 
-class _TermParallel(model_parallel.TermParallel):
-    """`TermParallel` on devices that need not be present."""
+class AbstractPlacement(DataParallel):
+    """A placement with shapes in place of arrays. `memory` is what its devices report."""
 
-    def __init__(self, terms, devices_per_sample, devices):
-        DataParallel.__init__(self, model_parallel.mesh(terms, devices_per_sample, devices))
-        self.devices_per_sample = devices_per_sample
+    memory: dict[str, int]
+
+    @property
+    def device(self) -> Any:
+        return types.SimpleNamespace(platform="tpu", memory_stats=lambda: self.memory)
+
+    def put(self, tree, sharded=False):
+        return self.abstract_like(tree, self.sharded if sharded else self.replicated)
+
+
+class AbstractTermParallel(AbstractPlacement, TermParallel):
+    """The placement of several devices that share a sample, with shapes in place of arrays."""
+
+
+class AbstractComponents(Components):
+    """The full-size models as shapes."""
+
+    def __init__(self, placement: AbstractPlacement, dtype: jnp.dtype, hbm: int):
+        placement.memory = {"bytes_limit": hbm, "bytes_in_use": 0}
+        models = {term: _abstract_model(placement, number, term, dtype) for number, term in enumerate(COMPONENTS)}
+        self.models, self.placement = models, placement
+        self.prompts = PromptEncoder(models, placement, {})
+        unets = [_precompute_unet(model, self.prompts.sharding(term)) for term, model in models.items()]
+        self.unet_list, self.unets = unets, placement.models(unets)
+        self.vaes = tuple(model.vae for model in models.values())
+
+
+def _abstract_model(placement, number, term, dtype):
+    own, modules = placement.model_sharding([number]), {}
+    for component, name in COMPONENTS[term].items():
+        module = registry.abstract_module(component, read_config(name), dtype, name=name)
+        backends.specialize(module, placement.mesh.devices.flat[0], prepare=component == "unet")
+        modules[component] = place(module, own if component in ("text_encoder", "unet") else placement.replicated)
+    placement.memory["bytes_in_use"] += bytes_per_device(modules)
+    tokenizer = types.SimpleNamespace(model_max_length=TOKENS)
+    schedule = NoiseSchedule.from_dict(read_config(SCHEDULER))
+    return Model(term, CONFIGS, identity="", hashes={}, tokenizer=tokenizer, schedule=schedule, **modules)
+
+
+def _precompute_unet(model, sharding):
+    prepare = functools.partial(prompts.precompute_unet, timesteps=model.schedule.num_train_timesteps)
+    return place(jax.eval_shape(prepare, model.unet), sharding)
 
 
 # Name of a pixel UNet -> number of images in the batch, their height and width. Each image takes two predictions.

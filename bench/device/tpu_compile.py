@@ -33,7 +33,7 @@ from flax import nnx
 
 from bench import command
 from bench.device import hlo, programs
-from bench.device.programs import SLICES, TOKENS, AbstractPipeline
+from bench.device.programs import SLICES, TOKENS, AbstractProgram
 from bench.published import COMPONENTS, read_config
 from configs import sd15_auffusion
 from its_jax.benchmark.flops import count_flops
@@ -42,6 +42,7 @@ from its_jax.models import backends, registry
 from its_jax.models.layers import attend
 from its_jax.runtime import cli
 from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import SampleSettings
 from its_jax.storage.files import read_json
 
 MAX_DEVIATION = 0.03
@@ -55,7 +56,7 @@ def main():
     batches = command.read_integers("--batch", args.batch, least=0)
     jax.config.update("jax_exec_time_optimization_effort", args.effort)
     save = command.results_writer(args.out)
-    job = read_settings(sd15_auffusion.get_config().to_dict())[0][0]
+    (settings, *_), _ = read_settings(sd15_auffusion.get_config().to_dict())
     results = read_json(args.out)["programs"] if args.out and Path(args.out).exists() else {}
     missed = False
     for chips, b in [(chips, 0) for chips in args.chips] if args.pixel else itertools.product(args.chips, batches):
@@ -65,11 +66,11 @@ def main():
         else:
             name = f"{chips}, {b or 'batch_size=0'} on a chip"
             name += f", {args.devices_per_sample} chips a sample" if args.devices_per_sample > 1 else ""
-            found = measure(job, chips, b, args.devices_per_sample)
+            found = measure(settings, chips, b, args.devices_per_sample)
         seconds = round(time.perf_counter() - start)
         results[name] = found | {"compile_seconds": seconds, "effort": args.effort} | command.environment()
         print(f"{name}: {json.dumps(results[name])}", flush=True)
-        save({"settings": job, "programs": results})
+        save({"settings": settings.to_dict(), "programs": results})
         for fault in find_faults(found):
             print(f"missed: {name}: {fault}", file=sys.stderr)
             missed = True
@@ -94,22 +95,21 @@ def find_faults(found: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def measure(job: Mapping[str, Any], chips: str, b: int, devices_per_sample: int) -> dict[str, Any]:
-    """Returns the figures of the pipeline's programs, or why the compiler refused them."""
-    devices, hbm = programs.describe_chips(chips), SLICES[chips].hbm
+def measure(settings: SampleSettings, chips: str, b: int, devices_per_sample: int) -> dict[str, Any]:
+    """Returns the figures of all stages, or why the compiler refused them."""
     try:
-        return describe(AbstractPipeline(job, devices, hbm, b, devices_per_sample), job)
+        return describe(AbstractProgram(settings, chips, b, devices_per_sample), settings)
     except UserError as error:
         return {"refused": f"{error}", "compiler": " ".join(str(error.__cause__).split())[:300]}
 
 
-def describe(pipeline: AbstractPipeline, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the memory that a compiled pipeline needs, and the figures of each of its programs."""
-    compiled = pipeline.compiled()
-    results = {name: hlo.describe(program) for name, program in compiled.items()}
-    if pipeline.devices_per_sample == 1:
-        results["denoise"]["of_a_step"] = compare_arithmetic(pipeline, job, compiled["denoise"])
-    needed = pipeline.bytes_needed()
+def describe(program: AbstractProgram, settings: SampleSettings) -> dict[str, Any]:
+    """Returns the memory that the stages need, and the figures of each."""
+    compiled, devices_per_sample = program.compiled(), program.components.placement.devices_per_sample
+    results = {name: hlo.describe(stage) for name, stage in compiled.items()}
+    if devices_per_sample == 1:
+        results["denoise"]["of_a_step"] = compare_arithmetic(program, settings, compiled["denoise"])
+    needed = program.bytes_needed()
     # Weights that are arguments of two programs count twice, which is slightly more than what is held.
     weights = sum(result["arguments"] for result in results.values()) - needed["texts"]
     total = weights + needed["batch"]
@@ -117,24 +117,25 @@ def describe(pipeline: AbstractPipeline, job: Mapping[str, Any]) -> dict[str, An
         "weights": weights,
         **needed,
         "total": total,
-        "on_a_chip": pipeline.samples_per_group,
-        "devices_per_sample": pipeline.devices_per_sample,
-        "of_hbm": round(total / pipeline.hbm, 3),
-        "fits": pipeline.fits(total),
+        "on_a_chip": program.samples_per_group,
+        "devices_per_sample": devices_per_sample,
+        "of_hbm": round(total / program.hbm, 3),
+        "fits": program.fits(total),
         "programs": results,
     }
 
 
-def compare_arithmetic(pipeline: AbstractPipeline, job: Mapping[str, Any], program: Any) -> dict[str, float]:
+def compare_arithmetic(program: AbstractProgram, settings: SampleSettings, loop: Any) -> dict[str, float]:
     """Returns the GFLOP of one step of all terms, as counted and as compiled.
 
     Neither count includes products with the zeros around images, because compilers leave them out. The compiler does
     not count kernels, and the overlaps of pieces are not part of the method.
     """
-    h, w, _ = pipeline.latent_shape(job)
-    all_products, outside_kernels = (count_step(pipeline, job, form) for form in (attend, attend_outside_kernels))
-    compiled = program.cost_analysis()["flops"]
-    repeated = hlo.overlap_flops(program.as_text(), 2 * pipeline.samples_per_group, w // h)
+    shape, b = program.components.latent_shape(settings), program.samples_per_group
+    dtype = jnp.dtype(settings.dtype)
+    all_products, outside_kernels = (count_step(shape, b, dtype, form) for form in (attend, attend_outside_kernels))
+    compiled = loop.cost_analysis()["flops"]
+    repeated = hlo.overlap_flops(loop.as_text(), 2 * b, shape[1] // shape[0])
     return {
         "gflop_counted": round(all_products / 1e9, 1),
         "gflop_counted_outside_kernels": round(outside_kernels / 1e9, 1),
@@ -145,15 +146,15 @@ def compare_arithmetic(pipeline: AbstractPipeline, job: Mapping[str, Any], progr
     }
 
 
-def count_step(pipeline: AbstractPipeline, job: Mapping[str, Any], form: Any) -> int:
-    """Counts the floating-point operations of one step of all terms on a chip, with a form of attention."""
-    total, dtype, b = 0, jnp.dtype(job["dtype"]), pipeline.samples_per_group
+def count_step(latent_shape: tuple[int, int, int], b: int, dtype: Any, form: Any) -> int:
+    """Counts the floating-point operations of one step of all terms for `b` samples, with a form of attention."""
+    total = 0
     for term, components in COMPONENTS.items():
         unet: Any = registry.abstract_module("unet", read_config(components["unet"]), dtype, name=term)
         time_ = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, jax.ShapeDtypeStruct((1,), jnp.int32))
         text = jax.ShapeDtypeStruct((2 * b, TOKENS, unet.config.cross_attention_dim), dtype)
         text = jax.eval_shape(lambda unet, text: unet.project_text(text), unet, text)
-        x = jax.ShapeDtypeStruct((2 * b, *pipeline.latent_shape(job)), jnp.float32)
+        x = jax.ShapeDtypeStruct((2 * b, *latent_shape), jnp.float32)
         for _, layer in nnx.iter_graph(unet):
             if isinstance(layer, backends.Attention):
                 layer.attend = form

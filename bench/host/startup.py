@@ -134,8 +134,7 @@ def read(files: Sequence[pathlib.Path]) -> float:
 def load(folder: pathlib.Path, dtype: str) -> float:
     """Returns the seconds of loading a model in a process of its own, without imports."""
     environment, arguments = {**os.environ, "JAX_PLATFORMS": "cpu"}, [sys.executable, "-c", LOAD, str(folder), dtype]
-    run = subprocess.run(arguments, cwd=command.ROOT, env=environment, stdout=subprocess.PIPE, check=True)
-    return float(run.stdout)
+    return float(subprocess.check_output(arguments, cwd=command.ROOT, env=environment))
 
 
 MEASUREMENTS = {"runs": measure_runs, "loading": measure_loading}

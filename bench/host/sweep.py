@@ -26,7 +26,7 @@ from its_jax.errors import check_choice
 from its_jax.runtime import cli
 from its_jax.storage.files import json_bytes, read_json
 
-JOBS = 100_000
+SAMPLES = 100_000
 LAYOUTS = ("folders", "shards")
 
 
@@ -47,7 +47,7 @@ def main():
 
 def measure_many(scratch: pathlib.Path) -> dict[str, Any]:
     """Returns seconds and peak memory of planning and of scanning in each layout."""
-    results: dict[str, Any] = {"jobs": JOBS, "plan": run_separately("plan_many", scratch / "none")}
+    results: dict[str, Any] = {"jobs": SAMPLES, "plan": run_separately("plan_many", scratch / "none")}
     for layout in LAYOUTS:
         write_records(scratch / layout, layout)
         results[f"scan_{layout}"] = run_separately("scan_many", scratch / layout)
@@ -63,7 +63,7 @@ def run_separately(function: str, folder: pathlib.Path) -> dict[str, Any]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def many_jobs():
+def many_settings():
     from configs import default
     from its_jax.sweep import grid
 
@@ -78,11 +78,11 @@ def plan_many(folder: pathlib.Path) -> dict[str, float]:
     from its_jax.generate import batches
 
     start = time.perf_counter()
-    jobs = many_jobs()
-    groups = batches.program_groups(jobs)
+    requested = many_settings()
+    groups = batches.program_groups(requested)
     read = time.perf_counter() - start
     (planned,) = [batches.plan_batches(folder, group, 8) for group in groups]
-    assert len(jobs) == JOBS and sum(map(len, planned)) == JOBS
+    assert len(requested) == SAMPLES and sum(map(len, planned)) == SAMPLES
     return {"seconds": round(time.perf_counter() - start, 2), "of_them_the_grid": round(read, 2), "peak_mb": peak_mb()}
 
 
@@ -91,12 +91,12 @@ def scan_many(folder: pathlib.Path) -> dict[str, float]:
     from its_jax.generate import batches
     from its_jax.storage import writers
 
-    jobs = many_jobs()
+    requested = many_settings()
     layout = "shards" if (folder / writers.SHARDS).exists() else "folders"
     start = time.perf_counter()
-    done = writers.open_writer(layout, folder).finished() & jobs.keys()
-    (group,) = batches.program_groups(jobs)
-    assert len(done) == JOBS and group.jobs.keys() <= done
+    done = writers.open_writer(layout, folder).finished() & requested.keys()
+    (group,) = batches.program_groups(requested)
+    assert len(done) == SAMPLES and group.requested.keys() <= done
     return {"seconds": round(time.perf_counter() - start, 2), "peak_mb": peak_mb()}
 
 
@@ -111,8 +111,9 @@ def write_records(folder: pathlib.Path, layout: str) -> None:
     os.fsync = lambda file: None  # type: ignore[assignment]
     files.write = lambda path, data: pathlib.Path(path).write_bytes(data)  # type: ignore[assignment]
     writer = writers.open_writer(layout, folder, "shard-0-of-1")
-    for name, job in many_jobs().items():
-        record = job | {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
+    for name, settings in many_settings().items():
+        record = settings.to_dict()
+        record |= {"id": name, "run": {"batch_size": 8, "position": 0}, "models": {}, "versions": {}}
         record["seconds"] = dict.fromkeys(("load", "compile", "encode", "denoise", "decode", "vocode", "write"), 0.1)
         record["models"] = {term: {"source": "x" * 40, "sha256": "0" * 64} for term in ("image", "audio")}
         writer.add(name, [("sample.json", json_bytes(record))])

@@ -7,8 +7,9 @@ from typing import Any
 
 from bench import command
 from configs import sweep
+from its_jax import Pipeline
 from its_jax.generate import batches as generate_batches
-from its_jax.generate import groups, production
+from its_jax.generate.samples import writing
 from its_jax.runtime import cache
 from its_jax.storage import writers
 from its_jax.sweep import grid
@@ -19,25 +20,22 @@ BATCHES = 6  # of a round
 def measure_rate(scratch: Path, rounds: int) -> dict[str, Any]:
     """Returns seconds per sample of both, and the ratio of the sweep's rate to that of the bare programs."""
     settings = sweep.get_config().to_dict()
-    todo = grid.read_grid(settings, settings.pop("grid"))
-    (group,) = generate_batches.program_groups(todo)
-    how = {"batch_size": 0, "devices_per_sample": 1, "video": False}
+    requested = grid.read_grid(settings, settings.pop("grid"))
+    (group,) = generate_batches.program_groups(requested)
     cache.keep_programs()
-    first = generate_batches.batch_representatives(group)
-    sampler = groups.sampler_for(first, scratch, pending=len(todo), batch_size=0, how=how)
-    planned = generate_batches.plan_batches(scratch / "plan", group, sampler.batch_size)[:BATCHES]
-    batches = [[group.jobs[name] for name in batch] for batch in planned]
+    program = Pipeline().compile(next(iter(requested.values())), pending=len(requested))
+    planned = generate_batches.plan_batches(scratch / "plan", group, program.batch_size)[:BATCHES]
+    batches = [[requested[name] for name in batch] for batch in planned]
 
     def run_bare():
         for batch in batches:
-            sampler(batch)
+            program(batch)
 
     def run_sweep(folder):
-        sampler._texts.clear()  # the sweep encodes its prompts
-        writer = writers.FolderWriter(folder)
-        with production.pipeline(writer, sum(batches, []), video=False) as line:
+        program.components.prompts._on_device.clear()  # the sweep encodes its prompts
+        with writing(writers.FolderWriter(folder), sum(batches, []), video=False) as runner:
             for batch in batches:
-                line.make(sampler, batch)
+                runner.run_all(program, batch)
 
     run_bare()
     seconds: dict[str, list[float]] = {"bare": [], "sweep": []}
@@ -49,7 +47,7 @@ def measure_rate(scratch: Path, rounds: int) -> dict[str, Any]:
     count = sum(map(len, batches))
     ratios = [bare / swept for bare, swept in zip(seconds["bare"], seconds["sweep"], strict=True)]
     return {
-        "batch_size": sampler.batch_size,
+        "batch_size": program.batch_size,
         "samples_a_round": count,
         "seconds_a_sample": {side: round(statistics.median(each) / count, 4) for side, each in seconds.items()},
         "of_the_bare_rate": command.spread(ratios),

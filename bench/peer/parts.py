@@ -77,7 +77,7 @@ def unet(b: int, options: Options) -> Work:
     x, text, t = normal(2 * b, HEIGHT // 8, WIDTH // 8, 4), normal(2 * b, TOKENS, 768, seed=1), np.full(2 * b, 501)
 
     def make_ours():
-        model = prompts.prepare_unet(our_module("unet", "sd15.unet", options.dtype), 1000)
+        model = prompts.precompute_unet(our_module("unet", "sd15.unet", options.dtype), 1000)
         texts = jax.jit(lambda model, text: model.unet.project_text(text))(model, text)
         return our_call(lambda model, *inputs: model(*inputs), model, x, t, texts)
 

@@ -21,14 +21,14 @@ import transformers
 from bench.command import ROOT
 from bench.parity import torch_reference
 from bench.parity.torch_reference import open_component
+from its_jax import Pipeline
 from its_jax.benchmark import measure
 from its_jax.diffusion import denoise
 from its_jax.diffusion.schedule import NoiseSchedule
 from its_jax.diffusion.torch_noise import torch_noise
 from its_jax.errors import UserError
-from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import expand
-from its_jax.settings.schema import TERMS, term_names
+from its_jax.settings.schema import TERMS, SampleSettings, term_names
 
 EMBEDDED = ROOT / "its_jax" / "tiny" / "weights"
 SCHEDULERS = {"ddim": diffusers.DDIMScheduler, "dpmpp_2m": diffusers.DPMSolverMultistepScheduler}
@@ -69,7 +69,7 @@ def check_comparable(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{term}: PyTorch's procedure has only the terms image and audio, guided and without views")
 
 
-def batch(settings: Mapping[str, Any], b: int, number: int) -> list[dict[str, Any]]:
+def batch(settings: Mapping[str, Any], b: int, number: int) -> list[SampleSettings]:
     """Returns the settings of the samples of a batch. Other numbers give other prompts, so that they are encoded."""
     terms = {term: settings[term] | {"prompt": f"{settings[term]['prompt']} {number}"} for term in TERMS}
     return expand({**settings, **terms}, b)
@@ -79,21 +79,21 @@ class Ours:
     """Our pipeline, loaded and compiled for batches of `b` samples."""
 
     def __init__(self, settings: Mapping[str, Any], b: int):
-        self._sampler = Sampler(batch(settings, b, 0)[0], pending=b, batch_size=b)
-        if self._sampler.batch_size != b:
+        self._program = Pipeline(settings).compile(batch(settings, b, 0)[0], batch_size=b)
+        if self._program.batch_size != b:
             raise UserError(f"--batch={b}: must be a multiple of the number of devices, {jax.local_device_count()}")
 
-    def __call__(self, jobs: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    def __call__(self, batch: Sequence[SampleSettings]) -> np.ndarray:
         """Generates images and audio, and returns the latents `[b h w c]`."""
-        return np.stack([sample.latents for sample in self._sampler(jobs)])
+        return np.stack([sample.latents for sample in self._program(batch)])
 
-    def count_flops(self, job: Mapping[str, Any]) -> int:
+    def count_flops(self, settings: SampleSettings) -> int:
         """Counts the floating-point operations of all stages of a sample."""
-        return sum(measure.stage_flops(self._sampler, job).values())
+        return sum(measure.stage_flops(self._program.components, settings).values())
 
     def loop_text(self) -> str:
         """Returns the text of the compiled denoising program."""
-        return self._sampler.programs["denoise"].as_text() or ""
+        return self._program.programs["denoise"].as_text() or ""
 
 
 class Theirs:
@@ -133,17 +133,17 @@ class Theirs:
         return other
 
     @torch.inference_mode()
-    def __call__(self, jobs: Sequence[Mapping[str, Any]], noise: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: Sequence[SampleSettings], noise: torch.Tensor) -> torch.Tensor:
         """Generates images and audio on the host, and returns the latents `[b c h w]`, like `noise`."""
-        job, b = jobs[0], len(jobs)
+        settings, b = batch[0], len(batch)
         x = torch_reference.denoise(
-            make_scheduler(job),
+            make_scheduler(settings),
             list(self.unets.values()),
-            [self._encode(term, job).repeat_interleave(b, dim=0) for term in TERMS],
+            [self._encode(term, settings).repeat_interleave(b, dim=0) for term in TERMS],
             noise.to(self.device),
-            guidance_scales=[job[term]["guidance_scale"] for term in TERMS],
-            start_steps=[job[term]["start_step"] for term in TERMS],
-            audio_weight=job["audio"]["weight"] / sum(job[term]["weight"] for term in TERMS),
+            guidance_scales=[settings.terms[term].guidance_scale for term in TERMS],
+            start_steps=[settings.terms[term].start_step for term in TERMS],
+            audio_weight=settings.terms["audio"].weight / sum(settings.terms[term].weight for term in TERMS),
         )
         images: dict[Callable, torch.Tensor] = {}
         for term, decode in self.decoders.items():
@@ -157,21 +157,21 @@ class Theirs:
         on_host = [a.cpu() for a in (x, image, spectrogram, waveform)]
         return on_host[0]
 
-    def noise(self, jobs: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    def noise(self, batch: Sequence[SampleSettings]) -> torch.Tensor:
         """Draws x of step 0 as our pipeline does, `[b c h w]` float32."""
-        vae, job = self.vaes["image"].config, jobs[0]
+        vae, settings = self.vaes["image"].config, batch[0]
         factor = 2 ** (len(vae.block_out_channels) - 1)
-        shape = (job["height"] // factor, job["width"] // factor, vae.latent_channels)
-        seeds = [one["seed"] for one in jobs]
-        if job["noise"] == "torch":
+        shape = (settings.height // factor, settings.width // factor, vae.latent_channels)
+        seeds = [one.seed for one in batch]
+        if settings.noise == "torch":
             drawn = np.stack([torch_noise(seed, shape) for seed in seeds])
         else:
             drawn = np.asarray(denoise.initial_noise(jnp.array(seeds, jnp.uint32), shape))
         return torch.from_numpy(drawn.transpose(0, 3, 1, 2).copy())
 
-    def _encode(self, term, job):
+    def _encode(self, term, settings):
         """Returns features `[2 n d]`. All samples of a batch have the same prompts."""
-        prompts = [job[term]["negative_prompt"], job[term]["prompt"]]
+        prompts = [settings.terms[term].negative_prompt, settings.terms[term].prompt]
         ids = self.tokenizers[term](prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return self.encoders[term](ids.to(self.device)).last_hidden_state
 
@@ -180,12 +180,12 @@ def are_equal(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def make_scheduler(job: Mapping[str, Any]) -> diffusers.SchedulerMixin:
+def make_scheduler(settings: SampleSettings) -> diffusers.SchedulerMixin:
     """Returns diffusers' scheduler for the solver of a sample, at our timesteps."""
-    raw = json.loads((Path(job["image"]["model"]) / "scheduler" / "scheduler_config.json").read_text())
-    made = SCHEDULERS[job["solver"]].from_config({"timestep_spacing": "leading"} | raw)
-    if job["solver"] == "ddim":
-        made.set_timesteps(job["num_steps"])
+    raw = json.loads((Path(settings.terms["image"].model) / "scheduler" / "scheduler_config.json").read_text())
+    made = SCHEDULERS[settings.solver].from_config({"timestep_spacing": "leading"} | raw)
+    if settings.solver == "ddim":
+        made.set_timesteps(settings.num_steps)
     else:  # its own leading timesteps begin lower, as if there were one step more
-        made.set_timesteps(timesteps=NoiseSchedule.from_dict(raw).timesteps(job["num_steps"]).tolist())
+        made.set_timesteps(timesteps=NoiseSchedule.from_dict(raw).timesteps(settings.num_steps).tolist())
     return made

@@ -5,9 +5,10 @@
     python -m bench.quality.colors --workdir=work/colors --out=bench/results/colors.json
 
 `usual` is the fraction of images whose hue is one in which the subject's pictures were drawn, `chance` the fraction of
-the images of all other subjects whose hue is, and `grey` the fraction of images with hardly any color (see `hue` in
-`its_jax.tiny.data.colors`). `grey_off` is the largest difference between the mean of the three channels and the
-spectrogram, in levels of 1/255. --picture=docs/colors.png shows the first samples of some subjects, gray and colorized.
+the images of all other subjects whose hue is, and `grey` the fraction of images with hardly any color (see
+`dominant_hue` in `its_jax.tiny.data.colors`). `grey_off` is the largest difference between the mean of the three
+channels and the spectrogram, in levels of 1/255. --picture=docs/colors.png shows the first samples of some subjects,
+gray and colorized.
 """
 
 import collections
@@ -69,7 +70,9 @@ def measure(made: Mapping[str, samples.Sample]) -> dict[str, list[Colored]]:
         for name in sample.colorings:
             image = sample.read_image(name)
             error = 255 * np.abs(image.mean(axis=-1) - sample.read_image()).max()
-            found[read_method(sample, name)].append(Colored(read_subject(sample), colors.dominant_hue(image), float(error)))
+            found[read_method(sample, name)].append(
+                Colored(read_subject(sample), colors.dominant_hue(image), float(error))
+            )
     return found
 
 

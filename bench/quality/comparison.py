@@ -37,13 +37,11 @@ REFERENCE = "fused"
 SHOWN = 2  # pairs of prompts in the picture
 BATCH = 240  # samples whose files are read at once
 
-# Image prompt, audio prompt and seed -> sample.
-SamplesByPrompts = dict[tuple[str, str, int], samples.Sample]
+SamplesByPrompts = dict[tuple[str, str, int], samples.Sample]  # by image prompt, audio prompt and seed
 
 
 def main():
-    args = flags.FLAGS
-    make_table(args.workdir, out=args.out, picture=args.picture, plot=args.plot)
+    make_table(flags.FLAGS.workdir, out=flags.FLAGS.out, picture=flags.FLAGS.picture, plot=flags.FLAGS.plot)
 
 
 def make_table(workdir: str, *, out: str | None, picture: str | None = None, plot: str | None = None) -> None:
@@ -77,8 +75,9 @@ def read_samples(workdir: str | Path) -> dict[str, SamplesByPrompts]:
 def summarize(made: SamplesByPrompts, reference: SamplesByPrompts) -> dict[str, Any]:
     """Returns the figures of one method's samples."""
     scores = {name: [sample.record["scores"][name] for sample in made.values()] for name in ("clip", "clap")}
-    scores["together"] = [sum_scores(sample) for sample in made.values()]
-    more = [sum_scores(reference[key]) - sum_scores(made[key]) for key in made if key in reference]
+    scores["together"] = [clip + clap for clip, clap in zip(*scores.values(), strict=True)]
+    best = {key: sum(sample.record["scores"][name] for name in ("clip", "clap")) for key, sample in reference.items()}
+    more = [best[key] - score for key, score in zip(made, scores["together"], strict=True) if key in best]
     means = {name: metrics.mean_and_half_width(values) for name, values in scores.items()}
     return {
         "n": len(made),
@@ -87,10 +86,6 @@ def summarize(made: SamplesByPrompts, reference: SamplesByPrompts) -> dict[str, 
         "in_pairs": len(more),
         **judged.rates(judge(list(made.values()))),
     }
-
-
-def sum_scores(sample: samples.Sample) -> float:
-    return sample.record["scores"]["clip"] + sample.record["scores"]["clap"]
 
 
 def judge(made: Sequence[samples.Sample]) -> dict[str, np.ndarray]:

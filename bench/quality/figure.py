@@ -32,7 +32,7 @@ def main():
 
 
 def draw(rows: Sequence[Mapping[int, np.ndarray]], out: str) -> None:
-    """Draws the estimated spectrograms of each row at the steps that are closest to `SHOWN`."""
+    """Draws the estimated images of each row at the steps that are closest to `SHOWN`."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -41,7 +41,7 @@ def draw(rows: Sequence[Mapping[int, np.ndarray]], out: str) -> None:
         axes[i, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
         for axis, step in zip(axes[i], SHOWN, strict=True):
             _, nearest = min((abs(known - step), known) for known in estimates)
-            axis.imshow(estimates[nearest], cmap="gray", vmin=0, vmax=1, aspect="auto")
+            axis.imshow(estimates[nearest].mean(axis=-1), cmap="gray", vmin=0, vmax=1, aspect="auto")
             axis.set(xticks=[], yticks=[])
             if i == 0:
                 axis.set_title(f"step {nearest} of {max(estimates)}", fontsize=9)

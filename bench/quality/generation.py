@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from configs import default
+from its_jax import Pipeline
 from its_jax.benchmark.measure import stage_flops
-from its_jax.pipeline.sampler import Sampler
+from its_jax.pipeline.progress import Progress
 from its_jax.settings.parse import expand
-from its_jax.settings.schema import TERMS
+from its_jax.settings.schema import TERMS, SampleSettings
 from its_jax.tiny.evaluation import pairs, scores
 
 BATCH = 12
@@ -25,37 +26,30 @@ def default_settings(changes: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def generate_pairs(
-    settings: Mapping[str, Any], workdir: Path, wanted: Sequence[tuple[int, int, int]]
-) -> dict[str, np.ndarray]:
+def generate_pairs(settings: Mapping[str, Any], workdir: Path, wanted: Sequence[pairs.Pair]) -> dict[str, np.ndarray]:
     """Generates fused samples of (subject, sound, seed), or reads those that `workdir` contains.
 
     Returns:
       spectrogram, waveform, subject, sound and the models' mean denoising `error` of each sample, and the `gflop` of
       denoising one.
     """
-    job = expand(settings, 1)[0]
-    sampler = Sampler(job, pending=BATCH, batch_size=BATCH)
-    samples = pairs.SampleCache(workdir, sampler, settings).samples("fused", wanted)
-    errors = [scores.denoising_error(sampler.models[term], samples, term) for term in TERMS]
-    gflop = stage_flops(sampler, job)["denoise"] / 1e9
+    (one,) = expand(settings, 1)
+    program = Pipeline(settings).compile(one, pending=BATCH, batch_size=BATCH)
+    samples = pairs.SampleCache(workdir, program, settings).samples("fused", wanted)
+    models = program.components.models
+    errors = [scores.denoising_error(models[term], samples, term) for term in TERMS]
+    gflop = stage_flops(program.components, one)["denoise"] / 1e9
     return {**samples, "error": np.mean(errors, axis=0), "gflop": np.float64(gflop)}
 
 
-def generate_with_estimates(jobs: Sequence[Mapping[str, Any]]) -> Iterator[dict[int, np.ndarray]]:
-    """Yields for each sample: step -> spectrogram `[H W]` in [0, 1] of the clean latent estimated after that step."""
-    sampler = Sampler(jobs[0], pending=1, batch_size=1)
-    estimates: dict[int, Any] = {}
-    run = sampler._denoise
+def generate_with_estimates(requested: Sequence[SampleSettings]) -> Iterator[dict[int, np.ndarray]]:
+    """Yields for each sample: step -> image `[H W 3]` in [0, 1] of the clean latent estimated after that step."""
+    program = Pipeline().compile(requested[0], batch_size=1)
+    for settings in requested:
+        estimates: dict[int, np.ndarray] = {}
 
-    def record_estimate(*args):
-        state = run(*args)
-        estimates[int(args[6])] = state.x0
-        return state
+        def record(progress: Progress, estimates=estimates) -> None:
+            (estimates[progress.step],) = progress.preview()
 
-    sampler._denoise = record_estimate
-    for job in jobs:
-        estimates.clear()
-        (sample,) = sampler([job])
-        decoded = {step: np.asarray(sampler._decode(x0, sampler.decoders)[0][0]) for step, x0 in estimates.items()}
-        yield decoded | {max(decoded): sample.spectrogram}
+        program([settings], record)
+        yield estimates

@@ -1,9 +1,9 @@
 """Times the stages that `its_jax.sample` runs: `python -m its_jax.benchmark --config=configs/default.py`.
 
-The programs are the sampler's own, at its batch size, or at those of `--batches=1,2,4,8`, each loaded and compiled
-anew, up to where memory ends. Compile time is without the cache of compiled programs, which this command does not use.
-`--out=FILE.json` keeps the figures that are printed, after each batch size. `python -m bench.full_size` makes models of
-full size with random weights.
+It runs the pipeline's own programs at the batch size of the config, or at those of `--batches=1,2,4,8` as far as they
+fit in memory, each with newly loaded models and newly compiled programs. This command does not use the cache of
+compiled programs. `--out=FILE.json` keeps the figures that are printed, after each batch size.
+`python -m bench.peer.random_models` writes full-size models with random weights.
 """
 
 from pathlib import Path
@@ -16,10 +16,12 @@ from its_jax.runtime import cli
 from its_jax.settings.parse import read_settings
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings, as of its_jax.sample.", lock_config=True, allow_override=True
+    "config", None, "The settings, as for its_jax.sample.", lock_config=True, allow_override=True
 )
-_BATCHES = flags.DEFINE_list("batches", [], "Batch sizes; without, the config's own.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "How many batches are timed, after one that is not.", lower_bound=1)
+_BATCHES = flags.DEFINE_list("batches", [], "Batch sizes; by default that of the config.")
+_REPEATS = flags.DEFINE_integer(
+    "repeats", 3, "The number of batches that are timed, after one that is not.", lower_bound=1
+)
 _OUT = flags.DEFINE_string("out", None, "A JSON file for the figures.")
 
 
@@ -39,8 +41,8 @@ def main():
     )
 
     jax.config.update("jax_enable_compilation_cache", False)
-    at_once = max(1, jax.local_device_count() // max(1, settings["devices_per_sample"]))  # Sampler says what is wrong
-    batches = sorted({-(-b // at_once) * at_once for b in batches})  # as Sampler rounds them
+    at_once = max(1, jax.local_device_count() // max(1, settings["devices_per_sample"]))  # the pipeline checks them
+    batches = sorted({-(-b // at_once) * at_once for b in batches})  # as the pipeline rounds them
     figures = measure.about(requested[0])
     print(f"{figures['machine']}, {requested[0].dtype}")
     for of_batch in measure.sweep(settings, batches, _REPEATS.value):

@@ -63,7 +63,7 @@ def test_latents_of_a_batch_equal_pytorchs(options, pipeline):
 
 
 def test_the_authors_loop_is_float16_with_one_sample_at_a_time(options, pipeline):
-    """Its result is that of our first sample, except for float16."""
+    """The result equals that of our first sample, except for float16."""
     work = parts.sample(2, options, authors=True, pipeline=pipeline)
     assert work.samples == (2, 1) and work.forms == ("eager",)
     assert 1e-6 < contest.run(work, 1, ["eager"])["relative_difference"] < 0.1
@@ -75,7 +75,7 @@ def test_each_call_has_new_prompts(options):
     run = parts.with_new_prompts(seen.append, settings(options), 1)
     run(), run()
     (first,), (second,) = seen
-    assert first["image"]["prompt"] != second["image"]["prompt"] and first["seed"] == second["seed"]
+    assert first.terms["image"].prompt != second.terms["image"].prompt and first.seed == second.seed
 
 
 def test_start_steps_keep_their_proportion(options):

@@ -1,4 +1,4 @@
-"""The figures of a benchmark: every stage of every size of batch, and where memory ends."""
+"""The figures of a benchmark: every stage at every batch size that fits in memory."""
 
 import dataclasses
 import runpy
@@ -9,7 +9,6 @@ import pytest
 
 from its_jax.benchmark import measure
 from its_jax.pipeline import decoding
-from its_jax.pipeline.sampler import Sampler
 from its_jax.runtime import hardware
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
@@ -21,7 +20,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "default.py"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
-    """One device, programs compiled without effort, and products of small matrices."""
+    """Uses one device, programs compiled without effort, and products of small matrices."""
     with model_folder.one_quick_device(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(hardware, "PRODUCT", (64, 64))
         yield
@@ -41,72 +40,73 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sampler(settings):
-    """Of batches of two."""
-    (one, *_), _ = read_settings(settings)
-    return Sampler(one, pending=2, batch_size=2)
+def program(settings):
+    """The compiled stages for batches of two."""
+    return measure.compile_program(*read_settings(settings | {"batch_size": 2}))
 
 
-def test_every_stage_is_timed(settings, sampler, monkeypatch):
-    monkeypatch.setattr(measure, "Sampler", lambda settings, **how: sampler)  # it has been compiled already
-    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2)
+@pytest.fixture(scope="module")
+def components(program):
+    return program.components
+
+
+def test_every_stage_is_timed(settings, program):
+    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, compile_program=lambda *_: program)
     assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
     assert list(figures["stages"]) == [*measure.STAGES, "all"]
-    for of_stage in figures["stages"].values():
-        first, second = of_stage["batch_seconds"]
-        assert of_stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
-        assert of_stage["samples_per_second"] > 0 and of_stage["gflops"] > 0 and of_stage["of_matrix_product"] > 0
+    for stage in figures["stages"].values():
+        first, second = stage["batch_seconds"]
+        assert stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
+        assert stage["samples_per_second"] > 0 and stage["gflops"] > 0 and stage["of_matrix_product"] > 0
     assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
 
 
 @pytest.fixture(scope="module")
 def one(settings):
-    """Of two steps, of which the image model has one."""
+    """Settings with two steps; the image model is active at one of them."""
     return read_settings(settings)[0][0]
 
 
 @pytest.fixture(scope="module")
-def work(sampler, one):
-    return measure.stage_flops(sampler, one)
+def work(components, one):
+    return measure.stage_flops(components, one)
 
 
-def test_arithmetic_follows_steps_and_guidance(sampler, one, work):
+def test_arithmetic_follows_steps_and_guidance(components, one, work):
     assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
     changed = replace_in_term(one, "image", start_step=0, guidance_scale=1.0)
-    other = measure.stage_flops(sampler, changed)
+    other = measure.stage_flops(components, changed)
     assert other["denoise"] == pytest.approx(work["denoise"])  # two steps without a negative prompt in place of one
     assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
         assert work[stage] == other[stage]
-    alone = measure.stage_flops(sampler, replace_in_term(one, "image", weight=0.0))
+    alone = measure.stage_flops(components, replace_in_term(one, "image", weight=0.0))
     assert alone["encode"] == pytest.approx(work["encode"] / 2)
     assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
-def test_columns_that_are_cut_off_are_not_counted(sampler, one, work):
+def test_columns_that_are_cut_off_are_not_counted(components, one, work):
     """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
-    cut = measure.stage_flops(sampler, dataclasses.replace(one, cutoff_latent=True))
+    cut = measure.stage_flops(components, dataclasses.replace(one, cutoff_latent=True))
     assert cut["denoise"] == work["denoise"]
     assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
     assert cut["decode"] < work["decode"]
 
 
-def test_a_sweep_ends_where_memory_does(settings, monkeypatch):
-    def of_batch(settings, repeats):
+def test_a_sweep_ends_where_a_batch_does_not_fit_in_memory(settings):
+    def measure_batch(settings, repeats):
         if settings["batch_size"] > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
         return {"batch_size": settings["batch_size"]}
 
-    monkeypatch.setattr(measure, "measure_batch", of_batch)
-    one, two, end = measure.sweep(settings, [1, 2, 4, 8])
+    one, two, end = measure.sweep(settings, [1, 2, 4, 8], measure=measure_batch)
     assert (one, two) == ({"batch_size": 1}, {"batch_size": 2})
     assert end["batch_size"] == 4 and "memory" in end["fault"]
 
 
-def test_another_fault_is_not_taken_for_the_end_of_memory(settings, monkeypatch):
-    def of_batch(settings, repeats):
+def test_other_errors_end_a_sweep_with_an_error(settings):
+    def measure_batch(settings, repeats):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
-    monkeypatch.setattr(measure, "measure_batch", of_batch)
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        list(measure.sweep(settings, [1]))
+        list(measure.sweep(settings, [1], measure=measure_batch))

@@ -1,6 +1,6 @@
 """Prints what the commands do, as plain text that two versions of the code can be compared by.
 
-    python -m bench.freeze > before.txt
+    python -m tests.freeze > before.txt
 
 in one checkout, then the same in another on the same machine with the same packages, and `diff` shows what changed:
 ids of samples, bits of latents, pictures and sounds, and what wrong commands are told. It takes some ten minutes on 2
@@ -63,7 +63,7 @@ MADE = [
 ]
 
 # Wrong commands, a line each. SAMPLE stands for a config and a work folder, MADE for the folder of the fused samples.
-MISTAKES = (ROOT / "bench" / "freeze_mistakes.txt").read_text().splitlines()
+MISTAKES = (ROOT / "tests" / "freeze_mistakes.txt").read_text().splitlines()
 
 
 def main():
@@ -85,7 +85,7 @@ def main():
 
 
 def write_files(tmp):
-    """Writes the files that settings name; start.png is no picture, but its content is in an id."""
+    """Writes the files that settings name; start.png is not an image, but its content is in an id."""
     (tmp / "start.png").write_text("no picture")
     (tmp / "start.pgm").write_text("P2 4 2 255 0 80 160 240 240 160 80 0\n")
     (tmp / "pairs.csv").write_text("image,audio.prompt\na painting of dogs,siren wailing\na fish,frog croaking\n")
