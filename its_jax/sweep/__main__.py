@@ -1,10 +1,10 @@
 """Generates the samples of a grid: `python -m its_jax.sweep --config=configs/sweep.py --workdir=sweep`.
 
 Axes are in the config's `grid`, or given as --axis=SETTING=VALUES; `its_jax.sweep.grid` documents how they are written.
-The plan is printed before anything is generated (--plan stops there). If the command is interrupted, or if the grid has
-grown, the same command generates only the missing samples, with the same bits as an uninterrupted run. Several processes
-can share one work folder: each generates the shard that --shard_index and --num_shards name, or that its scheduler
-assigns. With --engine=ray the actors of a Ray cluster generate all of them.
+The plan is printed before anything is generated (--plan stops there). If the command is interrupted, or if the grid
+has grown, the same command generates only the missing samples, with the same bits as an uninterrupted run. Several
+processes can share one work folder: each generates the shard that --shard_index and --num_shards name, or that its
+scheduler assigns. With --engine=ray the actors of a Ray cluster generate all samples.
 """
 
 import os

@@ -106,7 +106,10 @@ def _connect(address: str) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises `UserError` if nothing listens at an address. Ray itself would try for minutes and then end the process."""
+    """Raises `UserError` if nothing listens at an address.
+
+    Ray itself would try for minutes and then end the process.
+    """
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
         try:

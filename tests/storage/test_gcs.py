@@ -1,4 +1,4 @@
-"""Sweeps into Google Cloud Storage, by an emulator on this machine."""
+"""Sweeps into Google Cloud Storage, as an emulator on this machine has it."""
 
 import socket
 
@@ -6,10 +6,9 @@ import pytest
 
 from configs import default
 from its_jax import errors
-from its_jax.generate import groups
 from its_jax.storage import files, locks, samples, writers
 from its_jax.sweep.run import run_sweep
-from tests.helpers import sweep_driver
+from tests.helpers.sweep_driver import FakePipeline
 
 server = pytest.importorskip("gcp_storage_emulator.server")
 
@@ -27,22 +26,20 @@ def bucket():
 
 
 @pytest.mark.parametrize("layout", writers.LAYOUTS)
-def test_a_sweep_is_generated_continued_and_read_as_on_a_disk(layout, bucket, monkeypatch, tmp_path):
-    monkeypatch.setattr(groups, "Sampler", sweep_driver.Noise)
-    monkeypatch.setattr(sweep_driver, "SECONDS_OF_BATCH", 0)
+def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, tmp_path):
     settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False}
     workdir = files.to_path(f"{bucket}/{layout}")
     for axis in ("seed=0..4", "seed=0..6"):
-        run_sweep(settings | {"layout": layout}, workdir, axes=[axis])
-        run_sweep(settings, tmp_path, axes=[axis])
+        run_sweep(settings | {"layout": layout}, workdir, axes=[axis], pipeline=FakePipeline())
+        run_sweep(settings, tmp_path, axes=[axis], pipeline=FakePipeline())
     local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():
-        assert (sample.read_image("image") == local[name].read_image("image")).all()
-        assert (sample.read_audio()[0] == local[name].read_audio()[0]).all()
+        assert (sample.picture("image") == local[name].picture("image")).all()
+        assert (sample.waveform()[0] == local[name].waveform()[0]).all()
 
 
-def test_one_process_at_a_time_holds_a_lock(bucket):
+def test_a_share_is_made_by_one(bucket):
     workdir = files.to_path(f"{bucket}/locked")
     with locks.hold(workdir, "shard-0-of-1"):
         with pytest.raises(locks.Locked, match="shard-0-of-1 is being made in gs://bucket/locked by process"):
@@ -52,7 +49,7 @@ def test_one_process_at_a_time_holds_a_lock(bucket):
         pass
 
 
-def test_a_missing_package_is_named_in_the_error(monkeypatch):
+def test_what_it_takes_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(errors.UserError, match=r"gs://bucket/a: needs gcsfs; pip install 'its_jax\[gcs\]'"):
         files.to_path("gs://bucket/a")
