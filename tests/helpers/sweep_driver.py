@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,14 +70,10 @@ class FakePipeline:
         return FakeProgram(options["batch_size"] or 4, self._seconds)
 
 
-def main():
-    from its_jax.sweep.__main__ import main as sweep
-
-    sweep(FakePipeline(float(os.environ.get("SECONDS_OF_BATCH", "0.05"))))
-
-
 if __name__ == "__main__":
     from its_jax.runtime import cli
+    from its_jax.sweep.__main__ import main  # defines the flags
 
     sys.argv[0] = "sweep"
-    cli.run(main)
+    fake: Any = FakePipeline(float(os.environ.get("SECONDS_OF_BATCH", "0.05")))
+    cli.run(lambda: main(fake))

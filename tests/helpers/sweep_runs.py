@@ -55,7 +55,7 @@ def leftovers(workdir):
 
 
 def assert_whole_tars(workdir, expected):
-    """Checks that tar files hold each sample once, with its record, and its files in a row, as WebDataset reads them."""
+    """Checks that tar files hold each sample once, its files and record in a row, as WebDataset reads them."""
     found = []
     for path in (workdir / "shards").glob("*.tar"):
         with tarfile.open(path) as tar:

@@ -1,6 +1,7 @@
 """Sweeps into Google Cloud Storage, as an emulator on this machine has it."""
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,10 @@ def bucket():
 def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, tmp_path):
     settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False}
     workdir = files.to_path(f"{bucket}/{layout}")
+    pipeline: Any = FakePipeline()
     for axis in ("seed=0..4", "seed=0..6"):
-        run_sweep(settings | {"layout": layout}, workdir, axes=[axis], pipeline=FakePipeline())
-        run_sweep(settings, tmp_path, axes=[axis], pipeline=FakePipeline())
+        run_sweep(settings | {"layout": layout}, workdir, axes=[axis], pipeline=pipeline)
+        run_sweep(settings, tmp_path, axes=[axis], pipeline=pipeline)
     local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():

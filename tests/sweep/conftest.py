@@ -1,5 +1,7 @@
 """Sweeps of small samples with noise in place of models, in the process of the test."""
 
+from typing import Any
+
 import pytest
 
 from configs import default
@@ -13,8 +15,8 @@ def tiny():
 
     def run(workdir, axes=("seed=0..3",), *, shard=None, plan_only=False, pipeline=None, **more):
         settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False} | more
-        pipeline = pipeline or FakePipeline()
-        run_sweep(settings, workdir, axes=list(axes), shard=shard, plan_only=plan_only, pipeline=pipeline)
-        return pipeline
+        used: Any = pipeline or FakePipeline()
+        run_sweep(settings, workdir, axes=list(axes), shard=shard, plan_only=plan_only, pipeline=used)
+        return used
 
     return run

@@ -46,7 +46,7 @@ def latents(workdir):
 def test_the_batches_of_a_killed_actor_are_generated_again_to_the_same_bits(small, tmp_path, caplog):
     settings, axes = small(num_samples=1, batch_size=8).to_dict(), ["seed=0..11", "num_steps=4,5"]
     run_sweep(settings, tmp_path / "here", axes=axes)
-    killed = []
+    killed: list[int] = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed), daemon=True)
     killer.start()
     run_sweep(settings, tmp_path / "ray", axes=axes, ray={"resources": {"CPU": 1}, "address": "local"})
