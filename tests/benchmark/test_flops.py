@@ -1,4 +1,4 @@
-"""The count of arithmetic, by hand and against XLA's own."""
+"""Counts of floating-point operations, against figures worked out on paper and against XLA's own."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def conv(x, kernel, **kw):
         (jax.jit(lambda a, b: jnp.tanh(a @ b).sum()), (shape(4, 4),) * 2, 2 * 64),
     ],
 )
-def test_products_are_counted(function, arguments, expected):
+def test_products_of_matrices_and_convolutions_are_counted(function, arguments, expected):
     assert count_flops(function, *arguments) == expected
 
 
@@ -46,16 +46,18 @@ def test_products_are_counted(function, arguments, expected):
         dict(window_strides=(1, 1), padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),
     ],
 )
-def test_without_edges_convolutions_count_as_xla_has_it(options):
+def test_without_padding_convolutions_count_as_in_xla(options):
     names = ("NHWC", "HWIO", "NHWC")
     function = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, dimension_numbers=names, **options)  # noqa: E731
     inputs = shape(2, 8, 6, 3), shape(3, 3, 3, 7)
-    assert count_flops(function, *inputs, edges=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
-    assert count_flops(function, *inputs, edges=False) < count_flops(function, *inputs)
+    assert (
+        count_flops(function, *inputs, count_padding=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
+    )
+    assert count_flops(function, *inputs, count_padding=False) < count_flops(function, *inputs)
 
 
-def test_a_loop_of_unknown_length_is_not_guessed():
-    with pytest.raises(ValueError, match="rounds"):
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="iterations"):
         count_flops(lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ a, a), shape(4, 4))
 
 

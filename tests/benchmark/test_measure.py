@@ -1,4 +1,4 @@
-"""The figures of a benchmark: every stage of every size of batch, and where memory ends."""
+"""Figures of a benchmark: each stage of each batch size, up to the one that does not fit in memory."""
 
 import dataclasses
 import runpy
@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from its_jax.benchmark import measure
+from its_jax.errors import UserError
 from its_jax.pipeline import decoding
-from its_jax.pipeline.sampler import Sampler
+from its_jax.pipeline.pipeline import Pipeline
 from its_jax.runtime import hardware
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
@@ -41,72 +42,79 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sampler(settings):
-    """Of batches of two."""
-    (one, *_), _ = read_settings(settings)
-    return Sampler(one, pending=2, batch_size=2)
-
-
-def test_every_stage_is_timed(settings, sampler, monkeypatch):
-    monkeypatch.setattr(measure, "Sampler", lambda settings, **how: sampler)  # it has been compiled already
-    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2)
-    assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
-    assert list(figures["stages"]) == [*measure.STAGES, "all"]
-    for of_stage in figures["stages"].values():
-        first, second = of_stage["batch_seconds"]
-        assert of_stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
-        assert of_stage["samples_per_second"] > 0 and of_stage["gflops"] > 0 and of_stage["of_matrix_product"] > 0
-    assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
-
-
-@pytest.fixture(scope="module")
-def one(settings):
-    """Of two steps, of which the image model has one."""
+def sample(settings):
+    """Settings of two steps, of which the image model has one."""
     return read_settings(settings)[0][0]
 
 
 @pytest.fixture(scope="module")
-def work(sampler, one):
-    return measure.stage_flops(sampler, one)
+def program(sample):
+    """A program for batches of two."""
+    return Pipeline().compile(sample, pending=2, batch_size=2)
 
 
-def test_arithmetic_follows_steps_and_guidance(sampler, one, work):
+@pytest.fixture(scope="module")
+def work(program, sample):
+    return measure.stage_flops(program, sample)
+
+
+class FakePipeline:
+    """A pipeline whose programs have been compiled already; a batch of more than two fails with `error`."""
+
+    def __init__(self, program, error=""):
+        self.program, self.error = program, error
+
+    def compile(self, settings, *, batch_size, **options):
+        if batch_size > 2:
+            raise jax.errors.JaxRuntimeError(self.error)
+        return self.program
+
+
+def test_every_stage_is_timed(settings, program):
+    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, pipeline=FakePipeline(program))
+    assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
+    assert list(figures["stages"]) == [*measure.STAGES, "all"]
+    for stage in figures["stages"].values():
+        first, second = stage["batch_seconds"]
+        assert stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
+        assert stage["samples_per_second"] > 0 and stage["gflops"] > 0 and stage["of_matrix_product"] > 0
+    assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
+
+
+def test_operations_follow_steps_and_guidance(program, sample, work):
     assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
-    changed = replace_in_term(one, "image", start_step=0, guidance_scale=1.0)
-    other = measure.stage_flops(sampler, changed)
-    assert other["denoise"] == pytest.approx(work["denoise"])  # two steps without a negative prompt in place of one
-    assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
+    unguided = measure.stage_flops(program, replace_in_term(sample, "image", start_step=0, guidance_scale=1.0))
+    # The image model takes two steps without a negative prompt in place of one step with it.
+    assert unguided["denoise"] == pytest.approx(work["denoise"])
+    assert unguided["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
-        assert work[stage] == other[stage]
-    alone = measure.stage_flops(sampler, replace_in_term(one, "image", weight=0.0))
-    assert alone["encode"] == pytest.approx(work["encode"] / 2)
-    assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
+        assert work[stage] == unguided[stage]
+    audio_only = measure.stage_flops(program, replace_in_term(sample, "image", weight=0.0))
+    assert audio_only["encode"] == pytest.approx(work["encode"] / 2)
+    assert audio_only["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
-def test_columns_that_are_cut_off_are_not_counted(sampler, one, work):
-    """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
-    cut = measure.stage_flops(sampler, dataclasses.replace(one, cutoff_latent=True))
+def test_columns_that_are_cut_off_are_not_counted(program, sample, work):
+    cut = measure.stage_flops(program, dataclasses.replace(sample, cutoff_latent=True))
     assert cut["denoise"] == work["denoise"]
+    # The VAE here halves the width. Of 24 latent columns, 4 are neither decoded nor vocoded.
     assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
     assert cut["decode"] < work["decode"]
 
 
-def test_a_sweep_ends_where_memory_does(settings, monkeypatch):
-    def of_batch(settings, repeats):
-        if settings["batch_size"] > 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-        return {"batch_size": settings["batch_size"]}
-
-    monkeypatch.setattr(measure, "measure_batch", of_batch)
-    one, two, end = measure.sweep(settings, [1, 2, 4, 8])
-    assert (one, two) == ({"batch_size": 1}, {"batch_size": 2})
-    assert end["batch_size"] == 4 and "memory" in end["fault"]
+def test_batch_sizes_end_with_the_first_that_does_not_fit_in_memory(settings, program):
+    error = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+    sizes, make = [2, 4, 8], lambda: FakePipeline(program, error)
+    two, four = measure.measure_batches(settings, sizes, repeats=1, new_pipeline=make)
+    assert two["batch_size"] == 2 and "stages" in two
+    assert four["batch_size"] == 4 and "memory" in four["fault"]
 
 
-def test_another_fault_is_not_taken_for_the_end_of_memory(settings, monkeypatch):
-    def of_batch(settings, repeats):
-        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
-
-    monkeypatch.setattr(measure, "measure_batch", of_batch)
+def test_another_error_is_raised(settings, program):
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        list(measure.sweep(settings, [1]))
+        list(measure.measure_batches(settings, [4], new_pipeline=lambda: FakePipeline(program, "INTERNAL: a bug")))
+
+
+def test_methods_that_do_not_denoise_one_latent_are_refused(settings):
+    with pytest.raises(UserError, match="method='imprint': only methods that denoise one latent are timed"):
+        measure.measure_batch(settings | {"method": "imprint"})
