@@ -139,7 +139,8 @@ def _measure_program(
     runs = [program(_numbered_batch(settings, size, i + 1))[0].seconds for i in range(repeats)]
     seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
     peak, flops = hardware.peak_memory(), stage_flops(program, requested[0])
-    temporaries = {name: stage.memory_analysis().temp_size_in_bytes for name, stage in program.programs.items()}
+    stages: dict[str, Any] = dict(program.programs)
+    temporaries = {name: stage.memory_analysis().temp_size_in_bytes for name, stage in stages.items()}
     return _Measured(
         batch_size=size,
         seconds=seconds | {"all": [sum(of_batch) for of_batch in zip(*seconds.values(), strict=True)]},

@@ -3,6 +3,7 @@
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -70,8 +71,12 @@ class FakePipeline:
         return self.program
 
 
+def fake(program, error="") -> Any:
+    return FakePipeline(program, error)
+
+
 def test_every_stage_is_timed(settings, program):
-    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, pipeline=FakePipeline(program))
+    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, pipeline=fake(program))
     assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
     assert list(figures["stages"]) == [*measure.STAGES, "all"]
     for stage in figures["stages"].values():
@@ -104,7 +109,7 @@ def test_columns_that_are_cut_off_are_not_counted(program, sample, work):
 
 def test_batch_sizes_end_with_the_first_that_does_not_fit_in_memory(settings, program):
     error = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
-    sizes, make = [2, 4, 8], lambda: FakePipeline(program, error)
+    sizes, make = [2, 4, 8], lambda: fake(program, error)
     two, four = measure.measure_batches(settings, sizes, repeats=1, new_pipeline=make)
     assert two["batch_size"] == 2 and "stages" in two
     assert four["batch_size"] == 4 and "memory" in four["fault"]
@@ -112,7 +117,7 @@ def test_batch_sizes_end_with_the_first_that_does_not_fit_in_memory(settings, pr
 
 def test_another_error_is_raised(settings, program):
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        list(measure.measure_batches(settings, [4], new_pipeline=lambda: FakePipeline(program, "INTERNAL: a bug")))
+        list(measure.measure_batches(settings, [4], new_pipeline=lambda: fake(program, "INTERNAL: a bug")))
 
 
 def test_methods_that_do_not_denoise_one_latent_are_refused(settings):
