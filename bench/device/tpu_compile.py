@@ -157,7 +157,7 @@ def count_step(pipeline: AbstractPipeline, job: Mapping[str, Any], form: Any) ->
         for _, layer in nnx.iter_graph(unet):
             if isinstance(layer, backends.Attention):
                 layer.attend = form
-        total += count_flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time_, text, edges=False)
+        total += count_flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time_, text, count_padding=False)
     return total
 
 

@@ -40,8 +40,8 @@ def latents(workdir):
     """Returns the hash of the latents by id, of a work folder of any layout, after it has read all files."""
     found = {}
     for name, sample in samples.open_samples(workdir).items():
-        assert sample.picture().shape == (16, 32) and sample.picture("image").shape == (16, 32, 3)
-        assert sample.waveform()[0].shape == (32 * 160,)
+        assert sample.read_image().shape == (16, 32) and sample.read_image("image").shape == (16, 32, 3)
+        assert sample.read_audio()[0].shape == (32 * 160,)
         assert json.loads(sample.read("sample.json"))["id"] == name and sample.record["id"] == name
         assert name.encode() in sample.read("image.png")
         found[name] = sample.record["run"]["latents_sha256"]

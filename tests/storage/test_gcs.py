@@ -1,4 +1,4 @@
-"""Sweeps into Google Cloud Storage, as an emulator on this machine has it."""
+"""Sweeps into Google Cloud Storage, by an emulator on this machine."""
 
 import socket
 from typing import Any
@@ -27,7 +27,7 @@ def bucket():
 
 
 @pytest.mark.parametrize("layout", writers.LAYOUTS)
-def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, tmp_path):
+def test_a_sweep_is_generated_continued_and_read_as_on_a_disk(layout, bucket, tmp_path):
     settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False}
     workdir = files.to_path(f"{bucket}/{layout}")
     pipeline: Any = FakePipeline()
@@ -37,11 +37,11 @@ def test_a_sweep_is_made_goes_on_and_is_read(layout, bucket, tmp_path):
     local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():
-        assert (sample.picture("image") == local[name].picture("image")).all()
-        assert (sample.waveform()[0] == local[name].waveform()[0]).all()
+        assert (sample.read_image("image") == local[name].read_image("image")).all()
+        assert (sample.read_audio()[0] == local[name].read_audio()[0]).all()
 
 
-def test_a_share_is_made_by_one(bucket):
+def test_one_process_at_a_time_holds_a_lock(bucket):
     workdir = files.to_path(f"{bucket}/locked")
     with locks.hold(workdir, "shard-0-of-1"):
         with pytest.raises(locks.Locked, match="shard-0-of-1 is being made in gs://bucket/locked by process"):
@@ -51,7 +51,7 @@ def test_a_share_is_made_by_one(bucket):
         pass
 
 
-def test_what_it_takes_is_named(monkeypatch):
+def test_a_missing_package_is_named_in_the_error(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(errors.UserError, match=r"gs://bucket/a: needs gcsfs; pip install 'its_jax\[gcs\]'"):
         files.to_path("gs://bucket/a")

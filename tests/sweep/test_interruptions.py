@@ -113,7 +113,7 @@ def test_an_unreadable_record_is_set_aside_and_its_sample_generated_again(tiny, 
     broken = next(tmp_path.glob("*/sample.json"))
     broken.write_text('{"seed": ')
     tiny(tmp_path)
-    assert f"{broken}: cannot be read; its sample will be made again" in caplog.text
+    assert f"{broken}: cannot be read; its sample will be regenerated" in caplog.text
     assert broken.with_name("sample.json.unreadable").read_text() == '{"seed": '
     assert latents(tmp_path) == before
 
@@ -125,7 +125,7 @@ def test_an_unreadable_line_of_an_index_is_named_and_its_sample_generated_again(
     lines = index.read_bytes().splitlines(keepends=True)
     index.write_bytes(lines[0] + b'{"id": \n' + b"".join(lines[2:]))
     tiny(tmp_path, layout="shards")
-    assert f"{index}, line 2: cannot be read; its sample will be made again" in caplog.text
+    assert f"{index}, line 2: cannot be read; its sample will be regenerated" in caplog.text
     assert latents(tmp_path) == before
 
 

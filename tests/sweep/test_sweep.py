@@ -106,8 +106,8 @@ def test_both_layouts_hold_the_same_samples(tiny, tmp_path):
     folders, shards = (samples.open_samples(tmp_path / layout) for layout in writers.LAYOUTS)
     assert list(folders) == list(shards)
     for name in folders:
-        np.testing.assert_array_equal(folders[name].picture("image"), shards[name].picture("image"))
-        np.testing.assert_array_equal(folders[name].waveform()[0], shards[name].waveform()[0])
+        np.testing.assert_array_equal(folders[name].read_image("image"), shards[name].read_image("image"))
+        np.testing.assert_array_equal(folders[name].read_audio()[0], shards[name].read_audio()[0])
         for sample in (folders[name], shards[name]):
             assert name.encode() in sample.read("spectrogram.png")
         differing = {key for key in folders[name].record if folders[name].record[key] != shards[name].record[key]}
@@ -133,7 +133,7 @@ def test_scores_are_columns_of_the_records(tiny, tmp_path):
     tiny(tmp_path, scorers=f"{__name__}:loud")
     for sample in samples.open_samples(tmp_path).values():
         assert sample.record["scores"]["one"] == 1
-        assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.waveform()[0]).mean(), abs=1e-4)
+        assert sample.record["scores"]["loudness"] == pytest.approx(np.abs(sample.read_audio()[0]).mean(), abs=1e-4)
         settings, _ = from_record(sample.record)
         assert sample_id(settings) == sample.id
 
@@ -143,7 +143,7 @@ def test_a_score_that_is_not_finite_is_left_out_with_a_warning(tiny, tmp_path, c
     found = {sample.record["seed"]: sample for sample in samples.open_samples(tmp_path).values()}
     assert [found[seed].record["scores"].get("brightness") for seed in range(4)] == [1, None, 1, 1]
     assert all("loudness" in sample.record["scores"] for sample in found.values())
-    assert caplog.text.count("is left out: scorers must") == 1
+    assert caplog.text.count("is left out: scorers must return finite numbers") == 1
     assert f"{found[1].id}: its score brightness is nan" in caplog.text
 
 
