@@ -3,7 +3,7 @@
 The programs are those of `its_jax.sample`, at the batch size of the config or at those of `--batches=1,2,4,8`. For each
 batch size the models are loaded and the programs compiled again, until a batch does not fit in memory. The cache of
 compiled programs is not used. `--out=FILE.json` keeps the printed figures; it is written after each batch size.
-`python -m bench.full_size` makes models of full size with random weights.
+`python -m bench.peer.random_models` writes full-size models with random weights.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

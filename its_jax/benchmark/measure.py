@@ -17,8 +17,8 @@ from its_jax.errors import UserError
 from its_jax.models.state_dict import abstract_arrays
 from its_jax.pipeline import decoding, prompts
 from its_jax.pipeline.batching import OUT_OF_MEMORY
+from its_jax.pipeline.components import Components
 from its_jax.pipeline.pipeline import Pipeline
-from its_jax.pipeline.program import Program
 from its_jax.pipeline.step_tables import step_tables, term_options
 from its_jax.runtime import hardware
 from its_jax.settings.methods import METHODS
@@ -138,7 +138,7 @@ def _measure_program(
     program(_numbered_batch(settings, size, 0))  # It is not timed, because some work is done only once.
     runs = [program(_numbered_batch(settings, size, i + 1))[0].seconds for i in range(repeats)]
     seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
-    peak, flops = hardware.peak_memory(), stage_flops(program, requested[0])
+    peak, flops = hardware.peak_memory(), stage_flops(program.components, requested[0])
     stages: dict[str, Any] = dict(program.programs)
     temporaries = {name: stage.memory_analysis().temp_size_in_bytes for name, stage in stages.items()}
     return _Measured(
@@ -184,17 +184,16 @@ def _stage_figures(seconds: Sequence[float], flops: int, batch_size: int, limit:
     }
 
 
-def stage_flops(program: Program, settings: SampleSettings) -> dict[str, int]:
+def stage_flops(components: Components, settings: SampleSettings) -> dict[str, int]:
     """Counts the floating-point operations of one sample by stage, in products as the reference layers compute them.
 
     Prompts are counted as if no other sample had them, and each term at the steps at which it is active.
     See `its_jax.benchmark.flops`.
     """
-    components = program.components
     work = dict.fromkeys(STAGES, 0)
     modes = step_tables(components.schedule, [settings]).modes
     for name, term_steps in zip(components.models, modes, strict=True):
-        encode, denoise = _term_flops(program, settings, name, term_steps)
+        encode, denoise = _term_flops(components, settings, name, term_steps)
         work["encode"] += encode * is_active(settings, name)
         work["denoise"] += denoise
     latents, vaes = _shape(1, *components.latent_shape(settings)), tuple(map(_reference, components.vaes))
@@ -202,18 +201,18 @@ def stage_flops(program: Program, settings: SampleSettings) -> dict[str, int]:
     decode = functools.partial(decoding.decode, frames=frames, cutoff=settings.cutoff_latent, wrap=settings.wrap)
     work["decode"] = count_flops(decode, latents, vaes)
     spectrogram, _ = jax.eval_shape(decode, latents, vaes)
-    vocode = functools.partial(decoding.vocode, config=program.mel, method=settings.vocoder, wrap=settings.wrap)
+    mel = components.mel(settings.height)
+    vocode = functools.partial(decoding.vocode, config=mel, method=settings.vocoder, wrap=settings.wrap)
     work["vocode"] = count_flops(vocode, _reference(components.vocoder), spectrogram)
     return work
 
 
-def _term_flops(program: Program, settings: SampleSettings, term: str, selected: np.ndarray) -> tuple[int, int]:
+def _term_flops(components: Components, settings: SampleSettings, term: str, selected: np.ndarray) -> tuple[int, int]:
     """Counts the floating-point operations of a term's prompts, and of its evaluations.
 
     Args:
       selected: the mode of each step, see `select_modes`.
     """
-    components = program.components
     model, (h, w, c) = components.models[term], components.latent_shape(settings)
     text_encoder, unet = _reference(model.text_encoder), _reference(model.unet)
     count = len(term_prompts(settings, term))

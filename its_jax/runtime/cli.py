@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -136,7 +136,7 @@ def unknown_setting(error: KeyError) -> str:
 def _keys_of_config(error: KeyError) -> list[str]:
     """Returns the keys of the ConfigDict that raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    config = frames[-1].f_locals.get("self") if frames else None
+    config: Any = frames[-1].f_locals.get("self") if frames else None
     return list(config.keys()) if hasattr(config, "keys") else []
 
 

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from its_jax.errors import UserError, unknown_setting
+from its_jax.errors import UserError
 from its_jax.settings.ids import sample_ids
 from its_jax.settings.parse import expand
 from its_jax.settings.schema import SampleSettings, setting_types

@@ -56,7 +56,7 @@ def program(sample):
 
 @pytest.fixture(scope="module")
 def work(program, sample):
-    return measure.stage_flops(program, sample)
+    return measure.stage_flops(program.components, sample)
 
 
 class FakePipeline:
@@ -88,19 +88,21 @@ def test_every_stage_is_timed(settings, program):
 
 def test_operations_follow_steps_and_guidance(program, sample, work):
     assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
-    unguided = measure.stage_flops(program, replace_in_term(sample, "image", start_step=0, guidance_scale=1.0))
+    unguided = measure.stage_flops(
+        program.components, replace_in_term(sample, "image", start_step=0, guidance_scale=1.0)
+    )
     # The image model takes two steps without a negative prompt in place of one step with it.
     assert unguided["denoise"] == pytest.approx(work["denoise"])
     assert unguided["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
         assert work[stage] == unguided[stage]
-    audio_only = measure.stage_flops(program, replace_in_term(sample, "image", weight=0.0))
+    audio_only = measure.stage_flops(program.components, replace_in_term(sample, "image", weight=0.0))
     assert audio_only["encode"] == pytest.approx(work["encode"] / 2)
     assert audio_only["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
 def test_columns_that_are_cut_off_are_not_counted(program, sample, work):
-    cut = measure.stage_flops(program, dataclasses.replace(sample, cutoff_latent=True))
+    cut = measure.stage_flops(program.components, dataclasses.replace(sample, cutoff_latent=True))
     assert cut["denoise"] == work["denoise"]
     # The VAE here halves the width. Of 24 latent columns, 4 are neither decoded nor vocoded.
     assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
