@@ -138,7 +138,7 @@ def _gallery_afterwards(workdir: Path, changed: bool) -> Iterator[None]:
 
 
 def _write_gallery(workdir: Path) -> None:
-    """Writes the gallery, unless there are no samples or the work folder is remote."""
+    """Writes the gallery, if the work folder is local and has samples."""
     from its_jax.storage import samples  # slow, because it imports NumPy
 
     if files.is_local(workdir) and samples.open_samples(workdir):

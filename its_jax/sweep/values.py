@@ -16,7 +16,7 @@ def setting_type(name: str, types: Mapping[str, type], where: str) -> type:
       types: by full name of a setting. where: what the error message begins with, such as a file and a line.
 
     Raises:
-      UserError: there is no such setting.
+      UserError: the setting does not exist.
     """
     if name in types:
         return types[name]
