@@ -80,6 +80,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
 
 # Old functions of packages that still exist -> their new places.
 FUNCTIONS: dict[str, dict[str, str]] = {
+    "its_jax.notebook": {"chosen": "its_jax.notebook:best_samples"},
     "its_jax.media": {
         "png": "its_jax.media.images:png",
         "write_png": "its_jax.media.images:write_png",

@@ -1,8 +1,13 @@
 """The exceptions that users see: their mistakes, and the cancellation of a batch."""
 
 import difflib
+import re
+import traceback
 from collections.abc import Collection, Iterable
 from typing import Any
+
+# Errors whose message says what is wrong. Other errors are reported with their line of code.
+SELF_EXPLANATORY = AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError
 
 
 class UserError(Exception):
@@ -35,6 +40,21 @@ def unknown_setting(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
     return f"there is no setting {prefix}{name}; {hint}"
+
+
+def describe_exception(error: Exception, self_explanatory: tuple[type[Exception], ...] = SELF_EXPLANATORY) -> str:
+    """Returns in one line what is wrong with a config or another program of the user.
+
+    Messages of ml_collections have several lines with a traceback, of which the last one says what is wrong.
+
+    Args:
+      self_explanatory: errors that are reported without their line of code.
+    """
+    if not isinstance(error, self_explanatory):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    return re.sub(r"^\s*\w+Error: ", "", last)
 
 
 class Cancelled(Exception):

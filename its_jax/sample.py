@@ -1,12 +1,13 @@
-"""Two prompts in, a picture that sounds out: `python -m its_jax.sample --config=configs/default.py --workdir=out`.
+"""Generates images that sound: `python -m its_jax.sample --config=configs/default.py --workdir=out`.
 
-Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json, and one more picture
-for each further view among the config's terms; and WORKDIR/gallery.html, a page over all of them. A second run with the
-same settings makes only what is missing. `--from=FILE` (one of those files, but the video) makes that sample again.
+Writes WORKDIR/<id>/ with image.png, spectrogram.png, audio.wav, video.mp4 and, last, sample.json, and an image for each
+further view among the config's terms; and WORKDIR/gallery.html, a page with all samples. A second run with the same
+settings generates only the missing samples. `--from=FILE` (one of those files, except the video) regenerates a sample.
 """
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -16,16 +17,20 @@ from its_jax.errors import UserError
 from its_jax.runtime import cli
 from its_jax.settings.parse import read_settings
 
+if TYPE_CHECKING:
+    from its_jax.pipeline.pipeline import Pipeline
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: a file of configs/, or your own.", lock_config=True, allow_override=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the samples; made if it does not exist.", required=True, allow_override=True
+    "workdir", None, "Folder for the samples; created if it does not exist.", required=True, allow_override=True
 )
-_FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of ours: makes that sample again.")
+_FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of its_jax: regenerates that sample.")
 
 
-def main(pipeline=None):
+def main(pipeline: "Pipeline | None" = None) -> None:
+    """Generates the samples of the flags, with this pipeline in place of a new one."""
     if (_CONFIG.value is None) == (_FROM.value is None):
         raise UserError("give either --config=FILE.py or --from=FILE.png|FILE.wav|sample.json")
     if _FROM.value is not None:
@@ -34,11 +39,15 @@ def main(pipeline=None):
         run(_CONFIG.value, Path(_WORKDIR.value), pipeline)
 
 
-def run(config, workdir, pipeline=None):
-    """Generates the samples of a config (see configs/default.py) that are not in `workdir` yet.
+def run(config: Any, workdir: Path, pipeline: "Pipeline | None" = None) -> None:
+    """Generates the samples of a config that are missing in `workdir`.
 
     Args:
+      config: a ConfigDict, see configs/default.py.
       pipeline: an `its_jax.Pipeline` to use in place of a new one.
+
+    Raises:
+      UserError: a setting is wrong, or some samples could not be generated (all others are written).
     """
     requested, options = read_settings(config.to_dict())
     # Wrong settings are reported before these slow imports.
@@ -49,8 +58,12 @@ def run(config, workdir, pipeline=None):
         logging.info("gallery: %s", gallery.write(workdir))
 
 
-def run_again(file, workdir, pipeline=None):
-    """Generates the sample again whose settings `file` holds."""
+def run_again(file: Path, workdir: Path, pipeline: "Pipeline | None" = None) -> None:
+    """Generates the sample whose settings `file` holds again.
+
+    Raises:
+      UserError: the file holds no settings of a sample, or the sample could not be generated.
+    """
     from its_jax.generate.reproduce import reproduce
     from its_jax.pipeline.pipeline import Pipeline
 

@@ -1,4 +1,4 @@
-"""The notebooks of colab/: run from top to bottom on the embedded models, the cell of parameters replaced."""
+"""The notebooks of colab/ run from top to bottom with the embedded models, which replace those of the form."""
 
 import ast
 import base64
@@ -27,13 +27,13 @@ from tests.helpers import finished_samples as finished
 
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-# What stands in for the choices of the form, and sizes that take seconds.
+# These values replace those of the form, so that a notebook takes seconds.
 TINY = {"source": "", "use_drive": False, "config": "configs/default.py", "dtype": "float32"}
 TINY |= {"image_model": "tiny/image", "audio_model": "tiny/audio", "scorers": "clip@tiny/clip,clap@tiny/clap"}
 TINY |= {"image_prompts": "a painting of dogs; a drawing of a castle", "audio_prompts": "bell ringing", "seeds": "0..1"}
 TINY |= {"best_share": 1.0, "small_settings": {"num_samples": 2, "num_steps": 4, "batch_size": 2}}
 TINY |= {"grid_settings": {"num_steps": 4, "batch_size": 2}}
-# What Colab's machines had in August 2026, which the install cell leaves as it is.
+# Versions on Colab's machines in August 2026, which the install cell does not change.
 COLAB = {"jax": "0.7.2", "flax": "0.11.2", "orbax-checkpoint": "0.12.4", "numpy": "2.1.0"}
 
 
@@ -42,7 +42,7 @@ def read(path):
 
 
 def parameters(cell):
-    """Name -> value, as the form has them at first."""
+    """Returns the initial values of the form by name."""
     return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}
 
 
@@ -59,13 +59,12 @@ def outputs(cell, kind="text/html"):
     return "".join(output.data.get(kind, "") for output in cell.outputs if "data" in output)
 
 
-def said(cell):
+def printed(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_a_form_and_calls(path):
-    """No function, nothing run before it was saved, few cells."""
+def test_a_notebook_has_few_cells_without_functions_or_outputs(path):
     book = read(path)
     nbformat.validate(book)
     assert len(code(book)) <= 10
@@ -78,37 +77,37 @@ def test_a_notebook_is_a_form_and_calls(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_installing_leaves_the_machine_s_jax(path):
+def test_the_install_cell_keeps_the_jax_of_the_machine(path):
     install = tagged(read(path), "install").source
     assert "upgrade" not in install and " -U" not in install and "its_jax[" not in install
-    kept = re.search(r"\^\((.*?)\)==", install)[1].split("|")
+    kept = re.findall(r"\^\((.*?)\)==", install)[0].split("|")
     assert {"jax", "jaxlib", "libtpu", "flax", "numpy"} <= set(kept) and "-c ~/as_it_is.txt" in install
 
 
-def test_what_colab_has_is_enough():
+def test_the_versions_on_colab_meet_the_requirements():
     setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    (asked,) = [
+    (required,) = [
         node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and node.arg == "install_requires"
     ]
-    for requirement in map(Requirement, ast.literal_eval(asked)):
+    for requirement in map(Requirement, ast.literal_eval(required)):
         if requirement.name in COLAB:
             assert requirement.specifier.contains(COLAB[requirement.name]), requirement
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def run(request, tmp_path_factory, quick_programs):
-    """A notebook after it has run, and its work folder. One device: eight make eight samples at once."""
+    """Runs a notebook on one device; returns it and its work folder."""
     folder = tmp_path_factory.mktemp(request.param.stem)
     book = read(request.param)
     cell = tagged(book, "parameters")
     given = parameters(cell)
-    chosen = {name: TINY.get(name, value) for name, value in given.items()} | {"folder": str(folder / "made")}
-    cell.source = "\n".join(f"{name} = {value!r}" for name, value in chosen.items())
+    values = {name: TINY.get(name, value) for name, value in given.items()} | {"folder": str(folder / "made")}
+    cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "")
         patch.setenv("PYTHONPATH", str(ROOT))
         NotebookClient(book, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    if keep := os.environ.get("ITS_JAX_KEEP_NOTEBOOKS"):  # to look at them
+    if keep := os.environ.get("ITS_JAX_KEEP_NOTEBOOKS"):  # for a person to look at
         nbformat.write(book, pathlib.Path(keep, request.param.name))
     return book, folder / "made"
 
@@ -118,15 +117,15 @@ def cell_of(book, name):
     return cell
 
 
-def test_it_runs_and_says_what_it_does(run):
+def test_all_cells_run_and_log_the_plan_and_the_samples(run):
     book, _ = run
     assert all(cell.execution_count for cell in code(book))
-    plan, made = (said(cell_of(book, name)) for name in ("plan", "grid"))
+    plan, made = (printed(cell_of(book, name)) for name in ("plan", "grid"))
     assert "4 samples" in plan and "4 samples in " in made
-    assert not any("Traceback" in said(cell) for cell in code(book))
+    assert not any("Traceback" in printed(cell) for cell in code(book))
 
 
-def test_the_best_are_shown_with_a_player(run):
+def test_the_best_samples_are_shown_with_a_player(run):
     book, folder = run
     shown = outputs(cell_of(book, "best"))
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", shown)
@@ -144,7 +143,7 @@ def test_the_gallery_is_shown_or_written(run):
     assert len(list(folder.rglob("gallery.html"))) >= 1
 
 
-def test_what_is_exported_is_whole(run):
+def test_exported_samples_have_a_record_and_a_video(run):
     _, folder = run
     (packed,) = folder.parent.rglob("best.zip")
     with zipfile.ZipFile(packed) as file:
@@ -156,43 +155,52 @@ def test_what_is_exported_is_whole(run):
 # its_jax.notebook
 
 
-def test_chosen_are_the_best_first(tmp_path):
+def test_the_best_samples_come_best_first(tmp_path):
     records = [finished.record({"seed": seed}, {"clip": seed, "clap": -abs(seed - 3)}) for seed in range(5)]
     finished.write(tmp_path, records)
-    seeds = [found.record["seed"] for found in notebook.chosen(tmp_path, "clip, clap", share=0.6)]
+    seeds = [found.record["seed"] for found in notebook.best_samples(tmp_path, "clip, clap", share=0.6)]
     assert seeds == [3, 4, 2]
-    assert len(notebook.chosen(tmp_path, "")) == 5
+    assert len(notebook.best_samples(tmp_path, "")) == 5
 
 
-def test_prompts_come_in_one_text():
-    assert notebook._parts("a cat, grey; a dog;") == ("a cat, grey", "a dog")
-    assert notebook._parts(["a; b"]) == ("a; b",)
+def test_the_old_name_of_best_samples_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="its_jax.notebook.chosen is deprecated"):
+        assert notebook.chosen is notebook.best_samples
+
+
+@pytest.mark.parametrize("prompts, count", [("a cat, gray; a dog;", 2), (["a; b"], 1)])
+def test_a_text_of_prompts_is_split_at_semicolons(prompts, count, tmp_path, caplog):
+    config, settings = str(ROOT / "configs/default.py"), {"batch_size": 1}
+    grid = {"image_prompts": prompts, "audio_prompts": "rain", "seeds": "0"}
+    with caplog.at_level("INFO"):
+        notebook.sweep(config, tmp_path / "out", **grid, settings=settings, plan_only=True)
+    assert f"{count} samples, 0 of them finished" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "told"),
+    ("config", "settings", "words"),
     [
         ("configs/nowhere.py", {}, "configs/nowhere.py: no such file; give one such as configs/default.py"),
         ("", {}, "no such file"),
         ("configs", {}, "configs: no such file"),
         ("README.md", {}, "README.md: "),
         ("its_jax/errors.py", {}, "its_jax/errors.py: must have a function get_config that returns a ConfigDict"),
-        ("configs/default.py", {"num_step": 3}, "num_step=3: there is no setting 'num_step'; Did you mean "),
+        ("configs/default.py", {"num_step": 3}, "num_step=3: there is no setting num_step; did you mean num_steps?"),
         ("configs/default.py", {"num_steps": "many"}, "num_steps='many': "),
         ("configs/sd15_auffusion.py:lion", {}, "has no example 'lion'"),
     ],
 )
-def test_what_is_wrong_is_one_line(config, settings, told, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # names are found in the clone, too
-    with pytest.raises(UserError, match=re.escape(told)) as caught:
+def test_a_wrong_config_or_setting_is_one_line(config, settings, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Configs are found from any folder.
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
         notebook.sample(config, tmp_path, settings)
     (line,) = caught.value._render_traceback_()
     assert line == f"error: {caught.value}" and len(line.splitlines()) == 1 and len(line) < 300
 
 
 @pytest.mark.parametrize("setting", ["seed", "num_samples", "image.prompt"])
-def test_what_the_grid_has_is_no_setting(setting, tmp_path):
-    with pytest.raises(UserError, match=f"settings: {setting} is what (seeds|image_prompts) is for"):
+def test_settings_that_are_arguments_of_a_sweep_are_refused(setting, tmp_path):
+    with pytest.raises(UserError, match=f"settings: remove {setting}, and use the argument (seeds|image_prompts)"):
         notebook.sweep(
             str(ROOT / "configs/default.py"),
             tmp_path / "made",
@@ -204,7 +212,7 @@ def test_what_the_grid_has_is_no_setting(setting, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_a_folder_is_on_the_drive_or_nowhere(monkeypatch):
+def test_a_folder_on_the_drive_needs_colab_and_permission(monkeypatch):
     with pytest.raises(UserError, match="only Colab has a Drive"):
         notebook.workdir("made", on_drive=True)
     drive = types.SimpleNamespace(mount=lambda place: None)
@@ -213,13 +221,13 @@ def test_a_folder_is_on_the_drive_or_nowhere(monkeypatch):
     with pytest.raises(UserError, match="/images: on the Drive, give a folder in it"):
         notebook.workdir("/images", on_drive=True)
     drive.mount = lambda place: (_ for _ in ()).throw(ValueError("mount failed"))
-    with pytest.raises(UserError, match=re.escape("the Drive is not there (mount failed)")):
+    with pytest.raises(UserError, match=re.escape("the Drive cannot be mounted (mount failed)")):
         notebook.workdir("made", on_drive=True)
 
 
-def test_scores_that_were_measured_later_count(tmp_path, caplog):
+def test_scores_that_were_measured_later_take_precedence(tmp_path, caplog):
     finished.write(tmp_path, [finished.record({"seed": 0}, {"clip": 1.0}), finished.record({"seed": 1})])
-    assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [0]
+    assert [found.record["seed"] for found in notebook.best_samples(tmp_path, "clip", share=1)] == [0]
     assert "1 of 2 samples have no clip, and are left out" in caplog.text
     writer = score_cache.Writer(tmp_path, "0-of-1")
     made = samples.open_samples(tmp_path)
@@ -229,16 +237,16 @@ def test_scores_that_were_measured_later_count(tmp_path, caplog):
         )
     writer.add(score_cache.Key("gone", "", "clip", "a model"), score_cache.CachedScore({"clip": 9.0}, {}))
     writer.close()
-    assert [found.record["seed"] for found in notebook.chosen(tmp_path, "clip", share=1)] == [1, 0]
-    # As in the tables of `its_jax.evaluate`, what was measured goes before the record: else models would mix.
+    assert [found.record["seed"] for found in notebook.best_samples(tmp_path, "clip", share=1)] == [1, 0]
+    # As in the tables of `its_jax.evaluate`, later scores take precedence, because scores of two models would mix.
     scores = score_cache.scores(tmp_path, made)
     assert {made[name].record["seed"]: row["clip"] for name, row in scores.items()} == {0: 2.0, 1: 3.0}
 
 
-def test_a_video_that_cannot_be_made_is_left_out(tmp_path, monkeypatch, caplog):
+def test_a_video_that_cannot_be_encoded_is_left_out(tmp_path, monkeypatch, caplog):
     finished.write(tmp_path / "made", [finished.record()], "shards")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     with zipfile.ZipFile(notebook.export(tmp_path / "made", tmp_path / "all.zip", by="")) as file:
         names = {name.rpartition("/")[2] for name in file.namelist()}
     assert names == {"image.png", "spectrogram.png", "audio.flac", "sample.json"}
-    assert "no video of it" in caplog.text
+    assert "without a video" in caplog.text

@@ -158,7 +158,7 @@ def count_step(latent_shape: tuple[int, int, int], b: int, dtype: Any, form: Any
         for _, layer in nnx.iter_graph(unet):
             if isinstance(layer, backends.Attention):
                 layer.attend = form
-        total += count_flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time_, text, edges=False)
+        total += count_flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time_, text, count_padding=False)
     return total
 
 

@@ -1,14 +1,15 @@
-"""Measures the stages of a pipeline: seconds, arithmetic and memory."""
+"""Measures the time, the arithmetic and the memory of the stages of the pipeline."""
 
 import datetime
 import functools
 import importlib.metadata
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from its_jax.benchmark.flops import count_flops
 from its_jax.diffusion.feature_cache import Mode
@@ -17,23 +18,19 @@ from its_jax.models.state_dict import abstract_arrays
 from its_jax.pipeline import decoding, prompts
 from its_jax.pipeline.batching import OUT_OF_MEMORY
 from its_jax.pipeline.components import Components
-from its_jax.pipeline.methods.base import method_class
-from its_jax.pipeline.methods.fused import Fused
 from its_jax.pipeline.pipeline import Pipeline
-from its_jax.pipeline.program import Program
 from its_jax.pipeline.step_tables import step_tables, term_options
 from its_jax.runtime import hardware
+from its_jax.settings.methods import METHODS
 from its_jax.settings.parse import expand, read_settings
 from its_jax.settings.schema import RunOptions, SampleSettings, term_names
 from its_jax.settings.steps import is_active, term_prompts
 
 STAGES = ("encode", "denoise", "decode", "vocode")
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
-# How a program is compiled, see `compile_program`.
-Compile = Callable[[Sequence[SampleSettings], RunOptions], Program]
 
 
-def about(settings: SampleSettings) -> dict[str, Any]:
+def describe(settings: SampleSettings) -> dict[str, Any]:
     """Returns what is measured, and on which machine; `batches` is still empty."""
     return {
         "machine": hardware.describe(),
@@ -44,139 +41,196 @@ def about(settings: SampleSettings) -> dict[str, Any]:
     }
 
 
-def compile_program(requested: Sequence[SampleSettings], options: RunOptions) -> Program:
-    """Loads the models and compiles the stages, for the requested batch size or for one that fits in memory."""
-    size = options.batch_size
-    return Pipeline().compile(
-        requested[0],
-        pending=size or len(requested),
-        batch_size=size,
-        devices_per_sample=options.devices_per_sample,
-    )
-
-
-def measure_batch(
-    settings: Mapping[str, Any], repeats: int = 3, compile_program: Compile = compile_program
-) -> dict[str, Any]:
-    """Returns the figures of one batch size as plain values; those of a stage are medians over `repeats` batches.
-
-    Args:
-      settings: a config as a dictionary. Its batch size is measured, or the one that 0 chooses.
-    """
-    requested, options = read_settings(settings)
-    one = requested[0]
-    if method_class(one.method) is not Fused:
-        raise UserError(f"method={one.method!r}: only methods that denoise one latent can be timed; use another")
-    program = compile_program(requested, options)
-    b = program.batch_size
-    program(_batch(settings, b, 0))  # not timed, because it does what is done only once
-    runs = [program(_batch(settings, b, i + 1))[0].seconds for i in range(repeats)]
-    peak, work = hardware.peak_memory(), stage_flops(program.components, one)
-    spent = {name: round(program.seconds[name], 2) for name in ("load", "compile")}
-    memory: dict[str, Any] = {name: stage.memory_analysis() for name, stage in program.programs.items()}
-    del program  # so that the matrices take no more memory than the models did
-    limit = hardware.matrix_rate(one.dtype)
-    seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
-    seconds["all"] = [sum(stages) for stages in zip(*seconds.values(), strict=True)]
-    work["all"] = sum(work.values())
-    return {
-        "batch_size": b,
-        "devices": jax.local_device_count(),
-        "devices_per_sample": options.devices_per_sample,
-        "load_seconds": spent["load"],
-        "compile_seconds": spent["compile"],
-        "matrix_product_gflops": round(limit / 1e9, 1),
-        "peak_memory_mb": round(peak / 1e6),
-        "temporaries_mb": {name: round(found.temp_size_in_bytes / 1e6, 3) for name, found in memory.items()},
-        "stages": {stage: _summarize(seconds[stage], work[stage], b, limit) for stage in seconds},
-    }
-
-
-def sweep(
+def measure_batches(
     settings: Mapping[str, Any],
-    batches: Sequence[int],
+    batch_sizes: Sequence[int],
     repeats: int = 3,
-    measure: Callable[[Mapping[str, Any], int], dict[str, Any]] = measure_batch,
+    new_pipeline: Callable[[], Pipeline] = Pipeline,
 ) -> Iterator[dict[str, Any]]:
-    """Yields the figures of one batch size after another, or of the config's own if there are none.
+    """Yields the figures of one batch size after another, see `measure_batch`.
 
-    It ends where a batch does not fit in memory: the last figures are then its `batch_size` and a `fault`.
+    The first batch size that does not fit in memory is the last: its figures are `batch_size` and a `fault`.
 
     Args:
-      batches: rising batch sizes, because the peak of memory is that of the process so far.
+      settings: a config as a dictionary. batch_sizes: rising, because the peak of memory is that of the process so far.
+        Without any, the batch size of the config is measured.
+      new_pipeline: makes a pipeline for each batch size, so that loading is measured, too.
     """
-    for b in batches or [settings["batch_size"]]:
+    for batch_size in batch_sizes or [settings["batch_size"]]:
         try:
-            yield measure({**settings, "batch_size": b}, repeats)
+            yield measure_batch({**settings, "batch_size": batch_size}, repeats, new_pipeline())
         except (jax.errors.JaxRuntimeError, UserError) as error:
-            # What the compiler refuses is the cause of a UserError.
+            # A batch that the compiler refuses is a UserError, whose cause is the compiler's error.
             if OUT_OF_MEMORY not in f"{error} {error.__cause__}":
                 raise
-            yield {"batch_size": b, "fault": "more than the memory holds"}
+            yield {"batch_size": batch_size, "fault": "more than the memory holds"}
             return
 
 
-def _batch(settings: Mapping[str, Any], b: int, number: int) -> list[SampleSettings]:
+def measure_batch(settings: Mapping[str, Any], repeats: int = 3, pipeline: Pipeline | None = None) -> dict[str, Any]:
+    """Returns the figures of one batch size as plain values; those of a stage are medians over `repeats` batches.
+
+    Args:
+      settings: a config as a dictionary; its batch size, or that which 0 chooses for its number of samples.
+      pipeline: a pipeline to use in place of a new one.
+
+    Raises:
+      UserError: a setting is wrong, or the method does not denoise one latent per sample.
+    """
+    requested, options = read_settings(settings)
+    one = requested[0]
+    method = METHODS[one.method]
+    if method.separate_runs or not method.denoises:
+        raise UserError(f"method={one.method!r}: only methods that denoise one latent are timed; choose another")
+    measured = _measure_program(requested, options, settings, repeats, pipeline or Pipeline())
+    # The models are freed by now, so that the matrices do not add to their memory.
+    limit = hardware.matrix_rate(one.dtype)
+    stages = {
+        stage: _stage_figures(measured.seconds[stage], measured.flops[stage], measured.batch_size, limit)
+        for stage in (*STAGES, "all")
+    }
+    return {
+        "batch_size": measured.batch_size,
+        "devices": jax.local_device_count(),
+        "devices_per_sample": options.devices_per_sample,
+        "load_seconds": round(measured.load_seconds, 2),
+        "compile_seconds": round(measured.compile_seconds, 2),
+        "matrix_product_gflops": round(limit / 1e9, 1),
+        "peak_memory_mb": round(measured.peak_bytes / 1e6),
+        "temporaries_mb": {name: round(size / 1e6, 3) for name, size in measured.temporary_bytes.items()},
+        "stages": stages,
+    }
+
+
+class _Measured(NamedTuple):
+    """Measurements of a program.
+
+    Attributes:
+      seconds: of each stage and of 'all', for each batch. flops: of each stage and of 'all', for one sample.
+      peak_bytes: the most memory that the first device, or this process on a CPU, has used.
+      temporary_bytes: temporary memory of each compiled program.
+    """
+
+    batch_size: int
+    seconds: dict[str, list[float]]
+    flops: dict[str, int]
+    load_seconds: float
+    compile_seconds: float
+    peak_bytes: int
+    temporary_bytes: dict[str, int]
+
+
+def _measure_program(
+    requested: Sequence[SampleSettings],
+    options: RunOptions,
+    settings: Mapping[str, Any],
+    repeats: int,
+    pipeline: Pipeline,
+) -> _Measured:
+    """Compiles a program and runs batches of it."""
+    program = pipeline.compile(
+        requested[0],
+        pending=options.batch_size or len(requested),
+        batch_size=options.batch_size,
+        devices_per_sample=options.devices_per_sample,
+    )
+    size = program.batch_size
+    program(_numbered_batch(settings, size, 0))  # It is not timed, because some work is done only once.
+    runs = [program(_numbered_batch(settings, size, i + 1))[0].seconds for i in range(repeats)]
+    seconds = {stage: [run[stage] for run in runs] for stage in STAGES}
+    peak, flops = hardware.peak_memory(), stage_flops(program.components, requested[0])
+    stages: dict[str, Any] = dict(program.programs)
+    temporaries = {name: stage.memory_analysis().temp_size_in_bytes for name, stage in stages.items()}
+    return _Measured(
+        batch_size=size,
+        seconds=seconds | {"all": [sum(of_batch) for of_batch in zip(*seconds.values(), strict=True)]},
+        flops=flops | {"all": sum(flops.values())},
+        load_seconds=program.seconds["load"],
+        compile_seconds=program.seconds["compile"],
+        peak_bytes=peak,
+        temporary_bytes=temporaries,
+    )
+
+
+def _numbered_batch(settings: Mapping[str, Any], size: int, number: int) -> list[SampleSettings]:
     """Returns the settings of a batch whose prompts no other sample has, so that all of them are encoded."""
 
-    def numbered(i):
-        new = {key: f" {number} {i}" for key in ("prompt", "negative_prompt")}
+    def numbered(i: int) -> SampleSettings:
+        ends = {key: f" {number} {i}" for key in ("prompt", "negative_prompt")}
         terms = {
-            term: settings[term] | {key: settings[term][key] + new[key] for key in new} for term in term_names(settings)
+            term: settings[term] | {key: settings[term][key] + end for key, end in ends.items()}
+            for term in term_names(settings)
         }
         return expand({**settings, **terms}, 1)[0]
 
-    return [numbered(i) for i in range(b)]
+    return [numbered(i) for i in range(size)]
 
 
-def _summarize(seconds: Sequence[float], work: int, b: int, limit: float) -> dict[str, Any]:
-    """Returns seconds and rates of a stage, and its share of the rate of a matrix product."""
+def _stage_figures(seconds: Sequence[float], flops: int, batch_size: int, limit: float) -> dict[str, Any]:
+    """Returns the figures of a stage.
+
+    Args:
+      seconds: of each batch. flops: of one sample. limit: FLOP/s of a matrix product.
+    """
     median = statistics.median(seconds)
-    rate = work * b / median
+    rate = flops * batch_size / median
     return {
         "batch_seconds": [round(value, 4) for value in seconds],
-        "sample_seconds": round(median / b, 4),
-        "samples_per_second": round(b / median, 4),
-        "sample_gflop": round(work / 1e9, 3),
+        "sample_seconds": round(median / batch_size, 4),
+        "samples_per_second": round(batch_size / median, 4),
+        "sample_gflop": round(flops / 1e9, 3),
         "gflops": round(rate / 1e9, 2),
         "of_matrix_product": round(rate / limit, 4),
     }
 
 
 def stage_flops(components: Components, settings: SampleSettings) -> dict[str, int]:
-    """Counts the floating-point operations of each stage for one sample, in products and with plain layers.
+    """Counts the floating-point operations of one sample by stage, in products as the reference layers compute them.
 
-    Prompts count as if no other sample had them, and each term counts at the steps at which it is active. See
-    `its_jax.benchmark.flops`.
+    Prompts are counted as if no other sample had them, and each term at the steps at which it is active.
+    See `its_jax.benchmark.flops`.
     """
-    h, w, c = components.latent_shape(settings)
-    latents, vaes, work = _shape(1, h, w, c), tuple(map(_plain, components.vaes)), dict.fromkeys(STAGES, 0)
+    work = dict.fromkeys(STAGES, 0)
     modes = step_tables(components.schedule, [settings]).modes
-    for (name, model), term_modes in zip(components.models.items(), modes, strict=True):
-        texts, options = len(term_prompts(settings, name)), term_options(settings, name, components.vae.config.factor)
-        ids = _shape(texts, model.tokenizer.model_max_length, dtype=jnp.int32)
-        text_encoder, unet = _plain(model.text_encoder), _plain(model.unet)
-        if is_active(settings, name):
-            work["encode"] += count_flops(prompts.prepare_texts, text_encoder, unet, ids)
-        features = jax.eval_shape(prompts.prepare_texts, text_encoder, unet, ids)
-        windows = options["windows"]
-        columns, count = (windows.size, len(windows.starts)) if windows else (w, 1)
-        for number, mode in enumerate(options["modes"], start=1):
-            evaluations = count * int((term_modes == number).sum())
-            work["denoise"] += evaluations * evaluation_flops(unet, mode, _shape(texts, h, columns, c), features)
-    decode = functools.partial(
-        decoding.decode, frames=components.frames(settings), cutoff=settings.cutoff_latent, wrap=settings.wrap
-    )
+    for name, term_steps in zip(components.models, modes, strict=True):
+        encode, denoise = _term_flops(components, settings, name, term_steps)
+        work["encode"] += encode * is_active(settings, name)
+        work["denoise"] += denoise
+    latents, vaes = _shape(1, *components.latent_shape(settings)), tuple(map(_reference, components.vaes))
+    frames = components.frames(settings)
+    decode = functools.partial(decoding.decode, frames=frames, cutoff=settings.cutoff_latent, wrap=settings.wrap)
     work["decode"] = count_flops(decode, latents, vaes)
     spectrogram, _ = jax.eval_shape(decode, latents, vaes)
-    config = components.mel(settings.height)
-    vocode = functools.partial(decoding.vocode, config=config, method=settings.vocoder, wrap=settings.wrap)
-    work["vocode"] = count_flops(vocode, _plain(components.vocoder), spectrogram)
+    mel = components.mel(settings.height)
+    vocode = functools.partial(decoding.vocode, config=mel, method=settings.vocoder, wrap=settings.wrap)
+    work["vocode"] = count_flops(vocode, _reference(components.vocoder), spectrogram)
     return work
 
 
+def _term_flops(components: Components, settings: SampleSettings, term: str, selected: np.ndarray) -> tuple[int, int]:
+    """Counts the floating-point operations of a term's prompts, and of its evaluations.
+
+    Args:
+      selected: the mode of each step, see `select_modes`.
+    """
+    model, (h, w, c) = components.models[term], components.latent_shape(settings)
+    text_encoder, unet = _reference(model.text_encoder), _reference(model.unet)
+    count = len(term_prompts(settings, term))
+    ids = _shape(count, model.tokenizer.model_max_length, dtype=jnp.int32)
+    encode = count_flops(prompts.prepare_texts, text_encoder, unet, ids)
+    texts = jax.eval_shape(prompts.prepare_texts, text_encoder, unet, ids)
+    options = term_options(settings, term, components.vae.config.factor)
+    windows = options["windows"]
+    columns, repeats = (windows.size, len(windows.starts)) if windows else (w, 1)
+    denoise = 0
+    for i, mode in enumerate(options["modes"], start=1):
+        evaluations = repeats * int((selected == i).sum())
+        denoise += evaluations * evaluation_flops(unet, mode, _shape(count, h, columns, c), texts)
+    return encode, denoise
+
+
 def evaluation_flops(unet: Any, mode: Mode, x: Any, texts: Any) -> int:
-    """Counts the floating-point operations of one evaluation of a UNet, with precomputed texts and timesteps.
+    """Counts the floating-point operations of one evaluation of a UNet, without what is precomputed.
 
     Args:
       unet, x, texts: shapes; `x` and `texts` of negative and positive prompt, or of the positive one alone.
@@ -190,10 +244,10 @@ def evaluation_flops(unet: Any, mode: Mode, x: Any, texts: Any) -> int:
     return count_flops(lambda unet, *inputs: unet.predict_reusing(*inputs), unet, x, time, texts, inner)
 
 
-def _plain(module):
-    """Returns the shapes of a module with plain layers."""
+def _reference(module: Any) -> Any:
+    """Returns the shapes of a module with the reference layers, without the kernels that it has for a device."""
     return abstract_arrays(type(module), module.config)
 
 
-def _shape(*shape, dtype=jnp.float32):
+def _shape(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,6 +1,5 @@
 """A generated sample: arrays in memory, and the files that hold them."""
 
-import base64
 import dataclasses
 import html
 import time
@@ -12,6 +11,7 @@ import numpy as np
 
 from its_jax.errors import UserError
 from its_jax.media import images, sounds, videos
+from its_jax.media.player import player
 from its_jax.pipeline import record
 from its_jax.settings.ids import sample_id
 from its_jax.settings.records import RECORD, VIDEO
@@ -19,10 +19,6 @@ from its_jax.settings.schema import TERMS, SampleSettings
 from its_jax.storage import files
 from its_jax.storage.files import json_bytes
 from its_jax.storage.writers import FolderWriter
-
-_HTML = """<figure style="margin: 0 0 1em"><figcaption style="font: 13px sans-serif">{caption}</figcaption>
-<img src="data:image/png;base64,{image}" style="display: block; max-width: 100%">
-<audio controls preload="none" src="data:audio/wav;base64,{audio}" style="width: 100%"></audio></figure>"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,11 +117,9 @@ class Sample:
             return html.escape(f"{self.id}: {self.fault}")
         about = self.record()
         prompts = " | ".join(self.settings.terms[term].prompt for term in TERMS)
-        return _HTML.format(
-            caption=html.escape(f"{prompts} · seed {self.seed}"),
-            image=base64.b64encode(images.png(self.image, about)).decode(),
-            audio=base64.b64encode(sounds.wav(self.audio, self.sampling_rate, about)).decode(),
-        )
+        image = images.png(self.image, about)
+        audio = sounds.wav(self.audio, self.sampling_rate, about)
+        return player(f"{prompts} · seed {self.seed}", image, audio)
 
 
 def encode_files(sample: Sample, about: dict[str, Any], sound: str) -> Iterator[tuple[str, bytes]]:

@@ -13,16 +13,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from its_jax import errors
 from its_jax.errors import UserError
-
-# Errors of flags and configs whose message says what is wrong. Other errors are reported with their line of code.
-_SELF_EXPLANATORY = (flags.Error, AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 
 
 def run(main: Callable[..., None], *operands: str, config: Path | None = None) -> None:
@@ -119,17 +116,10 @@ def log_to_stdout() -> Iterator[None]:
 
 
 def describe(error: Exception) -> str:
-    """Returns what is wrong with a config or one of its settings, in one line.
-
-    Messages of ml_collections have several lines with a traceback, of which the last one says what is wrong.
-    """
+    """Returns what is wrong with a config or one of its settings, in one line."""
     if isinstance(error.__context__, KeyError):
         return unknown_setting(error.__context__)
-    if not isinstance(error, _SELF_EXPLANATORY):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{frame.filename}, line {frame.lineno}: {type(error).__name__}: {error}"
-    last = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    return re.sub(r"^\s*\w+Error: ", "", last)
+    return errors.describe_exception(error, (flags.Error, *errors.SELF_EXPLANATORY))
 
 
 def unknown_setting(error: KeyError) -> str:
@@ -146,7 +136,7 @@ def unknown_setting(error: KeyError) -> str:
 def _keys_of_config(error: KeyError) -> list[str]:
     """Returns the keys of the ConfigDict that raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    config = frames[-1].f_locals.get("self") if frames else None
+    config: Any = frames[-1].f_locals.get("self") if frames else None
     return list(config.keys()) if hasattr(config, "keys") else []
 
 

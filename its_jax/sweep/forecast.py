@@ -9,14 +9,14 @@ from typing import Any
 
 from its_jax.generate import batches
 from its_jax.runtime.duration import format_duration
-from its_jax.settings.schema import RunOptions
+from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.settings.steps import image_terms
 from its_jax.storage import files
 from its_jax.storage.writers import FolderWriter, ShardWriter
 
-RECORDS_READ = 20  # finished samples, from which time and space of the others are guessed
+RECORDS_READ = 20  # finished samples, from which the time and space of the others are estimated
 STAGES = ("encode", "denoise", "decode", "vocode")
-_SOUND = 320  # bytes of sound for a column of pixels: 10 ms, at 16 kHz and 16 bits
+_AUDIO_BYTES = 320  # bytes of audio for each column of pixels: 10 ms at 16 kHz and 16 bits
 
 
 def log_forecast(
@@ -27,22 +27,28 @@ def log_forecast(
     store: FolderWriter | ShardWriter,
     columns: Collection[str] = (),
 ) -> None:
-    """Logs how many samples, programs and batches there are, and what time and space they will take; and which of the
-    scores that are asked for, `columns`, the finished samples lack."""
-    left = {name: one for group in groups for name, one in group.requested.items() if name not in done}
-    total = len(left) + len(done)
-    logging.info("%d samples, %d of which are there", total, len(done))
-    looked_at = store.peek(done, RECORDS_READ)
-    records = [record for record, _ in looked_at]
+    """Logs the number of samples, programs and batches, and the time and disk space that they will take.
+
+    Warns if finished samples lack some of the requested scores.
+
+    Args:
+      done: ids of finished samples. store: reads them.
+      columns: names of the requested scores.
+    """
+    missing = {name: one for group in groups for name, one in group.requested.items() if name not in done}
+    logging.info("%d samples, %d of them finished", len(missing) + len(done), len(done))
+    finished = store.peek(done, RECORDS_READ)
+    records = [record for record, _ in finished]
     warn_unscored(workdir, records, columns)
-    if not left:
+    if not missing:
         return
-    waiting = [group for group in groups if not group.requested.keys() <= set(done)]
-    logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(waiting))
-    logging.info("%s", _batches(workdir, waiting, done, options.batch_size))
-    twice = store.audio_file != FolderWriter.audio_file  # beside tar files, the page has pictures and sounds of its own
-    logging.info("%s", _space(workdir, left, [size * (1 + twice) for _, size in looked_at], options.video, 1 + twice))
-    logging.info("%s", _time(len(left), records))
+    unfinished = [group for group in groups if not group.requested.keys() <= set(done)]
+    logging.info("%d programs to compile (steps, solvers, prompts, weights and seeds share one)", len(unfinished))
+    logging.info("%s", _batches(workdir, unfinished, done, options.batch_size))
+    copies = 1 if isinstance(store, FolderWriter) else 2  # The gallery needs image and audio files beside tar files.
+    sizes = [size * copies for _, size in finished]
+    logging.info("%s", _space(workdir, list(missing.values()), sizes, options.video, copies))
+    logging.info("%s", _time(len(missing), records))
 
 
 def warn_unscored(workdir: Path, records: Sequence[Mapping[str, Any]], columns: Collection[str]) -> None:
@@ -50,49 +56,56 @@ def warn_unscored(workdir: Path, records: Sequence[Mapping[str, Any]], columns: 
     missing = [column for column in columns if any(column not in (record.get("scores") or {}) for record in records)]
     if missing:
         logging.warning(
-            "samples that are there have no %s: python -m its_jax.evaluate --workdir=%s measures them",
+            "finished samples have no %s scores: python -m its_jax.evaluate --workdir=%s adds them",
             " and ".join(missing), workdir,
         )  # fmt: skip
 
 
-def _batches(workdir, groups, done, asked):
-    counts, sizes = 0, set()
+def _batches(workdir: Path, groups: Sequence[batches.ProgramGroup], done: Collection[str], requested: int) -> str:
+    """Describes the number of batches."""
+    count, sizes = 0, set()
     for group in groups:
-        size = asked or batches.recorded_batch_size(workdir, group)
+        size = requested or batches.recorded_batch_size(workdir, group)
         if not size:
-            return "batches: as many at once as the memory holds, which compiling shows (batch_size=0)"
+            return "batches: as large as fits in memory, which is known after compiling (batch_size=0)"
         sizes.add(size)
-        counts += batches.count_batches(workdir, group, size, done)
-    return f"{counts} batches of up to {max(sizes)}"
+        count += batches.count_batches(workdir, group, size, done)
+    return f"{count} batches of up to {max(sizes)}"
 
 
-def _space(workdir, left, sizes, video, times):
-    """Of finished samples, or as much as the arrays have bytes, which PNG and FLAC do not exceed."""
-    each = sum(sizes) / len(sizes) if sizes else times * max(map(_bytes, left.values()))
-    need, guess = each * len(left), "" if sizes else "at most "
-    told = f"{guess}{_in_bytes(need)} of files"
+def _space(workdir: Path, missing: Sequence[SampleSettings], sizes: Sequence[int], video: bool, copies: int) -> str:
+    """Describes the disk space that the missing samples need.
+
+    Args:
+      sizes: bytes of each finished sample. Without any, the size of the arrays is an upper limit for PNG and FLAC.
+    """
+    bytes_each = sum(sizes) / len(sizes) if sizes else copies * max(map(_array_bytes, missing))
+    needed = bytes_each * len(missing)
+    description = f"{'' if sizes else 'at most '}{_format_bytes(needed)} of files"
     if not files.is_local(workdir):
-        return told
+        return description
     free = shutil.disk_usage(next(path for path in (workdir, *workdir.absolute().parents) if path.exists())).free
-    if need > free and sizes:
-        logging.warning("%s are free, which is less than the sweep will need", _in_bytes(free))
-    return f"{told}, {_in_bytes(free)} are free" + ", videos aside" * (video and not sizes)
+    if needed > free and sizes:
+        logging.warning("%s are free, which is less than the sweep will need", _format_bytes(free))
+    return f"{description}, {_format_bytes(free)} are free" + ", without videos" * (video and not sizes)
 
 
-def _bytes(settings):
-    """Colour pictures, a grey spectrogram, and 16 bits for each sample of the sound."""
+def _array_bytes(settings: SampleSettings) -> int:
+    """Returns the bytes of color images, a gray spectrogram, and audio of 16 bits."""
     pixels = settings.height * settings.width
-    return pixels * (3 * len(image_terms(settings)) + 1) + settings.width * _SOUND
+    return pixels * (3 * len(image_terms(settings)) + 1) + settings.width * _AUDIO_BYTES
 
 
-def _time(left, records):
-    """Of one process like the one that made the finished samples."""
+def _time(missing: int, records: Sequence[Mapping[str, Any]]) -> str:
+    """Describes the time for the missing samples by one process like that which made the finished ones."""
     if not records:
-        return "time: is told after the first batches"
-    each = [sum(record["seconds"][stage] for stage in STAGES) / record["run"]["batch_size"] for record in records]
-    return f"about {format_duration(left * sum(each) / len(each))} for the rest, as {len(each)} finished samples took"
+        return "time: known after the first batches"
+    seconds = [sum(record["seconds"][stage] for stage in STAGES) / record["run"]["batch_size"] for record in records]
+    rest = format_duration(missing * sum(seconds) / len(seconds))
+    return f"about {rest} for the rest, based on {len(seconds)} finished samples"
 
 
-def _in_bytes(number):
+def _format_bytes(number: float) -> str:
+    """Formats a number of bytes, such as '1.5 MB'."""
     power = min(4, int(math.log(max(1, number), 1000)))
     return f"{number / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

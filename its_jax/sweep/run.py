@@ -1,20 +1,41 @@
-"""Runs a sweep: plans the grid, generates what is missing, and writes the gallery."""
+"""Runs a sweep: expands the grid, generates the missing samples, and writes the gallery."""
 
 import contextlib
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from its_jax import gallery
 from its_jax.errors import DiskFull, UserError
 from its_jax.generate import batches
 from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage import files, locks, writers
 from its_jax.sweep import forecast, grid
 
+if TYPE_CHECKING:
+    from its_jax.pipeline.pipeline import Pipeline
+
 # Settings of a sweep, which a config may leave out.
-_DEFAULTS = {"grid": {}, "prompts": "", "layout": "folders", "scorers": ""}
+_DEFAULTS: dict[str, Any] = {"grid": {}, "prompts": "", "layout": "folders", "scorers": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+    """A sweep as it was requested.
+
+    Attributes:
+      workdir, layout: where and how samples are written. requested: settings of all samples by id.
+      options: of the run. scorers: names of scorers.
+    """
+
+    workdir: Path
+    layout: str
+    requested: Mapping[str, SampleSettings]
+    options: RunOptions
+    scorers: str
 
 
 def run_sweep(
@@ -22,96 +43,119 @@ def run_sweep(
     workdir: Path,
     *,
     axes: Sequence[str] = (),
-    share: tuple[int, int] | None = None,
+    shard: tuple[int, int] | None = None,
     plan_only: bool = False,
     ray: Mapping[str, Any] | None = None,
-    pipeline: Any = None,
+    pipeline: "Pipeline | None" = None,
 ) -> None:
-    """Makes what is missing of a sweep.
+    """Generates the missing samples of a sweep, after it has logged the plan.
 
     Args:
-      settings: of samples and their run, and `grid`, `prompts`, `layout` and `scorers`. axes: as the flag --axis.
-      share: index and count of this process's share; None: of JAX's processes.
-      ray: `address` and `resources` of `its_jax.sweep.ray_engine.run_on_ray`, if that is to make it.
+      settings: of samples and their run, and `grid`, `prompts`, `layout` and `scorers`.
+      axes: axes of the grid, as the flag --axis takes them.
+      shard: index and number of the shards, one of which this process generates; by default those of JAX's processes.
+      plan_only: whether to stop after the plan.
+      ray: `address` and `resources`, see `its_jax.sweep.ray_engine.run_on_ray`, for a sweep by the actors of Ray.
       pipeline: an `its_jax.Pipeline` to use in place of a new one.
 
     Raises:
-      UserError: settings that are wrong; programs or samples that could not be made (named; all others are there).
-      DiskFull: what is complete is there, and the same call goes on.
+      UserError: a setting is wrong, or some programs or samples could not be generated (all others are written).
+      DiskFull: finished samples are kept; the same call continues.
     """
-    asked = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
-    settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
-    _, options = read_settings(settings)
-    from its_jax.scoring import registry  # slow, as numpy is
+    if ray is not None and shard:
+        raise UserError("--engine=ray distributes the sweep itself: leave out --shard_index and --num_shards")
+    from its_jax.scoring import registry  # slow, because it imports NumPy
 
-    requested = grid.read_grid(settings, asked["grid"], asked["prompts"], axes)
-    named = registry.resolve_names(asked["scorers"], (one.terms["image"].model for one in requested.values()))
-    registry.check_scorers(named)
-    groups = batches.program_groups(requested)
-    kept = writers.open_writer(asked["layout"], workdir)
+    sweep = _read_sweep(settings, workdir, axes)
+    registry.check_scorers(sweep.scorers)
+    groups = batches.program_groups(sweep.requested)
+    store = writers.open_writer(sweep.layout, workdir)
     with files.explain_os_errors(workdir, "read"):
-        done = kept.finished() & requested.keys()
-    forecast.log_forecast(workdir, groups, done, options, kept, registry.builtin_columns(named))
+        done = store.finished() & sweep.requested.keys()
+    forecast.log_forecast(workdir, groups, done, sweep.options, store, registry.builtin_columns(sweep.scorers))
     if plan_only:
         return
-    scorers = registry.load_scorers(named)
-    if ray is not None and share:
-        raise UserError("--engine=ray shares the sweep out itself: leave --shard_index and --num_shards away")
-    share = share or ((0, 1) if ray is not None else _share_of_jax())
-    name = "shard-{}-of-{}".format(*share)
-    with locks.hold(workdir, name), _shown(workdir, len(done) < len(requested)):
-        locks.check_no_other(workdir, "shard-*-of-*", f"shard-*-of-{share[1]}")
-        _sweep_up(asked["layout"], workdir)
-        if len(done) == len(requested):
+    scorers = registry.load_scorers(sweep.scorers)
+    shard = shard or ((0, 1) if ray is not None else _shard_of_jax())
+    name, is_done = "shard-{}-of-{}".format(*shard), len(done) == len(sweep.requested)
+    with locks.hold(workdir, name), _gallery_afterwards(workdir, changed=not is_done):
+        locks.check_no_other(workdir, "shard-*-of-*", f"shard-*-of-{shard[1]}")
+        remove_leftovers(sweep.layout, workdir)
+        if is_done:
             return
         if ray is not None:
-            from its_jax.sweep import ray_engine
+            _run_on_ray(sweep, groups, done, ray)
+            return
+        from its_jax.generate.groups import write_groups
+        from its_jax.pipeline.pipeline import Pipeline
 
-            choice = {"layout": asked["layout"], "scorers": named}
-            try:
-                ray_engine.run_on_ray(groups, workdir, done, options=options, **choice, **ray)
-            finally:
-                _sweep_up(asked["layout"], workdir)
-        else:
-            from its_jax.generate.groups import write_groups
-            from its_jax.pipeline.pipeline import Pipeline
+        store = writers.open_writer(sweep.layout, workdir, name)
+        options: dict[str, Any] = {"options": sweep.options, "shard": shard, "scorers": scorers}
+        write_groups(pipeline or Pipeline(), groups, workdir, store, done, **options)
 
-            kept = writers.open_writer(asked["layout"], workdir, name)
-            pipeline = pipeline or Pipeline()
-            write_groups(pipeline, groups, workdir, kept, done, options=options, shard=share, scorers=scorers)
+
+def _read_sweep(settings: Mapping[str, Any], workdir: Path, axes: Sequence[str]) -> _Sweep:
+    """Reads the settings of a sweep; raises `UserError` for wrong ones."""
+    from its_jax.scoring import registry
+
+    own = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
+    settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
+    _, options = read_settings(settings)
+    requested = grid.read_grid(settings, own["grid"], own["prompts"], axes)
+    image_models = (one.terms["image"].model for one in requested.values())
+    return _Sweep(workdir, own["layout"], requested, options, registry.resolve_names(own["scorers"], image_models))
+
+
+def _run_on_ray(
+    sweep: _Sweep, groups: Sequence[batches.ProgramGroup], done: set[str], where: Mapping[str, Any]
+) -> None:
+    """Generates the missing samples with actors, and removes what killed actors have left."""
+    from its_jax.sweep import ray_engine
+
+    try:
+        ray_engine.run_on_ray(
+            groups, sweep.workdir, done, options=sweep.options, layout=sweep.layout, scorers=sweep.scorers, **where
+        )
+    finally:
+        remove_leftovers(sweep.layout, sweep.workdir)
 
 
 @contextlib.contextmanager
-def _shown(workdir, anew):
-    """Writes the page over all that is there, also if some could not be made; else where it is missing."""
+def _gallery_afterwards(workdir: Path, changed: bool) -> Iterator[None]:
+    """Writes the gallery of all finished samples in the end, also if some samples could not be generated.
+
+    If the samples have not `changed`, it is written only if it does not exist.
+    """
     try:
         yield
     except (DiskFull, locks.Locked):
         raise
     except UserError:
-        _show(workdir)
+        _write_gallery(workdir)
         raise
-    if anew or not (workdir / gallery.PAGE).exists():
-        _show(workdir)
+    if changed or not (workdir / gallery.PAGE).exists():
+        _write_gallery(workdir)
 
 
-def _show(workdir):
-    from its_jax.storage import samples  # slow, as numpy is
+def _write_gallery(workdir: Path) -> None:
+    """Writes the gallery, if the work folder is local and has samples."""
+    from its_jax.storage import samples  # slow, because it imports NumPy
 
     if files.is_local(workdir) and samples.open_samples(workdir):
         with locks.wait_turn(workdir, gallery.__name__):
-            files.remove_leftovers(workdir, *workdir.glob("gallery/*"))  # this is the only process that writes there
-            logging.info("%s shows them", gallery.write(workdir))
+            files.remove_leftovers(workdir, *workdir.glob("gallery/*"))  # Only this process writes there now.
+            logging.info("gallery: %s", gallery.write(workdir))
 
 
-def _share_of_jax():
-    from its_jax.runtime.process_shard import jax_process_shard  # slow, as JAX is
+def _shard_of_jax() -> tuple[int, int]:
+    """Returns the shard of this process among those that run JAX together."""
+    from its_jax.runtime.process_shard import jax_process_shard  # slow, because it imports JAX
 
     return jax_process_shard()
 
 
-def _sweep_up(layout, workdir):
-    """What was left by writers that are no more."""
-    for writer in writers.writer_names(layout, workdir):
-        with contextlib.suppress(locks.Locked), locks.hold(workdir, writer):
-            writers.open_writer(layout, workdir, writer).remove_leftovers()
+def remove_leftovers(layout: str, workdir: Path) -> None:
+    """Removes unfinished samples of writers that no longer run."""
+    for name in writers.writer_names(layout, workdir):
+        with contextlib.suppress(locks.Locked), locks.hold(workdir, name):
+            writers.ShardWriter(workdir, name).remove_leftovers()

@@ -1,4 +1,6 @@
-"""The count of arithmetic, by hand and against XLA's own."""
+"""Counts of floating-point operations, against figures worked out on paper and against XLA's own."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,11 @@ from tests.helpers.torch_twins import read
 
 def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+def xla_flops(function, *inputs):
+    costs: Any = jax.jit(function).lower(*inputs).cost_analysis()
+    return costs["flops"]
 
 
 def product(a, b):
@@ -33,7 +40,7 @@ def conv(x, kernel, **kw):
         (jax.jit(lambda a, b: jnp.tanh(a @ b).sum()), (shape(4, 4),) * 2, 2 * 64),
     ],
 )
-def test_products_are_counted(function, arguments, expected):
+def test_products_of_matrices_and_convolutions_are_counted(function, arguments, expected):
     assert count_flops(function, *arguments) == expected
 
 
@@ -46,16 +53,16 @@ def test_products_are_counted(function, arguments, expected):
         dict(window_strides=(1, 1), padding=((1, 2), (1, 2)), lhs_dilation=(2, 2)),
     ],
 )
-def test_without_edges_convolutions_count_as_xla_has_it(options):
+def test_without_padding_convolutions_count_as_in_xla(options):
     names = ("NHWC", "HWIO", "NHWC")
     function = lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, dimension_numbers=names, **options)  # noqa: E731
     inputs = shape(2, 8, 6, 3), shape(3, 3, 3, 7)
-    assert count_flops(function, *inputs, edges=False) == jax.jit(function).lower(*inputs).cost_analysis()["flops"]
-    assert count_flops(function, *inputs, edges=False) < count_flops(function, *inputs)
+    assert count_flops(function, *inputs, count_padding=False) == xla_flops(function, *inputs)
+    assert count_flops(function, *inputs, count_padding=False) < count_flops(function, *inputs)
 
 
-def test_a_loop_of_unknown_length_is_not_guessed():
-    with pytest.raises(ValueError, match="rounds"):
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="iterations"):
         count_flops(lambda a: jax.lax.while_loop(lambda a: a.sum() < 9, lambda a: a @ a, a), shape(4, 4))
 
 
@@ -71,4 +78,4 @@ def test_xla_counts_little_more_than_the_products_of_a_unet():
 
     counted = count_flops(call, model, *inputs)
     # XLA leaves out the products of a convolution with its padding, and counts what is not a product too.
-    assert 0.9 * counted < jax.jit(call).lower(model, *inputs).cost_analysis()["flops"] < 1.1 * counted
+    assert 0.9 * counted < xla_flops(call, model, *inputs) < 1.1 * counted

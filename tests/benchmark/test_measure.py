@@ -1,14 +1,17 @@
-"""The figures of a benchmark: every stage at every batch size that fits in memory."""
+"""Figures of a benchmark: each stage of each batch size, up to the one that does not fit in memory."""
 
 import dataclasses
 import runpy
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 
 from its_jax.benchmark import measure
+from its_jax.errors import UserError
 from its_jax.pipeline import decoding
+from its_jax.pipeline.pipeline import Pipeline
 from its_jax.runtime import hardware
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
@@ -20,7 +23,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "default.py"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick(tmp_path_factory):
-    """Uses one device, programs compiled without effort, and products of small matrices."""
+    """One device, programs compiled without effort, and products of small matrices."""
     with model_folder.one_quick_device(tmp_path_factory.mktemp("cache")) as patch:
         patch.setattr(hardware, "PRODUCT", (64, 64))
         yield
@@ -40,18 +43,40 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def program(settings):
-    """The compiled stages for batches of two."""
-    return measure.compile_program(*read_settings(settings | {"batch_size": 2}))
+def sample(settings):
+    """Settings of two steps, of which the image model has one."""
+    return read_settings(settings)[0][0]
 
 
 @pytest.fixture(scope="module")
-def components(program):
-    return program.components
+def program(sample):
+    """A program for batches of two."""
+    return Pipeline().compile(sample, pending=2, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def work(program, sample):
+    return measure.stage_flops(program.components, sample)
+
+
+class FakePipeline:
+    """A pipeline whose programs have been compiled already; a batch of more than two fails with `error`."""
+
+    def __init__(self, program, error=""):
+        self.program, self.error = program, error
+
+    def compile(self, settings, *, batch_size, **options):
+        if batch_size > 2:
+            raise jax.errors.JaxRuntimeError(self.error)
+        return self.program
+
+
+def fake(program, error="") -> Any:
+    return FakePipeline(program, error)
 
 
 def test_every_stage_is_timed(settings, program):
-    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, compile_program=lambda *_: program)
+    figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, pipeline=fake(program))
     assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
     assert list(figures["stages"]) == [*measure.STAGES, "all"]
     for stage in figures["stages"].values():
@@ -61,52 +86,42 @@ def test_every_stage_is_timed(settings, program):
     assert figures["temporaries_mb"].keys() == {"denoise", "decode", "vocode"}
 
 
-@pytest.fixture(scope="module")
-def one(settings):
-    """Settings with two steps; the image model is active at one of them."""
-    return read_settings(settings)[0][0]
-
-
-@pytest.fixture(scope="module")
-def work(components, one):
-    return measure.stage_flops(components, one)
-
-
-def test_arithmetic_follows_steps_and_guidance(components, one, work):
+def test_operations_follow_steps_and_guidance(program, sample, work):
     assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
-    changed = replace_in_term(one, "image", start_step=0, guidance_scale=1.0)
-    other = measure.stage_flops(components, changed)
-    assert other["denoise"] == pytest.approx(work["denoise"])  # two steps without a negative prompt in place of one
-    assert other["encode"] == pytest.approx(work["encode"] * 3 / 4)
+    unguided = measure.stage_flops(
+        program.components, replace_in_term(sample, "image", start_step=0, guidance_scale=1.0)
+    )
+    # The image model takes two steps without a negative prompt in place of one step with it.
+    assert unguided["denoise"] == pytest.approx(work["denoise"])
+    assert unguided["encode"] == pytest.approx(work["encode"] * 3 / 4)
     for stage in ("decode", "vocode"):
-        assert work[stage] == other[stage]
-    alone = measure.stage_flops(components, replace_in_term(one, "image", weight=0.0))
-    assert alone["encode"] == pytest.approx(work["encode"] / 2)
-    assert alone["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
+        assert work[stage] == unguided[stage]
+    audio_only = measure.stage_flops(program.components, replace_in_term(sample, "image", weight=0.0))
+    assert audio_only["encode"] == pytest.approx(work["encode"] / 2)
+    assert audio_only["denoise"] == pytest.approx(work["denoise"] * 2 / 3)
 
 
-def test_columns_that_are_cut_off_are_not_counted(components, one, work):
-    """The VAE here halves the width: of 24 latent columns, 4 are neither decoded nor vocoded."""
-    cut = measure.stage_flops(components, dataclasses.replace(one, cutoff_latent=True))
+def test_columns_that_are_cut_off_are_not_counted(program, sample, work):
+    cut = measure.stage_flops(program.components, dataclasses.replace(sample, cutoff_latent=True))
     assert cut["denoise"] == work["denoise"]
+    # The VAE here halves the width. Of 24 latent columns, 4 are neither decoded nor vocoded.
     assert cut["vocode"] == pytest.approx(work["vocode"] * (1 - decoding.CROPPED_LATENTS / 24), rel=2e-3)
     assert cut["decode"] < work["decode"]
 
 
-def test_a_sweep_ends_where_a_batch_does_not_fit_in_memory(settings):
-    def measure_batch(settings, repeats):
-        if settings["batch_size"] > 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-        return {"batch_size": settings["batch_size"]}
-
-    one, two, end = measure.sweep(settings, [1, 2, 4, 8], measure=measure_batch)
-    assert (one, two) == ({"batch_size": 1}, {"batch_size": 2})
-    assert end["batch_size"] == 4 and "memory" in end["fault"]
+def test_batch_sizes_end_with_the_first_that_does_not_fit_in_memory(settings, program):
+    error = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+    sizes, make = [2, 4, 8], lambda: fake(program, error)
+    two, four = measure.measure_batches(settings, sizes, repeats=1, new_pipeline=make)
+    assert two["batch_size"] == 2 and "stages" in two
+    assert four["batch_size"] == 4 and "memory" in four["fault"]
 
 
-def test_other_errors_end_a_sweep_with_an_error(settings):
-    def measure_batch(settings, repeats):
-        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
-
+def test_another_error_is_raised(settings, program):
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        list(measure.sweep(settings, [1], measure=measure_batch))
+        list(measure.measure_batches(settings, [4], new_pipeline=lambda: fake(program, "INTERNAL: a bug")))
+
+
+def test_methods_that_do_not_denoise_one_latent_are_refused(settings):
+    with pytest.raises(UserError, match="method='imprint': only methods that denoise one latent are timed"):
+        measure.measure_batch(settings | {"method": "imprint"})

@@ -1,61 +1,79 @@
-"""`python -m its_jax.sweep` with noise of each seed in place of models: for tests that kill it."""
+"""`python -m its_jax.sweep` with noise in place of models, for tests that kill it, and the fake pipeline by itself."""
 
 import os
 import sys
 import time
-import types
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from its_jax.generate import groups
-from its_jax.pipeline.sampler import Sample
-from its_jax.runtime import cli
-from its_jax.settings.steps import image_terms
-
-SECONDS_OF_BATCH = float(os.environ.get("SECONDS_OF_BATCH", "0.05"))
+from its_jax.pipeline import progress
+from its_jax.pipeline.sample import Sample
+from its_jax.settings.schema import SampleSettings
+from its_jax.settings.steps import image_terms, total_steps
 
 
-class Noise:
-    """Stands in for `its_jax.pipeline.sampler.Sampler`."""
+class FakeProgram:
+    """A program whose samples are noise. Like the last bits of real samples, the noise depends on the batch index."""
 
-    devices_per_sample, seconds = 1, {"load": 1.0, "compile": 1.0}
-    models, mel = {}, types.SimpleNamespace(sampling_rate=16000)
+    def __init__(self, batch_size: int, seconds: float):
+        self.batch_size, self._seconds = batch_size, seconds
 
-    def __init__(self, settings, *, pending, batch_size=0, devices_per_sample=1, may_shrink=False):
-        self.batch_size = batch_size or 4
+    def check(self, batch: Sequence[SampleSettings]) -> None:
+        """Accepts all settings."""
 
-    def tables(self, batch):
-        return None
+    def warn(self, batch: Sequence[SampleSettings]) -> None:
+        """Logs nothing."""
 
-    def warn(self, requested):
-        return None
+    def __call__(
+        self, batch: Sequence[SampleSettings], on_progress: progress.OnProgress, *, batch_index: int = 0
+    ) -> list[Sample]:
+        time.sleep(self._seconds)
+        steps = total_steps(batch[0])
+        on_progress(progress.Progress(steps, steps, lambda: []))
+        return [self._sample(settings, i) for i, settings in enumerate(batch, batch_index)]
 
-    def __call__(self, batch, on_steps=lambda steps: None, *, position=0):
-        time.sleep(SECONDS_OF_BATCH)
-        on_steps(len(batch) * batch[0].num_steps)
-        return [self.sample(settings, place) for place, settings in enumerate(batch, position)]
-
-    def sample(self, settings, place):
-        """Its latents depend on the place, as those of a real batch may."""
-        rng = np.random.default_rng([settings.seed, len(settings.terms["image"].prompt), place])
+    def _sample(self, settings, index):
+        rng = np.random.default_rng([settings.seed, len(settings.terms["image"].prompt), index])
         h, w = settings.height, settings.width
-        pictures = {term: rng.random((h, w, 3), np.float32) for term in image_terms(settings)}
-        seconds = {stage: 0.1 for stage in ("load", "compile", "encode", "denoise", "decode", "vocode")}
+        stages = ("load", "compile", "encode", "denoise", "decode", "vocode")
         return Sample(
-            pictures,
-            rng.random((h, w), np.float32),
-            rng.uniform(-1, 1, w * 160).astype(np.float32),
-            rng.standard_normal((h // 8, w // 8, 4)).astype(np.float32),
-            position=place,
+            settings=settings,
+            images={term: rng.random((h, w, 3), np.float32) for term in image_terms(settings)},
+            spectrogram=rng.random((h, w), np.float32),
+            audio=rng.uniform(-1, 1, w * 160).astype(np.float32),
+            sampling_rate=16000,
+            latents=rng.standard_normal((h // 8, w // 8, 4)).astype(np.float32),
+            batch_index=index,
             batch_size=self.batch_size,
-            failed_at=-1,
-            seconds=seconds,
+            seconds=dict.fromkeys(stages, 0.1),
         )
 
 
-if __name__ == "__main__":
-    groups.Sampler = Noise
-    sys.argv[0] = "sweep"
-    from its_jax.sweep.__main__ import main
+class FakePipeline:
+    """Stands in for `its_jax.Pipeline`, without models.
 
-    cli.run(main)
+    Args of the constructor:
+      seconds: the duration of a batch.
+
+    Attributes:
+      compiled: arguments of each call of `compile`, the settings as 'settings'.
+    """
+
+    def __init__(self, seconds: float = 0.0):
+        self._seconds = seconds
+        self.compiled: list[dict] = []
+
+    def compile(self, settings: SampleSettings, **options) -> FakeProgram:
+        self.compiled.append({"settings": settings, **options})
+        return FakeProgram(options["batch_size"] or 4, self._seconds)
+
+
+if __name__ == "__main__":
+    from its_jax.runtime import cli
+    from its_jax.sweep.__main__ import main  # defines the flags
+
+    sys.argv[0] = "sweep"
+    fake: Any = FakePipeline(float(os.environ.get("SECONDS_OF_BATCH", "0.05")))
+    cli.run(lambda: main(fake))

@@ -1,15 +1,15 @@
 """Sweeps into Google Cloud Storage, by an emulator on this machine."""
 
 import socket
+from typing import Any
 
 import pytest
 
 from configs import default
 from its_jax import errors
-from its_jax.generate import groups
 from its_jax.storage import files, locks, samples, writers
 from its_jax.sweep.run import run_sweep
-from tests.helpers import sweep_driver
+from tests.helpers.sweep_driver import FakePipeline
 
 server = pytest.importorskip("gcp_storage_emulator.server")
 
@@ -27,14 +27,13 @@ def bucket():
 
 
 @pytest.mark.parametrize("layout", writers.LAYOUTS)
-def test_a_sweep_is_generated_continued_and_read_as_on_a_disk(layout, bucket, monkeypatch, tmp_path):
-    monkeypatch.setattr(groups, "Sampler", sweep_driver.Noise)
-    monkeypatch.setattr(sweep_driver, "SECONDS_OF_BATCH", 0)
+def test_a_sweep_is_generated_continued_and_read_as_on_a_disk(layout, bucket, tmp_path):
     settings = default.get_config().to_dict() | {"height": 16, "width": 32, "num_samples": 1, "video": False}
     workdir = files.to_path(f"{bucket}/{layout}")
+    pipeline: Any = FakePipeline()
     for axis in ("seed=0..4", "seed=0..6"):
-        run_sweep(settings | {"layout": layout}, workdir, axes=[axis])
-        run_sweep(settings, tmp_path, axes=[axis])
+        run_sweep(settings | {"layout": layout}, workdir, axes=[axis], pipeline=pipeline)
+        run_sweep(settings, tmp_path, axes=[axis], pipeline=pipeline)
     local, remote = samples.open_samples(tmp_path), samples.open_samples(workdir)
     assert list(local) == list(remote) and len(remote) == 7
     for name, sample in remote.items():

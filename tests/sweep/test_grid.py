@@ -1,4 +1,4 @@
-"""Grids: axes and prompt files -> samples, and what is wrong with them in one line."""
+"""Grids: axes and prompt files become samples, and mistakes in them are reported in one line."""
 
 import itertools
 import json
@@ -18,10 +18,10 @@ def settings():
     return config | {"num_samples": 1}
 
 
-def values(made, key):
-    """Of a setting, in the order of the samples."""
+def values(requested, key):
+    """Returns the values of a setting, in the order of the samples."""
     group, _, name = key.rpartition(".")
-    return [getattr(one.terms[group] if group else one, name) for one in made.values()]
+    return [getattr(one.terms[group] if group else one, name) for one in requested.values()]
 
 
 def test_axes_are_crossed_with_seeds_innermost(settings):
@@ -33,7 +33,7 @@ def test_axes_are_crossed_with_seeds_innermost(settings):
     assert all(one.terms["audio"] == expand(settings, 1)[0].terms["audio"] for one in made.values())
 
 
-def test_a_sample_of_a_grid_is_that_of_its_settings_alone(settings):
+def test_a_sample_of_a_grid_equals_that_of_its_settings_alone(settings):
     made = grid.read_grid(settings, {"image": {"weight": (0.5, 1)}})
     for weight, (name, one) in zip((0.5, 1.0), made.items(), strict=True):
         (alone,) = expand(settings | {"image": settings["image"] | {"weight": weight}}, 1)
@@ -53,7 +53,7 @@ def test_a_sample_of_a_grid_is_that_of_its_settings_alone(settings):
         ("solver=ddim,euler", "solver", ["ddim", "euler"]),
     ],
 )
-def test_axes_of_the_command_line(settings, flag, key, expected):
+def test_axes_of_the_command_line_are_parsed(settings, flag, key, expected):
     assert values(grid.read_grid(settings, {}, flags=[flag]), key) == expected
 
 
@@ -91,7 +91,7 @@ def test_columns_are_settings_and_an_empty_cell_keeps_the_config(settings, tmp_p
     assert values(made, "image.weight") == [0.3, 0.3, 0.6] and values(made, "crop_image") == [True, True, False]
 
 
-def test_two_lists_are_crossed(settings, tmp_path):
+def test_axes_from_two_files_are_crossed(settings, tmp_path):
     (tmp_path / "images.txt").write_text("a\nb\n")
     (tmp_path / "audios.csv").write_text("audio.prompt\nc\nd\n")
     flags = [f"image.prompt={tmp_path}/images.txt", f"audio.prompt={tmp_path}/audios.csv"]
@@ -100,7 +100,7 @@ def test_two_lists_are_crossed(settings, tmp_path):
     assert list(pairs) == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
 
 
-def test_same_cells_are_made_once_with_a_notice(settings, caplog):
+def test_equal_cells_are_generated_once_with_a_notice(settings, caplog):
     with caplog.at_level("INFO"):
         made = grid.read_grid(settings, {"image": {"prompt": ("a", "b", "a")}, "seed": (0, 1)})
     assert len(made) == 4 and "2 of 6 cells of the grid are the same as others" in caplog.text
@@ -126,7 +126,7 @@ def test_same_cells_are_made_once_with_a_notice(settings, caplog):
         ({}, ["seed=1", "seed=2"], "--axis=seed is given twice"),
         ({}, ["seed"], "--axis=seed: must be SETTING=VALUES"),
         ({}, ["image.prompt="], "has no values"),
-        ({}, ["image.prompt=[1"], "is no JSON"),
+        ({}, ["image.prompt=[1"], "not valid JSON"),
         ({}, ["image.prompt=none.txt"], "none.txt: cannot be read (No such file or directory)"),
         ({}, ["crop_image=maybe"], "crop_image='maybe': must be of type bool"),
     ],
@@ -146,12 +146,12 @@ def test_a_wrong_axis_is_named(settings, axes, flags, words):
         ("a.csv", "image,audio\na,b\na, b, c\n", "a.csv, line 3: has 3 cells for 2 columns; put quotes"),
         ("a.csv", "image,sede\na,1\n", "a.csv, line 2: there is no setting sede; did you mean seed?"),
         ("a.csv", "image,seed\na,1\nb,x\n", "a.csv, line 3: seed='x': must be of type int"),
-        ("a.csv", 'image\n"a\n', "a.csv, line 2: is no CSV"),
-        ("a.csv", "image,image\na,b\n", "a.csv, line 1: a column is there twice"),
+        ("a.csv", 'image\n"a\n', "a.csv, line 2: not valid CSV"),
+        ("a.csv", "image,image\na,b\n", "a.csv, line 1: two columns have the same name"),
         ("a.csv", "", "a.csv: has no rows"),
         ("a.csv", "image,\na,b\n", "a.csv, line 1: a column has no name"),
         ("a.csv", "image,seed\n  , \na,-5\n", "a.csv, line 3: seed=-5: seeds must be"),
-        ("a.jsonl", '{"image": "a"}\n{"image": \n', "a.jsonl, line 2: is no JSON"),
+        ("a.jsonl", '{"image": "a"}\n{"image": \n', "a.jsonl, line 2: not valid JSON"),
         ("a.jsonl", '"a"\n', "a.jsonl, line 1: must be an object"),
         ("a.jsonl", '{"seed": 1.5}\n', "a.jsonl, line 1: seed=1.5: must be of type int"),
         ("a.jsonl", '{"image": 3}\n', "a.jsonl, line 1: image.prompt=3: must be of type str"),
@@ -166,7 +166,7 @@ def test_a_malformed_line_is_named(settings, tmp_path, name, content, words):
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-def test_columns_take_the_place_of_axes_of_the_config(settings, tmp_path):
+def test_columns_replace_axes_of_the_config(settings, tmp_path):
     (tmp_path / "a.txt").write_text("a | b\n")
     made = grid.read_grid(settings, {"image": {"prompt": ("c", "d")}, "num_steps": (10, 20)}, str(tmp_path / "a.txt"))
     assert values(made, "image.prompt") == ["a", "a"] and values(made, "num_steps") == [10, 20]
@@ -191,7 +191,7 @@ def test_an_axis_file_has_one_column(settings, tmp_path):
         grid.read_grid(settings, {}, flags=[f"image.prompt={tmp_path}/a.jsonl"])
 
 
-def test_the_config_of_the_repository_is_a_grid():
+def test_the_config_of_the_repository_expands_to_its_grid():
     config = sweep.get_config().to_dict()
     axes = config.pop("grid")
     assert len(grid.read_grid(config, axes)) == len(sweep.SUBJECTS) * len(sweep.SOUNDS) * 4

@@ -17,23 +17,23 @@ from its_jax.sweep.run import run_sweep
 ray = pytest.importorskip("ray")
 
 
-def actors():
-    """Process ids of actors that make something."""
+def actor_processes():
+    """Returns the process ids of busy actors."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if path.read_bytes().startswith(b"ray::Worker"):
                 found.append(int(path.parent.name))
-        except OSError:  # it has just ended
+        except OSError:  # The process has just ended.
             pass
     return found
 
 
 def kill_one(workdir, killed):
-    """Once something is written."""
+    """Kills an actor once a sample is written."""
     while not list(workdir.glob("*/sample.json")):
         time.sleep(0.02)
-    (pid, *_) = actors()
+    (pid, *_) = actor_processes()
     os.kill(pid, signal.SIGKILL)
     killed.append(pid)
 
@@ -43,10 +43,10 @@ def latents(workdir):
 
 
 @pytest.mark.usefixtures("quick_programs")
-def test_an_actor_is_killed_and_all_is_made_to_the_same_bits(small, tmp_path, caplog):
+def test_the_batches_of_a_killed_actor_are_generated_again_to_the_same_bits(small, tmp_path, caplog):
     settings, axes = small(num_samples=1, batch_size=8).to_dict(), ["seed=0..11", "num_steps=4,5"]
     run_sweep(settings, tmp_path / "here", axes=axes)
-    killed = []
+    killed: list[int] = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "ray", killed), daemon=True)
     killer.start()
     run_sweep(settings, tmp_path / "ray", axes=axes, ray={"resources": {"CPU": 1}, "address": "local"})
@@ -57,11 +57,11 @@ def test_an_actor_is_killed_and_all_is_made_to_the_same_bits(small, tmp_path, ca
     assert not [path for path in (tmp_path / "ray").glob("*/.*")]
 
 
-def test_what_is_wrong_with_a_fleet_is_named(small, tmp_path, monkeypatch):
+def test_wrong_options_of_ray_are_named(small, tmp_path, monkeypatch):
     settings = small(num_samples=1).to_dict()
-    with pytest.raises(errors.UserError, match="--engine=ray shares the sweep out itself"):
-        run_sweep(settings, tmp_path, axes=["seed=0..3"], share=(0, 2), ray={})
-    with pytest.raises(errors.UserError, match="--ray_address=127.0.0.1:1: there is no Ray cluster"):
+    with pytest.raises(errors.UserError, match="--engine=ray distributes the sweep itself"):
+        run_sweep(settings, tmp_path, axes=["seed=0..3"], shard=(0, 2), ray={})
+    with pytest.raises(errors.UserError, match="--ray_address=127.0.0.1:1: no Ray cluster found"):
         run_sweep(settings, tmp_path, axes=["seed=0..3"], ray={"address": "127.0.0.1:1"})
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(errors.UserError, match=r"pip install 'its_jax\[ray\]'"):
