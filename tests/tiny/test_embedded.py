@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from its_jax import pretrained
-from its_jax.colorize.colorizers import FactorizedColorizer
-from its_jax.colorize.settings import Settings
+from its_jax.colorize.factorized_colorizer import FactorizedColorizer
+from its_jax.colorize.settings import ColorSettings
 from its_jax.pipeline import placement
 from its_jax.pipeline.sampler import Sampler
 from its_jax.settings.parse import read_settings
@@ -97,7 +97,7 @@ def test_the_default_colours_are_what_prompts_say(one_device):
     prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in items.SUBJECTS]
     grey = np.stack([pictures.draw(subject, items.generator("picture", "held_out", i))
                      for i, subject in enumerate(items.SUBJECTS)])  # fmt: skip
-    painter = FactorizedColorizer(Settings.read(settings), prompts)
+    painter = FactorizedColorizer(ColorSettings.from_dict(settings), prompts)
     coloured = painter(grey, prompts, list(range(len(prompts))))
     assert np.abs(coloured.mean(axis=-1) - grey).max() < 1e-5
     usual = [colors.hue(of) in colors.usual(name) for name, of in zip(items.SUBJECTS, coloured, strict=True)]
