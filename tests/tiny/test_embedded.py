@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from its_jax import pretrained
-from its_jax.colorize.colorizers import FactorizedColorizer
-from its_jax.colorize.settings import Settings
+from its_jax.colorize.factorized_colorizer import FactorizedColorizer
+from its_jax.colorize.settings import ColorSettings
 from its_jax.pipeline import placement
 from its_jax.pipeline.pipeline import Pipeline
 from its_jax.settings.schema import TERMS
@@ -98,7 +98,7 @@ def test_most_colored_images_have_the_usual_colors_of_their_subject(one_device):
     prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in items.SUBJECTS]
     subjects = enumerate(items.SUBJECTS)
     gray = np.stack([pictures.draw(subject, items.generator("picture", "held_out", i)) for i, subject in subjects])
-    colorizer = FactorizedColorizer(Settings.read(settings), prompts)
+    colorizer = FactorizedColorizer(ColorSettings.from_dict(settings), prompts)
     colored = colorizer(gray, prompts, list(range(len(prompts))))
     assert np.abs(colored.mean(axis=-1) - gray).max() < 1e-5
     usual = [
