@@ -69,12 +69,13 @@ def measure(made: Mapping[str, samples.Sample]) -> dict[str, list[Colored]]:
         for name in sample.colors:
             image = sample.picture(name)
             error = 255 * np.abs(image.mean(axis=-1) - sample.picture()).max()
-            found[read_method(sample, name)].append(Colored(read_subject(sample), colors.dominant_hue(image), float(error)))
+            colored = Colored(read_subject(sample), colors.dominant_hue(image), float(error))
+            found[read_method(sample, name)].append(colored)
     return found
 
 
 def read_method(sample: samples.Sample, name: str) -> str:
-    return sample.color_record(name)[outputs.GROUP]["method"]
+    return sample.coloring_record(name)[outputs.GROUP]["method"]
 
 
 def read_subject(sample: samples.Sample) -> str:
@@ -95,7 +96,7 @@ def summarize(colored: Sequence[Colored]) -> dict[str, Any]:
         "subjects": subjects,
         "n": len(colored),
         "usual": round(right / len(colored), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(right, len(colored))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(colored))],
         "chance": mean(figures["chance"] for figures in subjects.values()),
         "grey": mean(one.hue == "gray" for one in colored),
         "grey_off": round(max(one.gray_error for one in colored), 3),

@@ -35,5 +35,5 @@ def rates(right: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         **{kind: round(float(of_kind.mean()), 3) for kind, of_kind in right.items()},
         "both": round(float(both.mean()), 3),
-        "interval": [round(end, 3) for end in metrics.wilson(int(both.sum()), len(both))],
+        "interval": [round(end, 3) for end in metrics.wilson_interval(int(both.sum()), len(both))],
     }

@@ -55,7 +55,7 @@ def test_table_counts_usual_colors_chance_and_gray(tmp_path, capsys):
     [
         ("plain", "has no colorized images; generate them with python -m its_jax.colorize"),
         ("other", "'a painting of teapots, grayscale' names none of castle, dog"),
-        ("missing", "there is no such folder"),
+        ("missing", "no such folder"),
     ],
 )
 def test_folders_without_usable_images_are_errors(tmp_path, folder, message):
