@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import its_jax.generate.groups  # noqa: F401  Slow imports come before the plan, so that kills after it hit the work.
 from its_jax.pipeline import progress
 from its_jax.pipeline.sample import Sample
 from its_jax.settings.schema import SampleSettings
