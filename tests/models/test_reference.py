@@ -95,7 +95,7 @@ def small(tmp_path_factory):
 
 
 def test_a_published_vocoder_is_opened(small):
-    """Its file holds each weight as direction and magnitude."""
+    """Reads a file that holds each weight as direction and magnitude."""
     _, audio, modules = small
     found = torch_reference.open_generator(audio / "vocoder").state_dict()
     expected = modules["vocoder"].state_dict()
@@ -122,7 +122,7 @@ def test_the_command_writes_an_image_and_audio(small, tmp_path):
 
 
 def test_parity_at_full_size_is_on_record():
-    """As `python -m bench.parity.full_size` found it."""
+    """Checks the record of `python -m bench.parity.full_size`."""
     record = read_json(ROOT / "bench" / "results" / "parity_full_size.json")
     alone = [f"{term}_{part}" for term in TERMS for part in ("text_encoder", "unet")]
     assert record["parts"].keys() == {*alone, "vae_encoder", "vae_decoder", "vocoder", "loop_of_3_steps"}
@@ -132,7 +132,7 @@ def test_parity_at_full_size_is_on_record():
 
 
 def test_a_part_without_scale_cannot_pass():
-    """A result that is zero or not finite everywhere has an error that is no number, which is above any bound."""
+    """A result that is zero or not finite everywhere has an error of NaN, which no bound accepts."""
     for broken in (np.zeros(3), np.full(3, np.nan), np.full(3, np.inf)):
         with np.errstate(invalid="ignore"):
             assert not compare.compare(broken, broken)["relative_error"] <= compare.BOUND

@@ -157,7 +157,7 @@ def test_a_third_term_windows_a_loop_and_an_audio_file_give_the_sample_of_one_de
     assert found[6].images.keys() == {"image", "turned"}
 
 
-# What is refused
+# Refused combinations
 
 
 class NoLoader:
