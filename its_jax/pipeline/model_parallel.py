@@ -32,7 +32,7 @@ WHOLE = P()
 
 
 def term_mesh(terms: int, devices_per_sample: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the devices, by default the local ones, along `AXES`; `devices_per_sample` is above 1.
+    """Returns the devices, by default the local ones, along `AXES`; `devices_per_sample` is not 1.
 
     Raises:
       UserError: this many devices cannot share a sample of this many terms, or the devices cannot be divided so.
@@ -234,6 +234,6 @@ def choose_placement(
     Raises:
       UserError: see `term_mesh`.
     """
-    if devices_per_sample > 1:
+    if devices_per_sample != 1:
         return TermParallel(terms, devices_per_sample, devices)
     return placement.DataParallel(None if devices is None else placement.data_mesh(devices))

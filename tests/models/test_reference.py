@@ -1,4 +1,4 @@
-"""What our sampler makes of the embedded models is what PyTorch makes of the very same folders, end to end."""
+"""Our pipeline generates from the embedded models what PyTorch generates from the same folders, end to end."""
 
 import runpy
 from pathlib import Path
@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from jax.sharding import AxisType
 from PIL import Image
 
 from bench.parity import compare, torch_reference
-from its_jax.pipeline import placement
-from its_jax.pipeline.sampler import Sampler
+from its_jax import Pipeline
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from its_jax.storage.files import read_json
@@ -21,13 +19,13 @@ from tests.helpers import bench_command, model_folder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "its_jax" / "tiny" / "weights"
-OF_TERM = ("prompt", "negative_prompt", "guidance_scale", "start_step")
-OF_SAMPLE = ("seed", "height", "width", "num_steps")
+TERM_OPTIONS = ("prompt", "negative_prompt", "guidance_scale", "start_step")
+SAMPLE_OPTIONS = ("seed", "height", "width", "num_steps")
 
 
 @pytest.fixture(scope="module")
 def settings():
-    """The default config as the authors sample, with warm start; half as wide, for time."""
+    """Returns the default config with the sampling of the authors and a warm start; half as wide, to save time."""
     config = runpy.run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
     change = {
         "seed": 1234,
@@ -47,9 +45,7 @@ def settings():
 def ours(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
         patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # One device, for a batch of one.
-        patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
-        (sample,) = Sampler(settings, pending=1)([settings])
+        (sample,) = Pipeline(devices=jax.local_devices()[:1]).compile(settings)([settings])
     return sample
 
 
@@ -61,45 +57,45 @@ def theirs(settings):
     yield torch_reference.sample(
         str(WEIGHTS / "image"),
         str(WEIGHTS / "audio"),
-        **{f"{term}_{name}": getattr(settings.terms[term], name) for term in TERMS for name in OF_TERM},
-        **{name: getattr(settings, name) for name in OF_SAMPLE},
+        **{f"{term}_{name}": getattr(settings.terms[term], name) for term in TERMS for name in TERM_OPTIONS},
+        **{name: getattr(settings, name) for name in SAMPLE_OPTIONS},
         audio_weight=settings.terms["audio"].weight / sum(settings.terms[term].weight for term in TERMS),
     )
     torch.set_num_threads(threads)
 
 
-def test_latents_are_pytorchs(ours, theirs):
-    """The bound is what was asked for; at full width they were 5e-6 apart, of up to 2.8."""
+def test_latents_equal_those_of_pytorch(ours, theirs):
+    """The bound is the required one; at full width the difference was 5e-6, of latents up to 2.8."""
     assert 0.5 < theirs.latents.std() < 2
     np.testing.assert_allclose(ours.latents, theirs.latents, rtol=0, atol=1e-3)
 
 
-def test_pictures_are_pytorchs(ours, theirs):
-    """The spectrogram has 256 levels here, so it may be half of one away."""
+def test_images_equal_those_of_pytorch(ours, theirs):
+    """Ours have 256 levels, so that rounding alone makes differences of half a level."""
     assert min(theirs.image.std(), theirs.spectrogram.std()) > 0.05
-    np.testing.assert_allclose(ours.pictures["image"], theirs.image, rtol=0, atol=1 / 255)
+    np.testing.assert_allclose(ours.image, theirs.image, rtol=0, atol=1 / 255)
     np.testing.assert_allclose(ours.spectrogram, theirs.spectrogram, rtol=0, atol=1 / 255)
 
 
-def test_sound_is_pytorchs(ours, theirs):
-    """Although theirs comes from a spectrogram that was not rounded to 256 levels; of the rounded one it is closer."""
+def test_audio_equals_that_of_pytorch(ours, theirs):
+    """Theirs comes from a spectrogram that was not rounded to 256 levels; from the rounded one it is closer."""
     assert theirs.waveform.std() > 0.01
-    assert np.corrcoef(ours.waveform, theirs.waveform)[0, 1] >= 0.9999
+    assert np.corrcoef(ours.audio, theirs.waveform)[0, 1] >= 0.9999
     with torch.no_grad():
         rounded = torch_reference.vocode(WEIGHTS / "audio" / "vocoder", torch.tensor(ours.spectrogram)[None])
-    np.testing.assert_allclose(ours.waveform, rounded[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.audio, rounded[0], rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Folders of small random models, and the modules of the audio model."""
+    """Writes small random models; returns their folders, and the modules of the audio model."""
     folder = tmp_path_factory.mktemp("models")
     model_folder.build(folder / "image", vocoder=False)
     return folder / "image", folder / "audio", model_folder.build(folder / "audio", seed=1)
 
 
 def test_a_published_vocoder_is_opened(small):
-    """Its file holds each weight as direction and magnitude."""
+    """Reads a file that holds each weight as direction and magnitude."""
     _, audio, modules = small
     found = torch_reference.open_generator(audio / "vocoder").state_dict()
     expected = modules["vocoder"].state_dict()
@@ -126,7 +122,7 @@ def test_the_command_writes_an_image_and_audio(small, tmp_path):
 
 
 def test_parity_at_full_size_is_on_record():
-    """As `python -m bench.parity.full_size` found it."""
+    """Checks the record of `python -m bench.parity.full_size`."""
     record = read_json(ROOT / "bench" / "results" / "parity_full_size.json")
     alone = [f"{term}_{part}" for term in TERMS for part in ("text_encoder", "unet")]
     assert record["parts"].keys() == {*alone, "vae_encoder", "vae_decoder", "vocoder", "loop_of_3_steps"}
@@ -136,7 +132,7 @@ def test_parity_at_full_size_is_on_record():
 
 
 def test_a_part_without_scale_cannot_pass():
-    """A result that is zero or not finite everywhere has an error that is no number, which is above any bound."""
+    """A result that is zero or not finite everywhere has an error of NaN, which no bound accepts."""
     for broken in (np.zeros(3), np.full(3, np.nan), np.full(3, np.inf)):
         with np.errstate(invalid="ignore"):
             assert not compare.compare(broken, broken)["relative_error"] <= compare.BOUND

@@ -1,4 +1,4 @@
-"""The beads around denoising: prompts to tokens, latents to picture and spectrogram, spectrogram to sound."""
+"""The stages around denoising: prompts to tokens, latents to images and spectrograms, spectrograms to audio."""
 
 import logging
 
@@ -29,7 +29,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vaes():
-    """Two with their PyTorch twins."""
+    """Returns two VAEs with their PyTorch twins."""
     twins = [model_folder.small_vae(seed) for seed in (0, 1)]
     return [(loaded(AutoencoderKL, VAEConfig.from_dict(dict(twin.config)), twin), twin) for twin in twins]
 
@@ -41,7 +41,7 @@ def vocoder():
 
 @pytest.fixture
 def picture():
-    """The spectrogram of a hiss that falls in pitch: `[1, 12, 40]`."""
+    """Returns the spectrogram of a hiss that falls in pitch, `[1, 12, 40]`."""
     fall = np.cumsum(normal(800)) * np.linspace(0, 0.1, 800) + normal(800, seed=1) * np.linspace(0.1, 0, 800)
     config = small_mel_config()
     return mel_to_image(log_mel(jnp.asarray(fall, jnp.float32)[None], config), config)
@@ -60,7 +60,7 @@ def test_tokens_are_padded_and_cut_with_their_end_kept(tokenizer):
     assert ids[2].tolist() == [start] + [cat] * 75 + [end]
 
 
-def test_a_prompt_that_is_too_long_is_warned_of_with_what_is_cut(tokenizer, caplog):
+def test_the_warning_about_a_long_prompt_quotes_what_is_cut_off(tokenizer, caplog):
     prompts.warn_about_prompts(tokenizer, ["cat " * 75])
     assert not caplog.records
     prompts.warn_about_prompts(tokenizer, ["cat " * 75 + "dog a cat"])
@@ -69,7 +69,7 @@ def test_a_prompt_that_is_too_long_is_warned_of_with_what_is_cut(tokenizer, capl
     assert "longer than 75 tokens: 'dog a cat' is cut off" in record.getMessage()
 
 
-def test_unknown_words_are_warned_of_with_the_vocabulary(tokenizer, caplog):
+def test_the_warning_about_unknown_words_lists_the_vocabulary(tokenizer, caplog):
     vocabulary = frozenset({"cat", "dog", ",", "a"})
     prompts.warn_about_prompts(tokenizer, ["A cat, a Dog", ""], vocabulary=vocabulary)
     assert not caplog.records
@@ -78,7 +78,7 @@ def test_unknown_words_are_warned_of_with_the_vocabulary(tokenizer, caplog):
     assert "not trained on 'zebra', '🐶'; it knows: a cat dog" in record.getMessage()
 
 
-def test_a_text_does_not_depend_on_those_beside_it(tokenizer):
+def test_an_encoded_prompt_does_not_depend_on_the_others_of_its_batch(tokenizer):
     twin = model_folder.small_text_encoder(len(tokenizer))
     config = CLIPTextConfig.from_dict(twin.config.to_dict())
     encoder = loaded(CLIPTextModel, config, twin)
@@ -88,7 +88,7 @@ def test_a_text_does_not_depend_on_those_beside_it(tokenizer):
     np.testing.assert_allclose(texts[1], prompts.encode_tokens(encoder, ids[1:2])[0], atol=1e-5)
 
 
-def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
+def test_the_image_and_the_spectrogram_have_a_decoder_each(vaes, highest_precision):
     (image_vae, image_twin), (audio_vae, audio_twin) = vaes
     latents = normal((2, 3, 8, 4))
 
@@ -105,16 +105,16 @@ def test_eye_and_ear_have_a_decoder_each(vaes, highest_precision):
 
 
 def decoded_by_one(latents, vae, *views, **options):
-    """The spectrogram, and the pictures as these views show them."""
+    """Returns the spectrogram, and the images in the layout of these views."""
     return decoding.decode(latents, (vae,), tuple((0, view) for view in (IDENTITY, *(views or [IDENTITY]))), **options)
 
 
-def test_the_spectrogram_is_what_8_bits_hold(vaes):
+def test_the_spectrogram_has_256_levels(vaes):
     spectrogram, _ = decoded_by_one(normal((2, 3, 8, 4)), vaes[0][0])
     np.testing.assert_allclose(spectrogram, np.rint(np.asarray(spectrogram) * 255) / 255, rtol=0, atol=1e-7)
 
 
-def test_the_eye_sees_the_latent_as_each_model_did(vaes):
+def test_each_image_is_decoded_in_the_view_of_its_model(vaes):
     latents, vae = normal((1, 4, 8, 4)), vaes[0][0]
     views = VIEWS["block_rearrange"], VIEWS["rotate_180"]
     spectrogram, pictures = decoded_by_one(latents, vae, *views)
@@ -132,8 +132,7 @@ def test_cutoff_latent_drops_four_columns_before_decoding(vaes):
     np.testing.assert_allclose(picture, decoded_by_one(latents[:, :, :4], vae)[1][0], atol=1e-5)
 
 
-def test_a_loop_is_decoded_and_vocoded_as_part_of_an_endless_one(vaes, vocoder):
-    """Wherever a loop is cut, it gives the same picture and the same sound."""
+def test_a_loop_gives_the_same_image_and_audio_wherever_it_is_cut(vaes, vocoder):
     latents, vae = normal((1, 6, 40, 4)), vaes[0][0]
     turned, view = jnp.roll(latents, 13, axis=2), VIEWS["flip_horizontal"]
     spectrogram, pictures = decoded_by_one(latents, vae, IDENTITY, view, wrap=True)
@@ -148,7 +147,7 @@ def test_a_loop_is_decoded_and_vocoded_as_part_of_an_endless_one(vaes, vocoder):
     np.testing.assert_allclose(jnp.roll(sounds[0], 26 * config.hop_length, axis=1), sounds[1], atol=1e-5)
 
 
-def test_encoding_a_picture_is_the_scaled_mean(vaes, highest_precision):
+def test_an_image_is_encoded_as_the_scaled_mean(vaes, highest_precision):
     vae, twin = vaes[0]
     picture = np.random.default_rng(0).uniform(size=(1, 6, 8, 3)).astype(np.float32)
     scale = twin.config.scaling_factor
@@ -157,14 +156,14 @@ def test_encoding_a_picture_is_the_scaled_mean(vaes, highest_precision):
 
 
 @pytest.mark.parametrize(("width", "samples", "kept"), [(1024, 163840, 158720), (512, 81920, 76800), (40, 999, 200)])
-def test_crop_image_shortens_picture_and_sound_alike(width, samples, kept):
+def test_crop_image_shortens_the_image_and_the_audio_alike(width, samples, kept):
     picture, waveform = decoding.crop(np.zeros((4, width, 3)), np.arange(samples))
     assert picture.shape == (4, width - 32, 3)
     assert kept == samples - int(32 / width * samples)
     np.testing.assert_array_equal(waveform, np.arange(kept))
 
 
-def test_the_front_end_is_that_of_the_vocoder():
+def test_the_mel_front_end_is_that_of_the_vocoder():
     config = small_mel_config()
     assert (config.n_mels, config.hop_length, config.win_length, config.n_fft) == (12, 20, 128, 256)
     assert (config.fmin, config.fmax) == (0, 8000)  # no fmax: half the sampling rate
@@ -172,7 +171,7 @@ def test_the_front_end_is_that_of_the_vocoder():
         small_mel_config(height=16)
 
 
-def test_sound_is_as_long_as_the_picture_says(vocoder, picture):
+def test_the_width_of_the_spectrogram_decides_the_length_of_the_audio(vocoder, picture):
     config = small_mel_config()
     for method in ("hifigan", "griffin_lim"):
         waveform = decoding.vocode(vocoder, picture, config, method)
@@ -180,7 +179,7 @@ def test_sound_is_as_long_as_the_picture_says(vocoder, picture):
         assert np.abs(waveform).max() <= 1 and np.std(waveform) > 1e-3
 
 
-def test_griffin_lim_sounds_as_the_picture_looks(vocoder, picture):
+def test_the_spectrogram_of_griffin_lim_audio_is_the_original(vocoder, picture):
     config = small_mel_config()
     waveform = decoding.vocode(vocoder, picture, config, "griffin_lim")
     heard = mel_to_image(log_mel(waveform, config), config)

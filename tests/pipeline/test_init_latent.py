@@ -1,22 +1,22 @@
-"""What a sample starts from: files of any kind and size, the latent they give, the part of it that stays."""
+"""Files that a sample starts from: files of any kind and size, the latent that they give, the part that is kept."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from test_stages import small_mel_config
 
 from its_jax.audio.mel import log_mel, mel_to_image
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
 from its_jax.media import ffmpeg, images, sounds
+from its_jax.models.hifigan import VocoderConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.pipeline import decoding, init_latent
 from tests.helpers import model_folder
 from tests.helpers.torch_twins import loaded
 
-MEL = small_mel_config()
+MEL = decoding.mel_config(VocoderConfig.from_dict(model_folder.VOCODER), 12)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def vae():
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tiff"])
-def test_a_picture_of_any_format_fills_the_canvas(tmp_path, name):
-    """One of another shape is cut, not squeezed: a circle stays a circle."""
+def test_an_image_of_any_format_fills_the_canvas(tmp_path, name):
+    """An image of another shape is cropped, not squeezed: a circle remains a circle."""
     y, x = np.mgrid[:120, :90]
     circle = np.hypot(x - 45, y - 60) < 15
     Image.fromarray(np.where(circle, 255, 0).astype(np.uint8)).save(tmp_path / name)
@@ -37,7 +37,7 @@ def test_a_picture_of_any_format_fills_the_canvas(tmp_path, name):
     assert abs(rows - columns) <= 1 and 14 <= columns <= 17
 
 
-def test_what_is_transparent_is_black(tmp_path):
+def test_transparent_pixels_are_black(tmp_path):
     for alpha in (255, 51, 0):
         Image.fromarray(np.array([[[255, 255, 255, alpha]]], np.uint8)).save(tmp_path / "a.png")
         np.testing.assert_allclose(images.read_image(tmp_path / "a.png", 8, 8), alpha / 255, atol=1e-3)
@@ -54,12 +54,12 @@ def test_what_is_transparent_is_black(tmp_path):
         (np.float32(128), "a.tiff"),
     ],
 )
-def test_grey_of_any_depth_is_read(tmp_path, half, name):
+def test_gray_of_any_depth_is_read(tmp_path, half, name):
     Image.fromarray(np.full((8, 8), half)).save(tmp_path / name)
     np.testing.assert_allclose(images.read_image(tmp_path / name, 8, 8), 0.5, atol=0.01)
 
 
-def test_values_that_are_no_grey_are_named(tmp_path):
+def test_values_that_are_not_gray_are_reported(tmp_path):
     Image.fromarray(np.array([[-1.0, 1e6]], np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(
         UserError, match="a.tiff: cannot read: its values are -1 to 1e.06, which is not a shade of gray"
@@ -67,14 +67,14 @@ def test_values_that_are_no_grey_are_named(tmp_path):
         images.read_image(tmp_path / "a.tiff", 8, 8)
 
 
-def test_a_picture_beyond_pillows_limit_is_named(tmp_path, monkeypatch):
+def test_an_image_beyond_the_limit_of_pillow_is_reported(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(UserError, match="a.png: cannot read: .*64 pixels"):
         images.read_image(tmp_path / "a.png", 8, 8)
 
 
-def test_a_home_folder_is_found(tmp_path, monkeypatch):
+def test_a_tilde_stands_for_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     soundfile.write(tmp_path / "a.wav", np.zeros(100), 16000)
@@ -82,7 +82,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     assert sounds.read_audio("~/a.wav", 16000).shape == (100,)
 
 
-def test_the_sound_of_an_m4a_is_read(tmp_path):
+def test_the_audio_of_an_m4a_is_read(tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), 44100)
     ffmpeg.run_ffmpeg("-i", str(tmp_path / "a.wav"), str(tmp_path / "a.m4a"))
@@ -91,7 +91,7 @@ def test_the_sound_of_an_m4a_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
-def test_a_sound_of_any_format_is_resampled(tmp_path, name):
+def test_audio_of_any_format_is_resampled(tmp_path, name):
     t = np.arange(44100) / 44100
     tone = 0.5 * np.sin(2 * np.pi * 440 * t)
     soundfile.write(tmp_path / name, np.stack([tone, 0 * tone], axis=1), 44100)
@@ -105,7 +105,7 @@ def test_a_sound_of_any_format_is_resampled(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "cannot read"), (b"no sound", "cannot read"), (None, "No such file")]
 )
-def test_what_is_no_sound_or_picture_is_named(tmp_path, content, message):
+def test_a_file_that_is_neither_audio_nor_an_image_is_reported(tmp_path, content, message):
     path = tmp_path / "file.xyz"
     if content is not None:
         path.write_bytes(content)
@@ -114,14 +114,14 @@ def test_what_is_no_sound_or_picture_is_named(tmp_path, content, message):
             read()
 
 
-def test_an_empty_sound_is_named(tmp_path):
+def test_empty_audio_is_reported(tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
     with pytest.raises(UserError, match="holds no sound"):
         sounds.read_audio(tmp_path / "empty.wav", 16000)
 
 
 @pytest.mark.parametrize("view", ["identity", "rotate_90", "block_rearrange"])
-def test_a_picture_is_what_its_view_shows_of_the_latent(vae, tmp_path, view):
+def test_the_view_of_the_latent_shows_the_image_upright(vae, tmp_path, view):
     seen = VIEWS[view].apply(jnp.zeros((1, 12, 48, 3))).shape[1:3]
     content = np.random.default_rng(0).integers(0, 256, (*seen, 3), dtype=np.uint8)
     Image.fromarray(content).save(tmp_path / "a.png")
@@ -132,7 +132,7 @@ def test_a_picture_is_what_its_view_shows_of_the_latent(vae, tmp_path, view):
 
 
 @pytest.mark.parametrize("samples", [300, 960, 2000])
-def test_a_sound_is_cut_or_filled_up_with_silence(vae, tmp_path, samples):
+def test_audio_is_cut_or_padded_with_silence(vae, tmp_path, samples):
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 16000, subtype="FLOAT")
     z = init_latent.from_audio(str(tmp_path / "a.wav"), vae, MEL, 48)
@@ -154,6 +154,6 @@ def test_kept_cells_are_those_that_a_range_touches():
 
 
 @pytest.mark.parametrize(("low", "high", "unit"), [(1.0, 2.0, "s"), (9000.0, 9500.0, "Hz")])
-def test_a_range_outside_of_the_canvas_is_named(low, high, unit):
+def test_a_range_outside_of_the_canvas_is_reported(low, high, unit):
     with pytest.raises(UserError, match=f"keep: {low:g}-{high:g}{unit} lies outside"):
         init_latent.keep_mask([(low, high, unit)], MEL, 12, 48, 2)

@@ -1,7 +1,7 @@
-"""Records of samples that an earlier version made (0.2.0, commit 8d1d256): each makes its sample again.
+"""Records of samples that an earlier version generated (0.2.0, commit 8d1d256): each gives its sample again.
 
 The models are random and built from a seed, `models/image` and `models/audio` below the folder that a command runs in.
-Beside each record in tests/data/records/ lie the pixels and the sound that belonged to it, and the processor that made
+Beside each record in tests/data/records/ are the images and the audio of its sample, and the processor that computed
 them.
 """
 
@@ -21,7 +21,7 @@ from tests.helpers.small import quick_programs  # noqa: F401
 
 RECORDS = pathlib.Path(__file__).parents[1] / "data" / "records"
 METHODS = ("fused", "imprint", "sds")
-# On another machine: a step of 8 bits for pictures, and what the vocoder makes of such a step.
+# On another machine: one of 256 levels for images, and what the vocoder makes of such a difference.
 TOLERANCE = {"image": 1.5 / 255, "spectrogram": 1.5 / 255, "audio": 0.05}
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -38,18 +38,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(params=METHODS)
 def record(request, folder, monkeypatch):
-    """Gives the path of an old record, whose models are there."""
+    """Returns the path of an old record; its models are in the current folder."""
     monkeypatch.chdir(folder)
     return RECORDS / f"{request.param}.json"
 
 
-def test_an_old_record_makes_its_sample_again(record, tmp_path):
-    """Compares bits where all else is as it was, and allows for rounding elsewhere."""
+def test_an_old_record_generates_its_sample_again(record, tmp_path):
+    """Compares bits on the same machine with the same packages, and allows for rounding elsewhere."""
     sample.run_again(record, tmp_path)
     (made,) = tmp_path.glob("*/sample.json")
     then, now = (json.loads(path.read_text(encoding="utf-8")) for path in (record, made))
     before, content = dict(np.load(record.with_suffix(".npz"))), content_of(made.parent)
-    alike = str(before.pop("processor")) == processor() and what_decides_bits(then) == what_decides_bits(now)
+    alike = str(before.pop("processor")) == processor() and causes_of_bits(then) == causes_of_bits(now)
     assert made.parent.name == now["id"] == then["id"]
     assert settings_of(now) == settings_of(then)
     assert content.keys() == before.keys()
@@ -60,26 +60,26 @@ def test_an_old_record_makes_its_sample_again(record, tmp_path):
 
 
 def content_of(folder):
-    """Returns what a sample's pictures and sound are, by name, as float32 arrays in [-1, 1]."""
-    pictures = {path.stem: np.asarray(Image.open(path), np.float32) / 255 for path in folder.glob("*.png")}
-    return pictures | {"audio": soundfile.read(folder / "audio.wav", dtype="float32")[0]}
+    """Returns the images of a sample in [0, 1] and its audio in [-1, 1] by name, as float32 arrays."""
+    images = {path.stem: np.asarray(Image.open(path), np.float32) / 255 for path in folder.glob("*.png")}
+    return images | {"audio": soundfile.read(folder / "audio.wav", dtype="float32")[0]}
 
 
-def what_decides_bits(record):
-    """Returns what a record tells of models, other packages' versions and the run, beside the digest of the latents."""
+def causes_of_bits(record):
+    """Returns the models, the versions of other packages and the run of a record, without the digest of the latents."""
     versions = {name: version for name, version in record["versions"].items() if name != "its_jax"}
     run = {name: value for name, value in record["run"].items() if name != "latents_sha256"}
     return record["models"], versions, run
 
 
 def settings_of(record):
-    """Returns all that a record tells of the sample itself."""
+    """Returns the settings and the id of a record."""
     return {name: value for name, value in record.items() if name not in ("models", "versions", "run", "seconds")}
 
 
 def processor():
-    """Returns the machine's processor and its cores: on another one the same program may have other bits."""
+    """Returns the machine's processor and its cores; on another one the same program may give other bits."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told = sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    return "\n".join([platform.machine(), f"{os.cpu_count()} cores", *told])
+    described = sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    return "\n".join([platform.machine(), f"{os.cpu_count()} cores", *described])

@@ -18,7 +18,7 @@ def run(program, **environment):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
 
 
-KEPT = """
+COMPILE_KEPT = """
 import jax
 from its_jax.runtime.cache import keep_programs
 keep_programs()
@@ -30,20 +30,23 @@ jax.jit(lambda x: x * 3 + 1)(jax.numpy.ones(7)).block_until_ready()
 def test_programs_are_kept_in_the_cache_folder_or_where_the_user_says(tmp_path, elsewhere):
     ours, theirs = tmp_path / "cache", tmp_path / "elsewhere"
     settings = {"JAX_COMPILATION_CACHE_DIR": str(theirs), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    run(KEPT, ITS_JAX_CACHE=str(ours), **settings if elsewhere else {})
+    run(COMPILE_KEPT, ITS_JAX_CACHE=str(ours), **settings if elsewhere else {})
     assert (ours / "programs").exists() != elsewhere and theirs.exists() == elsewhere
     assert list((theirs if elsewhere else ours / "programs").iterdir())
 
 
-LOADED = """
+TOKENIZER = """
 import sys
 import its_jax.pipeline.pipeline
+from its_jax.pipeline.methods.base import method_class
 from its_jax.pretrained import load_model
+from its_jax.settings.methods import METHODS
+methods = [method_class(name) for name in METHODS]
 load_model("tiny/image", components=("text_encoder",), dtype="float32").tokenizer("bell")
 print(*(name for name in sys.modules if name.split(".")[0] in ("torch", "diffusers") or ".modeling_" in name))
 """
 
 
 def test_loading_a_tokenizer_imports_neither_pytorch_nor_its_models(tmp_path):
-    imported = run(LOADED, ITS_JAX_CACHE=str(tmp_path)).split()
+    imported = run(TOKENIZER, ITS_JAX_CACHE=str(tmp_path)).split()
     assert not imported
