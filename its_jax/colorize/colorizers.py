@@ -167,8 +167,8 @@ class FactorizedColorizer(Colorizer):
                 f"colorize.{name}={source}: is a model of latents, not of pixels; with colorize.method=latent it is "
                 "given as colorize.latent_model"
             )
-        if unet.enlarges != enlarges:
-            is_, other = ("second", "stage_2") if unet.enlarges else ("first", "stage_1")
+        if unet.is_upscaler != enlarges:
+            is_, other = ("second", "stage_2") if unet.is_upscaler else ("first", "stage_1")
             raise UserError(f"colorize.{name}={source}: is a model of the {is_} stage; give it as colorize.{other}")
         if unet.config.encoder_hid_dim != small.text_encoder.config.hidden_size:
             raise UserError(

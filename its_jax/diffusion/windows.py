@@ -59,8 +59,7 @@ class Windows:
 
         def add_window(i, state):
             total, caches = state
-            cache = jax.tree.map(lambda a: a[:, i], caches)
-            noise, cache = predict(jnp.take(x, column_index[i], axis=2), cache)
+            noise, cache = predict(jnp.take(x, column_index[i], axis=2), jax.tree.map(lambda a: a[:, i], caches))
             caches = jax.tree.map(lambda a, updated: a.at[:, i].set(updated), caches, cache)
             return total.at[:, :, column_index[i]].add(shares[i][:, None] * noise), caches
 

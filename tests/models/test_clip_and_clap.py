@@ -91,7 +91,7 @@ def test_clip_is_the_torch_twin(name, padded, highest_precision):
         text = twin.get_text_features(torch.from_numpy(padded)).pooler_output
         picture = twin.get_image_features(torch.from_numpy(x).permute(0, 3, 1, 2)).pooler_output
     assert_directions(jax.jit(lambda model, ids: model.embed_text(ids))(model, padded), text)
-    assert_directions(jax.jit(lambda model, x: model.embed_picture(x))(model, x), picture)
+    assert_directions(jax.jit(lambda model, x: model.embed_image(x))(model, x), picture)
 
 
 @pytest.mark.parametrize("name", CLAP)
@@ -104,7 +104,7 @@ def test_clap_hears_what_the_torch_twin_does(name, missing, highest_precision):
     log_mel = normal((3, config.audio_config.frames - missing, config.audio_config.num_mel_bins))
     with torch.no_grad():
         expected = twin.get_audio_features(torch.from_numpy(log_mel[:, None])).pooler_output
-    assert_directions(jax.jit(lambda model, x: model.embed_sound(x))(model, log_mel), expected)
+    assert_directions(jax.jit(lambda model, x: model.embed_audio(x))(model, log_mel), expected)
 
 
 def test_clap_reads_what_the_torch_twin_does(highest_precision):

@@ -145,10 +145,10 @@ def test_a_16_bit_model_keeps_wo_in_float32_from_file_to_module(built, tmp_path)
 
 def test_stage_two_has_the_noise_of_the_small_picture(built):
     model = load_model(str(built[2][2]), components=PARTS, dtype=jnp.float32)
-    assert model.unet.enlarges and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
+    assert model.unet.is_upscaler and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
     assert model.schedule.sample_max_value == 1.0 and model.schedule.variance_type == "learned_range"
     first = load_model(str(built[1][2]), components=("unet",), dtype=jnp.float32)
-    assert not first.unet.enlarges and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
+    assert not first.unet.is_upscaler and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
 
 
 def test_tokens_are_77_at_most(built, caplog):
