@@ -46,7 +46,7 @@ def specialize(module: nnx.Module, device: jax.Device | None = None, *, prepare:
 
 
 def use_reference_kernels(module: nnx.Module, device: jax.Device) -> None:
-    """Reverts, after `specialize`, the kernels of accelerators that may have no derivative."""
+    """Replaces, after `specialize`, the attention kernels of accelerators, which may have no derivative."""
     for _, layer in nnx.iter_graph(module):
         if isinstance(layer, Attention) and device.platform != "cpu":
             layer.attend = attend

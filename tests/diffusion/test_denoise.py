@@ -129,7 +129,7 @@ def count_evaluations(**settings):
         )
     ]
     terms, *run = make_run(**settings)
-    # As in the pipeline, there is no negative prompt at guidance scale 1.
+    # As in the pipeline, texts at guidance scale 1 lack the negative prompt.
     terms = [
         dataclasses.replace(term, texts=term.texts[:, 1:]) if (term.guidance_scale == 1).all() else term
         for term in terms

@@ -40,7 +40,7 @@ def test_a_function_of_single_columns_is_unchanged(wrap):
 
 
 def test_disagreeing_windows_fade_into_each_other():
-    """There is no step where each window predicts its own constant."""
+    """The result has no steps if each window predicts its own constant."""
     windows = Windows.cover(50, 16, wrap=True)
     ramp = average_without_caches(windows)(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
     steps = np.abs(np.diff(np.append(ramp, ramp[0])))
