@@ -1,10 +1,10 @@
-"""The steps at which terms are active, their weights there, and the modes in which they are evaluated."""
+"""The steps at which terms are active, their weights there, their modes of evaluation, and alternation."""
 
 import numpy as np
 import pytest
 
 from its_jax.diffusion.feature_cache import Mode
-from its_jax.diffusion.term_schedule import select_modes, term_weights
+from its_jax.diffusion.term_schedule import alternate, select_modes, term_weights
 from its_jax.errors import UserError
 from tests.helpers.denoising import SCHEDULE
 
@@ -46,3 +46,38 @@ def test_cached_features_are_not_used_until_they_include_the_negative_prompt():
     assert "".join("." if mode is None else "gGaA"[2 * (not mode.guided) + mode.cached] for mode in selected) == (
         ".aAAgGGgAAaA"
     )
+
+
+def owners(starts, turns, steps, first=0):
+    """Returns one letter per step of a sample, for the term to which the step belongs: i, a or u."""
+    weights = np.zeros((len(starts), 1, steps), np.float32)
+    for per_step, start in zip(weights, starts, strict=True):
+        per_step[:, start:] = 0.3
+    table = alternate(weights, np.array(turns)[:, None], first)[:, 0, first:]
+    assert table.dtype == np.float32 and set(table.sum(axis=0)) == {1}
+    return "".join("iau"[i] for i in table.argmax(axis=0))
+
+
+def test_terms_alternate_at_every_step():
+    assert owners([0, 0], [1, 1], 6) == "iaiaia"
+
+
+def test_a_turn_may_take_several_steps():
+    assert owners([0, 0], [2, 3], 12) == "iiaaaiiaaaii"
+
+
+def test_the_steps_of_an_inactive_term_go_to_the_next_active_one():
+    assert owners([3, 0], [1, 1], 8) == "aaaaiaia"
+    assert owners([0, 4], [1, 2], 7) == "iiiiaai"
+    assert owners([0, 3, 0], [1, 1, 1], 7) == "iuuiaui"
+
+
+def test_the_first_turn_begins_where_denoising_begins():
+    assert owners([0, 0], [1, 1], 6, first=1) == "iaiai"
+
+
+def test_samples_of_a_batch_alternate_independently():
+    weights = np.array([[[0.3, 0.3, 0.0]] * 2, [[0.7, 0.7, 0.0]] * 2], np.float32)
+    table = alternate(weights, [[1, 2], [1, 1]])
+    np.testing.assert_array_equal(table[0], [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(table[:, :, 2], 0)

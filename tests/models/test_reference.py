@@ -1,4 +1,4 @@
-"""Samples of the embedded models against PyTorch on the same model folders, end to end."""
+"""What our sampler makes of the embedded models is what PyTorch makes of the very same folders, end to end."""
 
 import runpy
 from pathlib import Path
@@ -27,7 +27,7 @@ OF_SAMPLE = ("seed", "height", "width", "num_steps")
 
 @pytest.fixture(scope="module")
 def settings():
-    """Returns the settings of one sample like the authors', with warm start, at half the default width for speed."""
+    """The default config as the authors sample, with warm start; half as wide, for time."""
     config = runpy.run_path(str(ROOT / "configs" / "default.py"))["get_config"]()
     change = {
         "seed": 1234,
@@ -47,7 +47,7 @@ def settings():
 def ours(settings, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
         patch.setenv("ITS_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # One device, because there is one sample.
+        # One device, for a batch of one.
         patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
         (sample,) = Sampler(settings, pending=1)([settings])
     return sample
@@ -55,7 +55,7 @@ def ours(settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(settings):
-    # On a shared processor two threads spend more time waiting for each other than computing.
+    # Two threads that share the processor with other programs wait for each other more than they compute.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield torch_reference.sample(
@@ -68,21 +68,21 @@ def theirs(settings):
     torch.set_num_threads(threads)
 
 
-def test_latents_equal_pytorch(ours, theirs):
-    """The bound is the required one. At full width the largest difference was 5e-6, of values up to 2.8."""
+def test_latents_are_pytorchs(ours, theirs):
+    """The bound is what was asked for; at full width they were 5e-6 apart, of up to 2.8."""
     assert 0.5 < theirs.latents.std() < 2
     np.testing.assert_allclose(ours.latents, theirs.latents, rtol=0, atol=1e-3)
 
 
-def test_images_equal_pytorch(ours, theirs):
-    """Our spectrogram has 256 levels, so it may differ by half a level."""
+def test_pictures_are_pytorchs(ours, theirs):
+    """The spectrogram has 256 levels here, so it may be half of one away."""
     assert min(theirs.image.std(), theirs.spectrogram.std()) > 0.05
     np.testing.assert_allclose(ours.pictures["image"], theirs.image, rtol=0, atol=1 / 255)
     np.testing.assert_allclose(ours.spectrogram, theirs.spectrogram, rtol=0, atol=1 / 255)
 
 
-def test_audio_equals_pytorch(ours, theirs):
-    """PyTorch's audio comes from a spectrogram that is not rounded to 256 levels; from the rounded one it is closer."""
+def test_sound_is_pytorchs(ours, theirs):
+    """Although theirs comes from a spectrogram that was not rounded to 256 levels; of the rounded one it is closer."""
     assert theirs.waveform.std() > 0.01
     assert np.corrcoef(ours.waveform, theirs.waveform)[0, 1] >= 0.9999
     with torch.no_grad():
@@ -92,14 +92,14 @@ def test_audio_equals_pytorch(ours, theirs):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Returns folders of small random models, and the modules of the audio model."""
+    """Folders of small random models, and the modules of the audio model."""
     folder = tmp_path_factory.mktemp("models")
     model_folder.build(folder / "image", vocoder=False)
     return folder / "image", folder / "audio", model_folder.build(folder / "audio", seed=1)
 
 
-def test_the_reference_opens_a_published_vocoder(small):
-    """Published files hold each weight as direction and magnitude."""
+def test_a_published_vocoder_is_opened(small):
+    """Its file holds each weight as direction and magnitude."""
     _, audio, modules = small
     found = torch_reference.open_generator(audio / "vocoder").state_dict()
     expected = modules["vocoder"].state_dict()
@@ -108,14 +108,14 @@ def test_the_reference_opens_a_published_vocoder(small):
         torch.testing.assert_close(found[key], weight, msg=key)
 
 
-def test_the_reference_refuses_a_step_without_a_model(small):
+def test_a_step_without_a_model_is_an_error(small):
     image, audio, _ = small
     prompts = {"image_prompt": "cat", "audio_prompt": "dog", "height": 12, "width": 48}
     with pytest.raises(ValueError, match="step 0"):
         torch_reference.sample(image, audio, **prompts, num_steps=2, image_start_step=1, audio_start_step=1)
 
 
-def test_the_reference_command_writes_images_and_audio(small, tmp_path):
+def test_the_command_writes_an_image_and_audio(small, tmp_path):
     image, audio, _ = small
     flags = {"image": image, "audio": audio, "image_prompt": "cat", "audio_prompt": "dog", "height": 12, "width": 48}
     flags |= {"num_steps": 2, "image_start_step": 1, "out": tmp_path / "new" / "out"}
@@ -125,8 +125,8 @@ def test_the_reference_command_writes_images_and_audio(small, tmp_path):
     assert len(soundfile.read(flags["out"] / "audio.wav")[0]) == 48 * model_folder.VOCODER["hop_size"]
 
 
-def test_the_record_of_parity_at_full_size_is_within_bounds():
-    """The record is the result of `python -m bench.parity.full_size`."""
+def test_parity_at_full_size_is_on_record():
+    """As `python -m bench.parity.full_size` found it."""
     record = read_json(ROOT / "bench" / "results" / "parity_full_size.json")
     alone = [f"{term}_{part}" for term in TERMS for part in ("text_encoder", "unet")]
     assert record["parts"].keys() == {*alone, "vae_encoder", "vae_decoder", "vocoder", "loop_of_3_steps"}
@@ -135,8 +135,8 @@ def test_the_record_of_parity_at_full_size_is_within_bounds():
         assert part["relative_error"] <= 1e-4 and 0.05 < part["std"] < 100
 
 
-def test_parity_fails_for_results_that_are_zero_or_not_finite():
-    """Their relative error is NaN, which is not below any bound."""
+def test_a_part_without_scale_cannot_pass():
+    """A result that is zero or not finite everywhere has an error that is no number, which is above any bound."""
     for broken in (np.zeros(3), np.full(3, np.nan), np.full(3, np.inf)):
         with np.errstate(invalid="ignore"):
             assert not compare.compare(broken, broken)["relative_error"] <= compare.BOUND
