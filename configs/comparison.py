@@ -4,10 +4,10 @@
     python -m its_jax.sweep --config=configs/comparison.py:sds --workdir=work/comparison
     python -m its_jax.evaluate --workdir=work/comparison --by=method
 
-The first makes 8 samples of each pair by five methods, 5760 in all, each method from the same seeds, so that they
-differ in nothing else: some two hours on 2 CPU cores. The second adds score distillation, which takes six minutes a
-sample: one of each of 12 pairs, in which every subject and every sound is found once. Both go on where they were broken
-off.
+The first command generates 8 samples of each pair by five methods, 5760 in total, from the same seeds, so that only the
+method differs. It takes about two hours on 2 CPU cores. The second adds score distillation, which takes six minutes per
+sample: one sample of each of 12 pairs, in which every subject and every sound occurs once. Both commands resume where
+they were interrupted.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def get_config(method=""):
     config.num_samples = 1
     config.video = False
     config.layout = "folders"
-    # The judges too: what ranks samples is not what says whether they are right.
+    # The judges are included, because the models that rank samples should not also decide whether they are right.
     config.scorers = "clip@tiny/clip,clap@tiny/clap,its_jax.tiny.scorer:right"
     config.grid = ConfigDict()
     config.prompts = ""

@@ -1,11 +1,11 @@
-"""A baseline: the picture of one model, imprinted on the spectrogram of another. Nothing is downloaded.
+"""A baseline: the image of one model, imprinted on the spectrogram of another. Nothing is downloaded.
 
     python -m its_jax.sample --config=configs/imprint.py --workdir=out
     python -m its_jax.sample --config=configs/imprint.py:tiger --workdir=out
 
-Each model makes a sample of its own; the spectrogram is then made quieter where the picture is bright (or, inverted,
-dark). 4 samples of the embedded models take half a minute on 2 CPU cores. With a published example as its argument
-(those of configs/sd15_auffusion.py) it is Stable Diffusion 1.5 and Auffusion with the numbers of the paper's authors.
+Each model generates a sample independently. The spectrogram is then attenuated where the image is bright (or, inverted,
+dark). 4 samples of the embedded models take half a minute on 2 CPU cores. With a published example of
+configs/sd15_auffusion.py as argument, it uses Stable Diffusion 1.5 and Auffusion with the settings of the authors.
 """
 
 import pathlib
@@ -19,9 +19,9 @@ def _config(name, *argument):
 def get_config(example=None):
     config = _config("default") if example is None else _config("sd15_auffusion", example)
     config.method = "imprint"
-    config.inverse_image = True  # the picture's dark parts are made quieter, in place of its bright ones
-    config.mag_ratio = 0.5  # how much: 0 is not at all, 1 down to silence
-    config.image.num_steps = 0  # of its own run; 0: as `num_steps` says
+    config.inverse_image = True  # attenuates the dark parts of the image instead of the bright ones
+    config.mag_ratio = 0.5  # the attenuation: 0 is none, 1 is silence
+    config.image.num_steps = 0  # of its run; 0: `num_steps`
     config.audio.num_steps = 0
     if example is not None:
         config.image.num_steps = 50

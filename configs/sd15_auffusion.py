@@ -1,11 +1,11 @@
-"""Stable Diffusion 1.5 and Auffusion with the settings of the paper's authors, 256 x 1024 pixels, 10.24 s of sound.
+"""Stable Diffusion 1.5 and Auffusion with the settings of the paper's authors, 256 x 1024 pixels, 10.24 s of audio.
 
     python -m its_jax.sample --config=configs/sd15_auffusion.py:tiger --workdir=out
 
-The argument picks one of the published examples (see EXAMPLES; without one: bell); `fast`, or `tiger+fast`, makes it in
-fewer steps (see FAST). The first run downloads both models (about 10 GB) from the hub and converts them once (as much
-again). One sample is 309 TFLOP: a job for a GPU or TPU; a CPU needs 10 to 25 minutes. The method's success rate is
-low by nature: make many samples and pick.
+The argument selects one of the published examples (see EXAMPLES; the default is bell). `fast`, or `tiger+fast`, takes
+fewer steps (see FAST). The first run downloads both models (about 10 GB) from the hub and converts them once, which
+takes as much space again. One sample takes 309 TFLOP, which suits a GPU or TPU; a CPU needs 10 to 25 minutes. The
+success rate of the method is low, so generate many samples and choose among them.
 """
 
 from ml_collections import ConfigDict
@@ -36,8 +36,8 @@ EXAMPLES = {
 }
 
 
-# A quarter of the work: judges find 86 % of the embedded models' samples right in picture and sound, and 90 % of those
-# that 100 steps of DDIM make (README, Speed).
+# A quarter of the work. Judges find 86 % of the embedded models' samples right in both image and audio, and 90 % with
+# 100 steps of DDIM (README, Speed).
 FAST = {"solver": "dpmpp_2m", "num_steps": 25, "image.start_step": 2}
 
 
@@ -53,46 +53,46 @@ def get_config(example="bell"):
     image_prompt, audio_prompt, seed, num_samples = EXAMPLES[example]
     config = ConfigDict()
     config.method = "fused"  # or, to compare: "image_only", "audio_only", "alternating", "imprint", "sds"
-    config.seed = seed  # of the first sample; the next ones have seed + 1, seed + 2, ...
+    config.seed = seed  # of the first sample; the following ones have seed + 1, seed + 2, ...
     config.num_samples = num_samples
-    config.batch_size = 0  # samples at once; 0: chosen from the memory
-    config.devices_per_sample = 1  # or one for each model, or two: quicker where few samples have many devices
-    config.noise = "torch"  # the authors' noise: that of PyTorch on a CPU, in float16; or "jax"
+    config.batch_size = 0  # samples per batch; 0: as many as fit in memory
+    config.devices_per_sample = 1  # or one or two per model, which is faster for few samples on many devices
+    config.noise = "torch"  # the authors' noise, the float16 noise of PyTorch on a CPU; or "jax"
     config.num_steps = 100
     config.solver = "ddim"  # or "dpmpp_2m" or "euler"
-    # The inner layers of the UNets are evaluated at every n-th step, and their outputs are reused in between.
+    # The inner layers of the UNets are evaluated at every n-th step, and their output is reused in between (DeepCache).
     config.cache_interval = 1
     config.height = 256  # pixels = mel bands
     config.width = 1024  # pixels = frames of 10 ms
     config.window = 1024  # a wider canvas is denoised in windows of this many pixels; 0: all at once
-    config.wrap = False  # a loop: the end leads into the beginning
+    config.wrap = False  # True: a seamless loop, whose end continues at its beginning
     config.dtype = "bfloat16"  # or "float32" or "float16"
     config.crop_image = True  # drop the last 32 columns (0.32 s), which Auffusion leaves black
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
 
-    # Start from a file in place of noise alone: "FILE.png" (any picture) or "FILE.wav" (any sound).
+    # Start from a file instead of pure noise: "FILE.png" (any image) or "FILE.wav" (any audio).
     config.init_image = ""
     config.init_audio = ""
-    config.strength = 1.0  # the share of the steps that are made: less stays nearer to that file
-    config.keep = ""  # what stays as in that file, in seconds or Hz, such as "0-1.5s, 200-800Hz"
+    config.strength = 1.0  # the fraction of the steps that are run; less stays closer to that file
+    config.keep = ""  # the parts of that file to keep, in seconds or Hz, such as "0-1.5s, 200-800Hz"
 
     config.image = ConfigDict()
     config.image.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.image.prompt = image_prompt
     config.image.negative_prompt = ""
     config.image.guidance_scale = 10.0
-    # The first step with guidance, and the first without again; -1: to the end.
+    # Guidance is on from the first of these steps until the second; -1: until the end.
     config.image.guidance_start_step = 0
     config.image.guidance_stop_step = -1
-    # The view of the spectrogram: "identity"; "block_rearrange", whose halves, side by side, are those of a square
-    # picture, one above the other; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
+    # How the model sees the spectrogram: "identity"; "block_rearrange", which stacks the left half on the right half to
+    # form a square image; "flip_horizontal", "flip_vertical"; "rotate_90", "rotate_180", "rotate_270"
     config.image.view = "identity"
-    config.image.start_step = 10  # the first step, of num_steps, at which this model takes part
-    config.image.stop_step = -1  # the first step at which it takes no part any more; -1: to the end
+    config.image.start_step = 10  # the first of the num_steps steps at which this model is active
+    config.image.stop_step = -1  # the first step at which it is no longer active; -1: active until the end
     config.image.weight = 0.5
-    config.image.turn = 1  # method "alternating": consecutive steps of this model's turn
+    config.image.turn = 1  # for method "alternating": its number of steps in a row
 
     config.audio = ConfigDict()
     config.audio.model = "auffusion/auffusion-full-no-adapter"

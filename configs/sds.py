@@ -1,13 +1,13 @@
-"""A baseline: one picture, optimized under both models by score distillation (SDS). Nothing is downloaded.
+"""A baseline: one image, optimized under both models by score distillation (SDS). Nothing is downloaded.
 
     python -m its_jax.sample --config=configs/sds.py --workdir=out
     python -m its_jax.sample --config=configs/sds.py:tiger --workdir=out
 
-One sample of the embedded models takes six minutes on 2 busy CPU cores, about 1.5 s an iteration. A run that was broken
-off goes on where it was; WORKDIR/.progress shows what the pictures look like by then. With a published example as its
-argument (those of configs/sd15_auffusion.py) it is Auffusion and, for the picture, the first stage of DeepFloyd IF with
-the numbers of the paper's authors: 40,000 iterations a sample. IF's license must be accepted on the hub before; without
-it --config.image.model=stable-diffusion-v1-5/stable-diffusion-v1-5 guides the picture by latents.
+One sample of the embedded models takes six minutes on 2 busy CPU cores, about 1.5 s per iteration. An interrupted run
+resumes where it stopped, and WORKDIR/.progress shows the current images. With a published example of
+configs/sd15_auffusion.py as argument, it uses Auffusion and, for the image, the first stage of DeepFloyd IF, with the
+settings of the authors: 40,000 iterations per sample. IF's license must be accepted on the hub first. Without it,
+--config.image.model=stable-diffusion-v1-5/stable-diffusion-v1-5 guides the image in latent space.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ def get_config(example=None):
         config.num_samples = 1
         config.num_steps = 250  # iterations
         config.learning_rate = 3e-3
-        config.audio.weight = 0.6  # at 1 and 0.4 no tree is seen
+        config.audio.weight = 0.6  # with 1 and 0.4 no tree is visible
         config.image.weight = 1.0
         config.image.guidance_scale = 10.0
         config.image.start_step = 0

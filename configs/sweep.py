@@ -2,9 +2,9 @@
 
     python -m its_jax.sweep --config=configs/sweep.py --workdir=sweep
 
-Makes 96 samples in about three minutes on 2 CPU cores. Axes can be given from the shell, in place of these or besides:
+Generates 96 samples in about three minutes on 2 CPU cores. Axes on the command line replace or extend these:
 --axis=seed=0..7 --axis=image.weight=0.4..0.7..0.1 --axis=audio.prompt="dog barking,siren wailing"
-Any other config can be swept in the same way, as configs/sd15_auffusion.py with --prompts=pairs.csv.
+Any other config can be swept in the same way, for example configs/sd15_auffusion.py with --prompts=pairs.csv.
 """
 
 import pathlib
@@ -18,11 +18,11 @@ SOUNDS = ("bell ringing", "birds singing", "dog barking", "train whistling")
 
 def get_config():
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("default.py")))["get_config"]()
-    config.num_samples = 1  # of each cell, where the grid has no axis over seeds
+    config.num_samples = 1  # per cell, if the grid has no axis over seeds
     config.video = False  # python -m its_jax.video WORKDIR/ID makes one later
     config.layout = "folders"  # or "shards": tar files with an index
-    config.scorers = "clip@tiny/clip,clap@tiny/clap"  # or "package.module:function": columns for the records
-    config.prompts = ""  # a .txt, .csv or .jsonl of settings that belong together
+    config.scorers = "clip@tiny/clip,clap@tiny/clap"  # or "package.module:function"; each adds columns to the records
+    config.prompts = ""  # a .txt, .csv or .jsonl file whose rows are settings that belong together
     config.grid = ConfigDict()
     config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {subject}, grayscale" for subject in SUBJECTS)})
     config.grid.audio = ConfigDict({"prompt": SOUNDS})

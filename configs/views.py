@@ -1,11 +1,11 @@
-"""More views than one of the same spectrogram, with the embedded models.
+"""Several views of the same spectrogram, with the embedded models.
 
     python -m its_jax.sample --config=configs/views.py:upside_down --workdir=out
     python -m its_jax.sample --config=configs/views.py:square --workdir=out
 
-`upside_down` is one picture upright, another when it is turned upside down, and a sound besides: image.png and
-upside_down.png show both. `square` is a square picture whose upper and lower halves lie side by side in the
-spectrogram. 4 samples take about a minute on 2 CPU cores. Any further term can be added in the same way.
+`upside_down` is one image upright, another one when turned upside down, and a sound: image.png and upside_down.png show
+both images. `square` is a square image whose upper and lower halves lie side by side in the spectrogram. 4 samples take
+about a minute on 2 CPU cores. Any further term can be added in the same way.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def _upside_down(config):
-    # At these settings the judges of its_jax/tiny found both pictures and the sound right in 6 of 8 samples.
+    # With these settings the judges of its_jax/tiny found both images and the audio right in 6 of 8 samples.
     config.image.prompt = "a painting of mushrooms, grayscale"
     config.image.weight = 0.42
     config.upside_down = ConfigDict(config.image.to_dict())

@@ -159,7 +159,7 @@ def _jax_results(component, folder, inputs):
             moments, decoded = _run(lambda m, x, z: (_moments(m.encode(x)), m.decode(z)), module, *inputs)
             return {"vae, encoding": moments, "vae, decoding": decoded}
         if component == "dual_encoder":
-            embed = "embed_picture" if isinstance(module, CLIPModel) else "embed_sound"
+            embed = "embed_image" if isinstance(module, CLIPModel) else "embed_audio"
             both = _run(lambda m, text, x: (m.embed_text(text), getattr(m, embed)(x)), module, *inputs)
             return dict(zip(_TOWERS, both, strict=True))
         return {component: _run(lambda m, *x: m(*x), module, *inputs)}

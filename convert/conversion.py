@@ -220,8 +220,8 @@ def _common_dtype(component, raw, tensors, name):
 def _wide_tensors(component, raw, name):
     """Returns the names of the tensors that a module of 16 bits keeps in float32."""
     module = registry.abstract_module(component, raw, jnp.bfloat16, name=name)
-    leaves = registry.parameters(module).values()
-    return {state_dict.torch_name(path) for path, leaf in leaves if state_dict.array_of(leaf).dtype == jnp.float32}
+    leaves = registry.named_parameters(module).values()
+    return {state_dict.torch_name(path) for path, leaf in leaves if state_dict.get_array(leaf).dtype == jnp.float32}
 
 
 def _update(digest, arrays):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from its_jax.errors import UserError
 
 T = TypeVar("T")
-# Fields that transformers writes into all of its configs, and that do not affect results.
+# Fields that transformers writes into all of its configs, and that do not change the results.
 BOOKKEEPING: tuple[str, ...] = (
     "architectures",
     "dtype",
@@ -16,9 +16,13 @@ BOOKKEEPING: tuple[str, ...] = (
     "initializer_factor",
     "initializer_range",
     "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
 )
-BOOKKEEPING += ("output_attentions", "output_hidden_states", "problem_type", "return_dict", "torch_dtype")
-BOOKKEEPING += ("transformers_version",)
 
 
 def read_fields(
@@ -32,14 +36,13 @@ def read_fields(
 
     Args:
       cls: dataclass whose fields are the settings that the model uses; their annotations are binding. A field that is
-        a config of its own is read by its `from_dict`.
-      raw: the parsed `config.json`. Names that begin with `_` are bookkeeping and skipped.
-      fixed: settings that change the mathematics but are supported at these values only.
-      ignored: settings that are known not to change what the model computes at inference.
+        itself a config dataclass is read by its `from_dict`.
+      raw: the parsed `config.json`. Names that begin with `_` are skipped.
+      fixed: settings that change the model, with the only values that are supported.
+      ignored: settings that do not change the results of inference.
 
     Raises:
-      UserError: for a field that is none of these, a value of another type, or a fixed field of
-        another value.
+      UserError: an unknown field, a missing field, a value of the wrong type, or an unsupported value of a fixed field.
     """
     fixed = fixed or {}
     known = get_type_hints(cls)
@@ -67,16 +70,16 @@ def read_fields(
     return cls(**used)
 
 
-def check_sizes(sizes, *names):
-    """Raises `UserError` unless these fields, each a number or a tuple of numbers, are 1 or more."""
+def check_sizes(sizes: Any, *names: str) -> None:
+    """Raises `UserError` unless these fields of a dataclass, each a number or a tuple of numbers, are 1 or more."""
     for name in names:
         value = getattr(sizes, name)
         if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
             raise UserError(f"{type(sizes).__name__}: {name}={value!r} must be 1 or more")
 
 
-def check_heads(sizes):
-    """Raises `UserError` unless `hidden_size` can be divided among the attention's heads."""
+def check_heads(sizes: Any) -> None:
+    """Raises `UserError` unless `hidden_size` is a multiple of the number of attention heads."""
     if sizes.hidden_size % sizes.num_attention_heads:
         raise UserError(
             f"{type(sizes).__name__}: hidden_size {sizes.hidden_size} must be a multiple of "
@@ -85,7 +88,7 @@ def check_heads(sizes):
 
 
 def _fits(value, annotation):
-    """Whether a value of a JSON file is what a field's annotation says; true is no number, 1 is a float."""
+    """Returns whether a JSON value matches a field's annotation; `true` is not a number, but 1 is also a float."""
     if isinstance(annotation, types.UnionType):
         return any(_fits(value, kind) for kind in get_args(annotation))
     if get_origin(annotation) is tuple:
@@ -94,5 +97,5 @@ def _fits(value, annotation):
 
 
 def _frozen(value):
-    """Lists become tuples, so that configurations can be hashed."""
+    """Converts lists to tuples, so that configs can be hashed."""
     return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value

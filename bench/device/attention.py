@@ -37,7 +37,7 @@ def main():
         raise UserError(f"results differ from those of the plain form: {'; '.join(wrong)}")
 
 
-def compare(dtype: str, sizes=SIZES, find_form=backends.attention) -> Iterator[tuple[str, dict[str, Any]]]:
+def compare(dtype: str, sizes=SIZES, find_form=backends.select_attention) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the form that each size takes here, and the relative difference of its result from the plain form's.
 
     Args:

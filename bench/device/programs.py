@@ -178,6 +178,6 @@ def pixel_programs(device: Any, dtype: Any = jnp.bfloat16) -> Iterator[tuple[str
         unet, times = abstract("unet", name), shape(2 * batch, dtype=np.int32)
         text = shape(2 * batch, TOKENS, encoder.config.d_model)
         text = place(jax.eval_shape(lambda m, x: m.project_text(x), unet, text), sharding)
-        level = (times,) if unet.enlarges else ()
+        level = (times,) if unet.is_upscaler else ()
         x = shape(2 * batch, height, width, unet.config.in_channels)
         yield name, lambda m, *inputs: m.predict(*inputs), (unet, x, times, text, *level)

@@ -38,7 +38,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
     theirs = normalize(twin.get_text_features(torch.from_numpy(ids)))
     yield "clip_text", compare.compare(theirs, embed_text(ours, ids))
     images = rng.normal(size=(ITEMS, size, size, 3)).astype(np.float32)
-    found = jax.jit(lambda model, x: model.embed_picture(x))(ours, images)
+    found = jax.jit(lambda model, x: model.embed_image(x))(ours, images)
     theirs = normalize(twin.get_image_features(compare.channels_first(images)))
     yield "clip_picture", compare.compare(theirs, found)
     twin, ours = make_pair(transformers.ClapModel, "clap_htsat_unfused")
@@ -47,7 +47,7 @@ def measure() -> Iterator[tuple[str, dict[str, float]]]:
     theirs = normalize(twin.get_text_features(torch.from_numpy(ids), torch.from_numpy(ids != pad).long()))
     yield "clap_text", compare.compare(theirs, embed_text(ours, ids))
     log_mel = np.stack([ClapFeatureExtractor()(random_audio(rng)) for _ in range(ITEMS)])
-    found = jax.jit(lambda model, x: model.embed_sound(x))(ours, log_mel)
+    found = jax.jit(lambda model, x: model.embed_audio(x))(ours, log_mel)
     theirs = normalize(twin.get_audio_features(torch.from_numpy(log_mel)[:, None]))
     yield "clap_sound", compare.compare(theirs, found)
 

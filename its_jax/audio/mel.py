@@ -13,9 +13,10 @@ from its_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class MelConfig:
-    """Sizes of the mel front end (Auffusion's defaults); Hz, samples, and natural logs of mel magnitude.
+    """The parameters of the mel front end, by default Auffusion's.
 
-    `log_min` is the floor of the logarithm and black in the picture, `log_max` is white.
+    Frequencies are in Hz, `n_fft`, `win_length` and `hop_length` in samples. `log_min` and `log_max` are natural
+    logarithms of mel magnitudes: `log_min` is the floor and black in the image, `log_max` is white.
     """
 
     sampling_rate: int = 16000
@@ -28,7 +29,7 @@ class MelConfig:
     log_min: float = math.log(1e-5)
     log_max: float = math.log(200.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         hop, win, n_fft, nyquist = self.hop_length, self.win_length, self.n_fft, self.sampling_rate / 2
         if not 0 < hop < win <= n_fft:
             raise UserError(f"mel front end: need 0 < hop_length {hop} < win_length {win} <= n_fft {n_fft}")
@@ -44,16 +45,19 @@ class MelConfig:
 
     @property
     def padding(self) -> int:
-        """Reflected samples on either side.
+        """Returns the number of samples that are reflected at either end.
 
-        The window is zero outside its centre, so of the (n_fft - hop_length) / 2 samples of the definition
-        only those within its reach are kept, and a frame holds `win_length` samples.
+        By definition it is (n_fft - hop_length) / 2. The window, however, is zero outside its center, so that frames of
+        `win_length` samples suffice, and only the padding within their reach is needed.
         """
         return (self.win_length - self.hop_length) // 2
 
 
 def log_mel(waveform: jax.Array, config: MelConfig) -> jax.Array:
-    """[b, samples] -> [b, samples // hop_length, n_mels] natural-log mel magnitudes, floored at `log_min`."""
+    """Computes log-mel spectrograms, natural log with a floor of `log_min`.
+
+    `[b, samples]` -> `[b, samples // hop_length, n_mels]`.
+    """
     spectrum = stft(waveform, config)
     magnitude = jnp.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
     mel = matmul(magnitude, mel_basis(config).T)
@@ -61,23 +65,29 @@ def log_mel(waveform: jax.Array, config: MelConfig) -> jax.Array:
 
 
 def mel_to_image(log_mel: jax.Array, config: MelConfig = MelConfig()) -> jax.Array:
-    """[b, frames, n_mels] natural log -> [b, n_mels, frames] in [0, 1], clipped, row 0 the highest mel."""
+    """Converts log-mel spectrograms to images in [0, 1], clipped, with the highest mel in row 0.
+
+    `[b, frames, n_mels]` -> `[b, n_mels, frames]`.
+    """
     unit = (log_mel - config.log_min) / (config.log_max - config.log_min)
     return jnp.clip(unit, 0.0, 1.0).swapaxes(-1, -2)[..., ::-1, :]
 
 
-def image_to_mel(picture: jax.Array, config: MelConfig = MelConfig()) -> jax.Array:
-    """[b, n_mels, frames] in [0, 1] -> [b, frames, n_mels] natural log: the inverse of `to_picture`."""
-    unit = picture[..., ::-1, :].swapaxes(-1, -2)
+def image_to_mel(image: jax.Array, config: MelConfig = MelConfig()) -> jax.Array:
+    """Converts images in [0, 1] to log-mel spectrograms, the inverse of `mel_to_image`.
+
+    `[b, n_mels, frames]` -> `[b, frames, n_mels]`, natural log.
+    """
+    unit = image[..., ::-1, :].swapaxes(-1, -2)
     return unit * (config.log_max - config.log_min) + config.log_min
 
 
 @functools.lru_cache
 def mel_edges(config: MelConfig) -> np.ndarray:
-    """Hz `[n_mels + 2]`: band i is a triangle from edge i to edge i + 2 with its top at edge i + 1.
+    """Returns the edges of the mel bands, Hz `[n_mels + 2]`.
 
-    The scale (Slaney, Auditory Toolbox, 1998) is linear up to 1000 Hz = 15 mel and logarithmic above, where
-    27 mels span a factor of 6.4.
+    Band i is a triangle from edge i to edge i + 2 with its top at edge i + 1. The scale (Slaney, Auditory Toolbox,
+    1998) is linear up to 1000 Hz = 15 mel and logarithmic above, where 27 mels span a factor of 6.4.
     """
     log_step = math.log(6.4) / 27
 
@@ -90,21 +100,24 @@ def mel_edges(config: MelConfig) -> np.ndarray:
 
 @functools.lru_cache
 def mel_basis(config: MelConfig) -> np.ndarray:
-    """Slaney's mel filter bank, triangles of unit area in Hz: float32 [n_mels, n_fft // 2 + 1]."""
+    """Returns Slaney's mel filter bank, triangles of unit area in Hz: float32 `[n_mels, n_fft // 2 + 1]`."""
     edges = mel_edges(config)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    low, center, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     bins = np.arange(config.n_fft // 2 + 1) * config.sampling_rate / config.n_fft
-    triangles = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
+    triangles = np.minimum((bins - low) / (center - low), (high - bins) / (high - center))
     return (np.maximum(triangles, 0) * 2 / (high - low)).astype(np.float32)
 
 
 def stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
-    """[b, samples] -> complex spectrum [b, samples // hop_length, n_fft // 2 + 1], frames as in `log_mel`."""
+    """Computes the short-time Fourier transform with the frames of `log_mel`.
+
+    `[b, samples]` -> complex `[b, samples // hop_length, n_fft // 2 + 1]`.
+    """
     win, hop = config.win_length, config.hop_length
     num_frames = waveform.shape[1] // hop
     blocks_per_frame = -(-win // hop)
     padded = jnp.pad(waveform, ((0, 0), (config.padding, config.padding)), mode="reflect")
-    # Frames from hop-sized blocks laid side by side: slices only, no gather.
+    # A frame is a row of adjacent hop-sized blocks, so that slices suffice and no gather is needed.
     length = (num_frames + blocks_per_frame - 1) * hop
     padded = jnp.pad(padded, ((0, 0), (0, max(0, length - padded.shape[1]))))[:, :length]
     blocks = padded.reshape(len(waveform), -1, hop)
@@ -114,11 +127,11 @@ def stft(waveform: jax.Array, config: MelConfig) -> jax.Array:
 
 @functools.lru_cache
 def hann(config: MelConfig) -> np.ndarray:
-    """Periodic Hann window, float32 [win_length]."""
+    """Returns the periodic Hann window, float32 `[win_length]`."""
     turns = np.arange(config.win_length) / config.win_length
     return (0.5 - 0.5 * np.cos(2 * np.pi * turns)).astype(np.float32)
 
 
-def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-    """In full float32: the default of TPUs rounds to bfloat16, which the quiet bands would not survive."""
+def matmul(x: jax.Array | np.ndarray, y: jax.Array | np.ndarray) -> jax.Array:
+    """Multiplies matrices in full float32. TPUs round to bfloat16 by default, which spoils the quiet bands."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

@@ -240,8 +240,8 @@ def evaluation_flops(unet: Any, mode: Mode, x: Any, texts: Any) -> int:
     time = jax.eval_shape(lambda unet, t: unet.project_time(t), unet, _shape(1, dtype=jnp.int32))
     if not mode.cached:
         return count_flops(lambda unet, *inputs: unet.predict(*inputs), unet, x, time, texts)
-    _, inner = jax.eval_shape(lambda unet, *inputs: unet.predict_keeping(*inputs), unet, x, time, texts)
-    return count_flops(lambda unet, *inputs: unet.predict_reusing(*inputs), unet, x, time, texts, inner)
+    _, inner = jax.eval_shape(lambda unet, *inputs: unet.predict_with_features(*inputs), unet, x, time, texts)
+    return count_flops(lambda unet, *inputs: unet.predict_from_features(*inputs), unet, x, time, texts, inner)
 
 
 def _reference(module: Any) -> Any:

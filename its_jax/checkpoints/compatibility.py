@@ -52,7 +52,7 @@ def _text_problems(text, unet):
 
 def _pixel_unet_problems(unet, vae):
     channels = unet.config.in_channels, unet.config.out_channels
-    if channels != (6 if unet.enlarges else 3, 6):
+    if channels != (6 if unet.is_upscaler else 3, 6):
         yield (
             "a unet of pixels must take 3 channels, or 6 with a small image that it enlarges, and "
             f"give 6, noise and variance; it takes {channels[0]} and gives {channels[1]}"

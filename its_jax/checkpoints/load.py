@@ -141,8 +141,8 @@ def _restore_component(model, component, module, sharding):
     paths = checkpoint_paths(model.folder / component)  # `abstract_model` has prefetched the first of them
     with explain_damage(model.folder / component / WEIGHTS):
         checkpoints = [open_arrays(path) for path in paths]
-    leaves = registry.parameters(module)
-    expected = {name: state_dict.array_of(leaf) for name, (_, leaf) in leaves.items()}
+    leaves = registry.named_parameters(module)
+    expected = {name: state_dict.get_array(leaf) for name, (_, leaf) in leaves.items()}
     stored = {name: tuple(array.shape) for checkpoint in checkpoints for name, array in checkpoint.items()}
     _check_shapes(expected, stored, f"{model.source}: {component}")
     # The host copies a replicated array to one device; the devices copy it to each other.

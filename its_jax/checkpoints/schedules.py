@@ -21,7 +21,7 @@ def load_schedules(model: Model) -> dict[str, NoiseSchedule | DDPMSchedule]:
     if not isinstance(model.unet, PixelUNet):
         return {"schedule": _read(model, "scheduler", NoiseSchedule)}
     schedules = {"schedule": _read(model, "scheduler", DDPMSchedule)}
-    if model.unet.enlarges:
+    if model.unet.is_upscaler:
         schedules["noising_schedule"] = _read(model, "image_noising_scheduler", DDPMSchedule)
     return schedules
 

@@ -115,8 +115,8 @@ def _check(settings: ColorSettings, name: str, model: Any, first: Any) -> None:
             f"colorize.{name}={source}: is a latent model, not a pixel model; with colorize.method=latent, give it as "
             "colorize.latent_model"
         )
-    if unet.enlarges != (name == "stage_2"):
-        ordinal, other = ("second", "stage_2") if unet.enlarges else ("first", "stage_1")
+    if unet.is_upscaler != (name == "stage_2"):
+        ordinal, other = ("second", "stage_2") if unet.is_upscaler else ("first", "stage_1")
         raise UserError(f"colorize.{name}={source}: is a model of the {ordinal} stage; give it as colorize.{other}")
     width = first.text_encoder.config.hidden_size
     if unet.config.encoder_hid_dim != width:
@@ -125,6 +125,6 @@ def _check(settings: ColorSettings, name: str, model: Any, first: Any) -> None:
             f"of {settings.stage_1} returns {width}"
         )
     model.schedule.timesteps(settings.num_steps)
-    if unet.enlarges and settings.noise_level >= model.noising_schedule.num_train_timesteps:
+    if unet.is_upscaler and settings.noise_level >= model.noising_schedule.num_train_timesteps:
         last = model.noising_schedule.num_train_timesteps - 1
         raise UserError(f"colorize.noise_level={settings.noise_level}: must be 0 to {last}, a timestep of {source}")

@@ -15,6 +15,9 @@ prompt. The solver follows the weighted average of these predictions:
     V_i      the view through which model i sees x
     steps    length of every table: the number of training steps, so that the step count does not change any shape
 
+`guided_noise` is the first equation, `fused_noise` the second, `denoise` the loop. Nearby: the solvers' coefficients
+(`solvers.py`), weights and modes per step (`term_schedule.py`), views (`views.py`) and windows (`windows.py`).
+
 A model is any callable pytree `model(x, t, text) -> eps`. It is an argument of `denoise`, so its weights are never
 compiled in as constants. Schedule, guidance and averages are float32. Shard `terms` and `state` over the batch and
 replicate all else: the compiled program then needs no communication between devices.
@@ -41,7 +44,7 @@ GUIDED = Mode()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """What one model contributes; the model itself stands at the same place in `models`."""
+    """The contribution of one model: its prompts, guidance, weights and view. The model itself is passed separately."""
 
     texts: Any  # pytree of [b 2 ...]: embedded negative and positive prompt; or [b 1 ...], the positive one only
     guidance_scale: Array  # [b] or [b steps]; ignored where only the positive prompt is evaluated
@@ -52,6 +55,7 @@ class Term:
 
     @property
     def uses_cache(self) -> bool:
+        """Returns whether any mode reads cached features, so that the other modes must write them."""
         return any(mode.cached for mode in self.modes)
 
 
@@ -81,24 +85,24 @@ def fused_noise(
     selected: Array,
     caches: Sequence[Any] | None = None,
 ) -> tuple[Array, tuple[Any, ...]]:
-    """Averages the guided noise of all models at step `k`; `selected[i]` is how model i is evaluated, 0 not at all."""
+    """Averages the guided noise of all models at step `k`; model i is not evaluated if `selected[i]` is 0."""
     total, updated = jnp.zeros_like(x), []
     weights = [term.weights[:, k] for term in terms]
     for model, term, w, mode, cache in zip(models, terms, weights, selected, caches or [()] * len(terms), strict=True):
-        shares = [functools.partial(_add_share, model, x, t, term, m, k, w) for m in term.modes]
-        total, cache = lax.switch(mode.astype(jnp.int32), [lambda *state: state, *shares], total, cache)
+        additions = [functools.partial(_add_noise, model, x, t, term, m, k, w) for m in term.modes]
+        total, cache = lax.switch(mode.astype(jnp.int32), [lambda *unchanged: unchanged, *additions], total, cache)
         updated.append(cache)
     return total / _per_sample(sum(weights)), tuple(updated)
 
 
-def _add_share(model, x, t, term, mode, k, w, total, cache):
+def _add_noise(model, x, t, term, mode, k, w, total, cache):
     w = _per_sample(w)
     eps, cache = guided_noise(model, x, t, term, mode, k, cache)
-    # A weight of zero times a non-finite noise would still spoil the sample.
+    # Adding zero times a non-finite noise would still spoil the sample.
     return jnp.where(w > 0, total + w * eps, total), cache
 
 
-def _per_sample(a: Array) -> Array:
+def _per_sample(a):
     return a[:, None, None, None]
 
 
@@ -112,7 +116,7 @@ class State(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The part of the result that is given, as in inpainting: there the noise in x is known."""
+    """The known region of the result, for inpainting: there the noise in x is not predicted but given."""
 
     mask: Array  # [h w 1] bool
     z: Array  # [h w c] the clean latent
@@ -120,13 +124,13 @@ class Known(NamedTuple):
 
 
 def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
-    """Standard normal float32 `[b *shape]` from uint32 seeds `[b]`; a sample depends only on its own seed."""
+    """Draws standard normal float32 `[b *shape]` from uint32 seeds `[b]`; a sample depends only on its own seed."""
     return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed, impl="threefry2x32"), shape))(seeds)
 
 
 def initial_state(noise: Array, z: Array | None = None, row: SolverTable | None = None) -> State:
-    """The state before step 0; or, with a latent `z` `[h w c]` to start from, before the step of `row`."""
-    x = noise if z is None else row.alpha * z + row.sigma * noise
+    """Returns the state before step 0; or, given a clean latent `z` `[h w c]`, the state before the step of `row`."""
+    x = noise if z is None or row is None else row.alpha * z + row.sigma * noise
     return State(x, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
 
 
@@ -170,5 +174,5 @@ def denoise(
 
 
 def insert_known(x: Array, known: Known) -> Array:
-    """Puts the known latent into the result: some solvers leave a little noise at the last step."""
+    """Puts the known latent into the result, because some solvers leave a little noise at the last step."""
     return jnp.where(known.mask, known.z, x)

@@ -9,14 +9,14 @@ import numpy as np
 from its_jax.config_fields import read_fields
 from its_jax.errors import UserError, check_choice
 
-# Fields of diffusers' schedulers that would change the schedule, and the values under which they do not.
+# These fields of diffusers' schedulers would change the schedule, unless they have these values.
 _OFF = """
     clip_sample thresholding rescale_betas_zero_snr use_karras_sigmas use_exponential_sigmas use_beta_sigmas
     use_lu_lambdas use_flow_sigmas use_dynamic_shifting
 """
-_FIXED = {"prediction_type": ("epsilon",), "trained_betas": (None,), "variance_type": (None, "fixed_small")}
-_FIXED |= {name: (False, None) for name in _OFF.split()}
-# Fields that are idle under these values, or say how that scheduler steps: here the caller picks the solver.
+_FIXED: dict[str, tuple[Any, ...]] = {name: (False, None) for name in _OFF.split()}
+_FIXED |= {"prediction_type": ("epsilon",), "trained_betas": (None,), "variance_type": (None, "fixed_small")}
+# These fields have no effect under those values, or concern the solver, which the caller chooses here.
 _IGNORED = """
     clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps interpolation_type
     timestep_type sigma_min sigma_max final_sigmas_type flow_shift solver_order solver_type algorithm_type
@@ -26,10 +26,14 @@ _IGNORED = """
 
 @dataclasses.dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise that a model was trained under, in the terms of its `scheduler_config.json`.
+    """The noise levels that a model was trained with, under the field names of its `scheduler_config.json`.
 
-    `set_alpha_to_one` says whether DDIM ends at the clean latent or at timestep 0. Fields without a default
-    must be in the file; the defaults are those of diffusers' DDIMScheduler.
+    Fields without a default must be in the file. The defaults are those of diffusers' DDIMScheduler.
+
+    Attributes:
+      set_alpha_to_one: whether DDIM ends at the clean latent rather than at timestep 0.
+      steps_offset: added to the timesteps of `leading` spacing.
+      timestep_spacing: `leading` or `trailing`, see `timesteps`.
     """
 
     num_train_timesteps: int
@@ -42,10 +46,14 @@ class NoiseSchedule:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "NoiseSchedule":
-        """Reads a parsed diffusers scheduler file; UserError names what is missing or not supported."""
+        """Reads the parsed file of a diffusers scheduler.
+
+        Raises:
+          UserError: a field is missing or not supported.
+        """
         return read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED.split())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("beta_schedule", self.beta_schedule, ("linear", "scaled_linear", "squaredcos_cap_v2"))
         check_choice("timestep_spacing", self.timestep_spacing, ("leading", "trailing"))
         if self.num_train_timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
@@ -55,7 +63,7 @@ class NoiseSchedule:
             )
 
     def alphas_cumprod(self) -> np.ndarray:
-        """alpha_t^2 for t = 0, 1, ... as float64 `[num_train_timesteps]`."""
+        """Returns alpha_t^2 for t = 0, 1, ..., float64 `[num_train_timesteps]`."""
         n = self.num_train_timesteps
         if self.beta_schedule == "linear":
             betas = np.linspace(self.beta_start, self.beta_end, n)
@@ -67,10 +75,13 @@ class NoiseSchedule:
         return np.cumprod(1 - betas)
 
     def timesteps(self, num_steps: int) -> np.ndarray:
-        """The timesteps of the steps, falling, int64 `[num_steps]` (arXiv 2305.08891, table 2).
+        """Returns the timestep of each step, falling, int64 `[num_steps]` (arXiv 2305.08891, table 2).
 
-        100 steps of SD 1.5 ("leading") begin at 991, "trailing" ones at the last timestep. A `steps_offset`
-        that leads beyond the last timestep (1000 steps of 1000) is cut.
+        100 steps of SD 1.5 (`leading`) begin at 991. `trailing` timesteps always begin at the last one. `steps_offset`
+        is reduced where it would exceed the last timestep, as for 1000 steps out of 1000.
+
+        Raises:
+          UserError: a step count below 1 or above the number of training steps.
         """
         n = self.num_train_timesteps
         if not 1 <= num_steps <= n:

@@ -1,5 +1,12 @@
-"""ODE solvers as tables of coefficients, one row for each step: DDIM, Euler and DPM-Solver++(2M)."""
+"""ODE solvers as tables of coefficients, one row per step: DDIM, Euler and DPM-Solver++(2M).
 
+    x0 = (x - sigma eps) / alpha
+    x' = cx x + ce eps + cp x0_prev
+
+`denoise.py` has the notation; x' is x at the next timestep, x0_prev is x0 of the previous step.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +16,7 @@ from its_jax.errors import check_choice
 
 
 class SolverTable(NamedTuple):
-    """A solver as a table. A step: x0 = (x - sigma eps) / alpha and x' = cx x + ce eps + cp x0_prev."""
+    """The coefficients of the steps, see above; or of one step, if each entry has no axis."""
 
     t: np.ndarray  # int32 [steps], the others float32 [steps]
     alpha: np.ndarray
@@ -20,13 +27,13 @@ class SolverTable(NamedTuple):
 
 
 def _first_order(alpha, sigma):
-    """x' = alpha' x0 + sigma' eps."""
+    """Computes the coefficients of x' = alpha' x0 + sigma' eps."""
     cx = alpha[1:] / alpha[:-1]
     return cx, sigma[1:] - cx * sigma[:-1], np.zeros_like(cx)
 
 
 def _dpmpp_2m(alpha, sigma):
-    """DPM-Solver++(2M), arXiv 2211.01095, algorithm 2; the first and the last step are of first order."""
+    """Computes DPM-Solver++(2M), arXiv 2211.01095, algorithm 2; the first and the last step are of first order."""
     with np.errstate(divide="ignore"):
         step = np.diff(np.log(alpha / sigma))  # h of the paper; infinite where the last sigma is 0
     ratio = np.zeros_like(step)  # 1 / (2 r) of the paper
@@ -36,19 +43,26 @@ def _dpmpp_2m(alpha, sigma):
     return sigma[1:] / sigma[:-1] + c0 / alpha[:-1], -c0 * sigma[:-1] / alpha[:-1], -gain * ratio
 
 
-# Euler's method on the ODE of x / alpha, written for x, is DDIM's formula (arXiv 2010.02502, section 4.3);
-# they differ in where they end. All start from x = noise: diffusers' init_noise_sigma is that of x / alpha.
-SOLVERS = {"ddim": _first_order, "euler": _first_order, "dpmpp_2m": _dpmpp_2m}
+# A solver maps alpha and sigma at the timesteps and at the end, float64 [n + 1] each, to cx, ce, cp, [n] each.
+# Euler's method on the ODE of x / alpha, written for x, is DDIM's formula (arXiv 2010.02502, section 4.3). The two
+# differ in where they end. All solvers start from x = noise, although diffusers' `init_noise_sigma` differs between
+# them, because that is the scale of x / alpha.
+SOLVERS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
+    "ddim": _first_order,
+    "euler": _first_order,
+    "dpmpp_2m": _dpmpp_2m,
+}
 
 
 def solver_table(schedule: NoiseSchedule, num_steps: int, solver: str, first: int = 0) -> SolverTable:
-    """The table of `solver` ("ddim", "euler" or "dpmpp_2m") on the schedule's timesteps, from float64.
+    """Computes the table of a solver, a key of `SOLVERS`, on the timesteps of the schedule.
 
-    Rows before `first`, where denoising begins, and beyond `num_steps` hold NaN, so that a step too many cannot
-    pass for a result. Euler and DPM-Solver++ end at sigma 0, DDIM where `set_alpha_to_one` says.
+    Rows before `first`, where denoising begins, and beyond `num_steps` hold NaN, so that running one step too many
+    cannot pass for a result. Euler and DPM-Solver++ end at sigma 0, DDIM where `set_alpha_to_one` says. Coefficients
+    are computed in float64.
 
     Raises:
-      UserError: unknown solver, or a step count below 1 or above the training steps.
+      UserError: an unknown solver, or a step count below 1 or above the number of training steps.
     """
     check_choice("solver", solver, SOLVERS)
     t, signal = schedule.timesteps(num_steps), schedule.alphas_cumprod()

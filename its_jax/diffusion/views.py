@@ -1,7 +1,7 @@
-"""Views: how a model sees the latent that all share. Each only moves elements of the latent's grid.
+"""The views through which models see the shared latent. Each only moves elements of the latent's grid.
 
-A view is told by what its model sees: through `rotate_180` an image model draws its subject upright, and in the
-spectrogram it stands upside down.
+A view is named after what its model sees. Through `rotate_180`, for example, an image model draws its subject upright,
+and the subject appears upside down in the spectrogram.
 """
 
 import functools
@@ -13,13 +13,13 @@ from jax import Array
 
 
 class View(NamedTuple):
-    """The latent `[b h w c]` as a model sees it, and the way back for the noise that it predicts."""
+    """A permutation of the elements of a latent `[b h w c]`, and its inverse."""
 
-    apply: Callable[[Array], Array]
-    invert: Callable[[Array], Array]
+    apply: Callable[[Array], Array]  # the shared latent -> the latent as the model sees it
+    invert: Callable[[Array], Array]  # the noise that the model predicts -> noise in the shared latent
 
 
-def _unchanged(x):
+def _identity(x):
     return x
 
 
@@ -37,15 +37,14 @@ def _flip(axis):
 
 
 def _rotation(quarters):
-    """Counter-clockwise, to what the model sees."""
-    return View(
-        functools.partial(jnp.rot90, k=quarters, axes=(1, 2)), functools.partial(jnp.rot90, k=-quarters, axes=(1, 2))
-    )
+    """Returns the view that rotates counterclockwise by this many quarter turns."""
+    rotate = functools.partial(jnp.rot90, axes=(1, 2))
+    return View(functools.partial(rotate, k=quarters), functools.partial(rotate, k=-quarters))
 
 
 VIEWS = {
-    "identity": View(_unchanged, _unchanged),
-    # The left half of the spectrogram is the picture's upper half, the right half its lower.
+    "identity": View(_identity, _identity),
+    # The left half of the spectrogram is the upper half of the image, the right half its lower half.
     "block_rearrange": View(_stack_halves, _unstack_halves),
     "flip_horizontal": _flip(2),
     "flip_vertical": _flip(1),

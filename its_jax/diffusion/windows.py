@@ -12,11 +12,12 @@ from jax import Array, lax
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Where windows lie on a latent.
+    """The positions of overlapping windows on a latent.
 
     Attributes:
-      size: columns of a window. starts: first column of each. total: columns of the latent; a window that leads
-        beyond goes on at the first one.
+      size: columns of a window.
+      starts: first column of each window.
+      total: columns of the latent. A window that extends beyond them continues at column 0.
     """
 
     size: int
@@ -25,7 +26,10 @@ class Windows:
 
     @classmethod
     def cover(cls, total: int, size: int, wrap: bool) -> "Windows | None":
-        """Windows that overlap by half or more; None if one is enough. `wrap`: also over the joint of a loop."""
+        """Returns windows that overlap by half or more, or None if a single one is enough.
+
+        With `wrap` the latent is a loop, so that windows also cover the seam between its end and its beginning.
+        """
         size = min(size, total)
         if wrap:
             count = max(2, -(-2 * total // size))
@@ -35,25 +39,28 @@ class Windows:
         count = -(-2 * (total - size) // size) + 1
         return cls(size, tuple(i * (total - size) // (count - 1) for i in range(count)), total)
 
-    def average(self, predict: Callable, x: Array, kept: Any = ()) -> tuple[Array, Any]:
-        """Predictions on all windows of `[b h w c]`, averaged with weights that fade towards a window's ends.
+    def average(self, predict: Callable, x: Array, caches: Any = ()) -> tuple[Array, Any]:
+        """Averages the predictions on all windows of `[b h w c]`, with weights that fade towards a window's ends.
 
-        One window after the other, so that a long latent takes no more memory than a window.
+        Windows are evaluated one after the other, so that a long latent needs no more memory than one window.
 
         Args:
-          predict: `(x [b h size c], kept) -> (noise [b h size c], kept)`.
-          kept: pytree of `[b windows ...]`, what `predict` keeps for each window.
+          predict: `(x [b h size c], cache) -> (noise [b h size c], cache)`.
+          caches: pytree of `[b windows ...]`, the cache of each window.
+
+        Returns:
+          noise `[b h w c]`, and the updated caches.
         """
         columns = (np.array(self.starts)[:, None] + np.arange(self.size)) % self.total
         weights = np.sin(np.pi * (np.arange(self.size) + 0.5) / self.size) ** 2
         sums = np.bincount(columns.ravel(), np.tile(weights, len(columns)), self.total)
-        shares = jnp.asarray(weights / sums[columns], jnp.float32)  # [windows size], 1 in sum over windows
-        columns = jnp.asarray(columns)
+        shares = jnp.asarray(weights / sums[columns], jnp.float32)  # [windows size]; those of a column sum to 1
+        column_index = jnp.asarray(columns)
 
-        def add(i, state):
-            total, kept = state
-            predicted, new = predict(jnp.take(x, columns[i], axis=2), jax.tree.map(lambda a: a[:, i], kept))
-            kept = jax.tree.map(lambda a, of_window: a.at[:, i].set(of_window), kept, new)
-            return total.at[:, :, columns[i]].add(shares[i][:, None] * predicted), kept
+        def add_window(i, state):
+            total, caches = state
+            noise, cache = predict(jnp.take(x, column_index[i], axis=2), jax.tree.map(lambda a: a[:, i], caches))
+            caches = jax.tree.map(lambda a, updated: a.at[:, i].set(updated), caches, cache)
+            return total.at[:, :, column_index[i]].add(shares[i][:, None] * noise), caches
 
-        return lax.fori_loop(0, len(self.starts), add, (jnp.zeros_like(x), kept))
+        return lax.fori_loop(0, len(self.starts), add_window, (jnp.zeros_like(x), caches))

@@ -1,18 +1,26 @@
-"""`CLIPModel`: pictures and texts to one space, in which what belongs together lies close (Radford et al. 2021)."""
+"""`CLIPModel`: embeddings of images and texts in one space, close if they match (Radford et al. 2021)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
 from its_jax.config_fields import BOOKKEEPING, check_sizes, read_fields
 from its_jax.models.clip_text import CLIPTextConfig, CLIPTextModel, Encoder, check_transformer
-from its_jax.models.layers import layer_norm, unit
+from its_jax.models.layers import layer_norm, normalize
 
-_FIXED = {"model_type": ("clip_vision_model",), "num_channels": (3,), "is_encoder_decoder": (False,)}
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("clip_vision_model",),
+    "num_channels": (3,),
+    "is_encoder_decoder": (False,),
+}
 _FIXED |= {"chunk_size_feed_forward": (0,)}
-_DROPPED = ("attention_dropout", "dropout", "projection_dim")  # the projection is the whole model's
-# A config that states this end of text is from before it was kept: it is the highest token of any text.
+_DROPPED = ("attention_dropout", "dropout", "projection_dim")  # the projection is part of the whole model
+# This `eos_token_id` marks an old config, which does not state the real one: the end of a text is its highest token.
 _NO_EOS = 2
 
 
@@ -30,8 +38,8 @@ class CLIPVisionConfig:
     layer_norm_eps: float = 1e-5
 
     @classmethod
-    def from_dict(cls, raw):
-        """Reads a parsed config; raises `UserError` for what the model cannot do."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> "CLIPVisionConfig":
+        """Reads a parsed config; raises `UserError` for what the model does not support."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=BOOKKEEPING + _DROPPED)
         sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         check_sizes(config, *sizes, "image_size", "patch_size")
@@ -41,17 +49,17 @@ class CLIPVisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers' configs, and the size of their common space."""
+    """The configs of both towers, and the size of their common space."""
 
     text_config: CLIPTextConfig
     vision_config: CLIPVisionConfig
     projection_dim: int = 512
 
     @classmethod
-    def from_dict(cls, raw):
-        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> "CLIPConfig":
+        """Reads a parsed `config.json`; raises `UserError` for what the model does not support."""
         fixed = {"model_type": ("clip",), "is_encoder_decoder": (False,), "chunk_size_feed_forward": (0,)}
-        # Old files hold each tower's config twice, the second time complete and the same.
+        # Old files hold the config of each tower twice, and the second copies are complete but equal.
         ignored = (*BOOKKEEPING, "logit_scale_init_value", "text_config_dict", "vision_config_dict")
         config = read_fields(cls, raw, fixed=fixed, ignored=ignored)
         check_sizes(config, "projection_dim")
@@ -59,14 +67,16 @@ class CLIPConfig:
 
 
 class VisionEmbeddings(nnx.Module):
-    def __init__(self, config, *, dtype, param_dtype, rngs):
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    """The embeddings of patches and their positions, after a class token."""
+
+    def __init__(self, config: CLIPVisionConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        kw: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         size, patches = (config.patch_size,) * 2, (config.image_size // config.patch_size) ** 2
         self.class_embedding = nnx.Param(jnp.zeros(config.hidden_size, param_dtype))
         self.patch_embedding = nnx.Conv(3, config.hidden_size, size, size, padding="VALID", use_bias=False, **kw)
         self.position_embedding = nnx.Embed(patches + 1, config.hidden_size, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         patches = self.patch_embedding(x)
         patches = patches.reshape(len(x), -1, patches.shape[-1])
         first = jnp.broadcast_to(self.class_embedding[...].astype(patches.dtype), (len(x), 1, patches.shape[-1]))
@@ -75,31 +85,40 @@ class VisionEmbeddings(nnx.Module):
 
 
 class CLIPVisionModel(nnx.Module):
-    """Vision transformer, named as in transformers."""
+    """CLIP's vision transformer, with the attribute names of transformers."""
 
-    def __init__(self, config, **kw):
+    def __init__(self, config: CLIPVisionConfig, **kw: Any) -> None:
         self.config = config
         self.embeddings = VisionEmbeddings(config, **kw)
-        self.pre_layrnorm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)  # its name in all checkpoints
+        self.pre_layrnorm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)  # spelled so in all checkpoints
         self.encoder = Encoder(config, causal=False, **kw)
         self.post_layernorm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
-    def __call__(self, x):
-        """`[b, image_size, image_size, 3]` -> `[b, hidden_size]`, of the class token."""
+    def __call__(self, x: Array) -> Array:
+        """Computes the state of the class token, `[b, hidden_size]`, for images `[b, image_size, image_size, 3]`."""
         return self.post_layernorm(self.encoder(self.pre_layrnorm(self.embeddings(x)))[:, 0])
 
 
 class CLIPModel(nnx.Module):
-    """Both towers with their projections, named as in transformers.
+    """Both towers with their projections, with the attribute names of transformers.
 
     Args:
-      config: a `CLIPConfig`.
-      dtype: of the activations. param_dtype: of the weights.
+      config: the sizes.
+      dtype: dtype of the activations.
+      param_dtype: dtype of the weights.
+      rngs: for random weights.
     """
 
-    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
+    def __init__(
+        self,
+        config: CLIPConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.config = config
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         text, vision = config.text_config, config.vision_config
         self.text_model = CLIPTextModel(text, **kw)
         self.vision_model = CLIPVisionModel(vision, **kw)
@@ -107,13 +126,13 @@ class CLIPModel(nnx.Module):
         self.visual_projection = nnx.Linear(vision.hidden_size, config.projection_dim, use_bias=False, **kw)
         self.logit_scale = nnx.Param(jnp.zeros((), param_dtype))
 
-    def embed_text(self, input_ids):
-        """int `[b, n]`, with an end of text each -> float32 `[b, projection_dim]` of length 1."""
+    def embed_text(self, input_ids: Array) -> Array:
+        """Embeds texts, int `[b, n]` with an end token each, as float32 `[b, projection_dim]` of length 1."""
         eos = self.config.text_config.eos_token_id
         ends = (input_ids if eos == _NO_EOS else input_ids == eos).argmax(axis=-1)
         states = jnp.take_along_axis(self.text_model(input_ids), ends[:, None, None], axis=1)[:, 0]
-        return unit(self.text_projection(states))
+        return normalize(self.text_projection(states))
 
-    def embed_picture(self, x):
-        """`[b, image_size, image_size, 3]`, normalised -> float32 `[b, projection_dim]` of length 1."""
-        return unit(self.visual_projection(self.vision_model(x)))
+    def embed_image(self, x: Array) -> Array:
+        """Embeds normalized images `[b, image_size, image_size, 3]` as float32 `[b, projection_dim]` of length 1."""
+        return normalize(self.visual_projection(self.vision_model(x)))

@@ -2,18 +2,22 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
 from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
 from its_jax.models.layers import List
 
 _INNER_SLOPE = 0.1
-_LAST_SLOPE = 0.01  # PyTorch's default for leaky ReLU, left so before the last convolution by the original code
+_LAST_SLOPE = 0.01  # the original code uses PyTorch's default for leaky ReLU before the last convolution
 
-# Settings of the training; `num_freq` is read by no code of the original.
+# These settings concern training, except `num_freq`, which the original code never reads.
 _IGNORED = (
     "adam_b1",
     "adam_b2",
@@ -28,8 +32,6 @@ _IGNORED = (
     "seed",
     "segment_size",
 )
-
-
 _SIZES = (
     "upsample_rates",
     "upsample_kernel_sizes",
@@ -45,10 +47,10 @@ _SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig:
-    """The fields of `vocoder/config.json` that shape the model, and those of the front end that it expects.
+    """The fields of `vocoder/config.json` that shape the model, and those of the mel front end that it expects.
 
-    `fmax` None is half the sampling rate, in Hz; `n_fft`, `win_size` and `hop_size` are in samples; `log_min` and
-    `log_max` are the log-mel values of black and white, Auffusion's unless the file says otherwise.
+    `n_fft`, `win_size` and `hop_size` are in samples, `fmin` and `fmax` in Hz. An `fmax` of None is half the sampling
+    rate. `log_min` and `log_max` are the log-mel values of black and white, by default those of Auffusion.
     """
 
     resblock: str
@@ -68,8 +70,8 @@ class VocoderConfig:
     log_max: float = math.log(200.0)
 
     @classmethod
-    def from_dict(cls, raw):
-        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> "VocoderConfig":
+        """Reads a parsed `config.json`; raises `UserError` for what the model does not support."""
         config = read_fields(cls, raw, ignored=_IGNORED)
         check_sizes(config, *_SIZES)
         stages = len(config.upsample_rates)
@@ -93,7 +95,7 @@ class VocoderConfig:
 
 
 def _conv(features_in, features_out, kernel_size, dilation=1, **kw):
-    """Convolution over time that keeps the length; `kernel_size` is odd."""
+    """Returns a convolution over time that keeps the length; `kernel_size` is odd."""
     padding = (kernel_size - 1) * dilation // 2
     return nnx.Conv(features_in, features_out, (kernel_size,), padding=padding, kernel_dilation=dilation, **kw)
 
@@ -101,16 +103,17 @@ def _conv(features_in, features_out, kernel_size, dilation=1, **kw):
 class _ConvTranspose(nnx.ConvTranspose):
     """PyTorch's `ConvTranspose1d(..., padding=(kernel_size - stride) // 2)`, as a few matrix products.
 
-    Its output is `stride` times as long as its input, and one more where kernel size minus stride is odd. Sample
-    m stride + s of the uncut output is the sum over j of x[m - j] times tap j stride + s: so each product gives
-    `stride` samples at once. The gradient of XLA's own form is ten times slower on a CPU.
+    The output is `stride` times as long as the input, plus one sample if kernel size minus stride is odd. Sample
+    m stride + s of the output before cropping is the sum over j of x[m - j] times tap j stride + s. Each product thus
+    gives `stride` samples at once. The gradient of XLA's transposed convolution is ten times slower on a CPU.
     """
 
-    def __init__(self, features_in, features_out, kernel_size, stride, **kw):
+    def __init__(self, features_in: int, features_out: int, kernel_size: int, stride: int, **kw: Any) -> None:
         self.stride, self.taps = stride, -(-kernel_size // stride)
         super().__init__(features_in, features_out, (kernel_size,), strides=stride, transpose_kernel=True, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
+        assert self.bias is not None
         kernel = self.kernel[...].astype(self.dtype)
         size, features_out, features_in = kernel.shape
         phases = jnp.pad(kernel, ((0, self.taps * self.stride - size), (0, 0), (0, 0)))
@@ -118,7 +121,7 @@ class _ConvTranspose(nnx.ConvTranspose):
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (self.taps - 1,) * 2, (0, 0)))
         length = x.shape[1] - self.taps + 1
         shifted = [x[:, self.taps - 1 - j :][:, :length] for j in range(self.taps)]
-        y = sum(jnp.einsum("bnc,oc->bno", x, w) for x, w in zip(shifted, phases, strict=True))
+        y: Any = sum(jnp.einsum("bnc,oc->bno", x, w) for x, w in zip(shifted, phases, strict=True))
         y = y.reshape(len(x), -1, features_out)
         padding = (size - self.stride) // 2
         length = (length - self.taps) * self.stride + size - 2 * padding
@@ -126,13 +129,13 @@ class _ConvTranspose(nnx.ConvTranspose):
 
 
 class ResBlock1(nnx.Module):
-    """Residual pairs of convolutions, the first of each dilated."""
+    """Residual pairs of convolutions, the first of each pair dilated."""
 
-    def __init__(self, features, kernel_size, dilations, **kw):
+    def __init__(self, features: int, kernel_size: int, dilations: Sequence[int], **kw: Any) -> None:
         self.convs1 = List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
         self.convs2 = List([_conv(features, features, kernel_size, **kw) for _ in dilations])
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
             h = conv1(nnx.leaky_relu(x, _INNER_SLOPE))
             x = x + conv2(nnx.leaky_relu(h, _INNER_SLOPE))
@@ -140,28 +143,37 @@ class ResBlock1(nnx.Module):
 
 
 class ResBlock2(nnx.Module):
-    """Residual dilated convolutions: the lighter form."""
+    """Residual dilated convolutions, the lighter variant."""
 
-    def __init__(self, features, kernel_size, dilations, **kw):
+    def __init__(self, features: int, kernel_size: int, dilations: Sequence[int], **kw: Any) -> None:
         self.convs = List([_conv(features, features, kernel_size, d, **kw) for d in dilations])
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         for conv in self.convs:
             x = x + conv(nnx.leaky_relu(x, _INNER_SLOPE))
         return x
 
 
 class Generator(nnx.Module):
-    """HiFi-GAN's generator without weight normalisation, named as in the original.
+    """HiFi-GAN's generator without weight normalization, with the attribute names of the original.
 
     Args:
-      config: a `VocoderConfig`.
-      dtype: of the activations. param_dtype: of the weights.
+      config: the sizes.
+      dtype: dtype of the activations.
+      param_dtype: dtype of the weights.
+      rngs: for random weights.
     """
 
-    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
+    def __init__(
+        self,
+        config: VocoderConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.config, self.dtype = config, dtype
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         block = {"1": ResBlock1, "2": ResBlock2}[config.resblock]
         widths = [config.upsample_initial_channel >> i for i in range(len(config.upsample_rates) + 1)]
         kernels = list(zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True))
@@ -171,10 +183,10 @@ class Generator(nnx.Module):
         self.resblocks = List([block(width, k, d, **kw) for width in widths[1:] for k, d in kernels])
         self.conv_post = _conv(widths[-1], 1, 7, **kw)
 
-    def __call__(self, log_mel):
-        """`[b, frames, num_mels]` natural log -> waveform float32 `[b, frames * hop_size]` in [-1, 1].
+    def __call__(self, log_mel: Array) -> Array:
+        """Synthesizes waveforms, float32 `[b, frames * hop_size]` in [-1, 1], from `[b, frames, num_mels]` natural log.
 
-        The waveform is longer where an upsampling has odd kernel size minus stride.
+        The waveforms are longer if kernel size minus stride is odd for any upsampling.
         """
         blocks = len(self.config.resblock_kernel_sizes)
         x = self.conv_pre(log_mel.astype(self.dtype))

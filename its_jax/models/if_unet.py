@@ -1,23 +1,28 @@
-"""`PixelUNet`: the noise predictor of DeepFloyd IF, on pixels (both stages; Imagen, Saharia et al. 2022).
+"""`PixelUNet`: the noise predictor of both stages of DeepFloyd IF, on pixels (Imagen, Saharia et al. 2022).
 
-diffusers calls it `UNet2DConditionModel`, as it does that of latents in `unet.py`, which is built otherwise: here
-timestep and text scale and shift what is normalised, ResNet blocks change the resolution, and the pixels attend to
-themselves and to the text at once. The second stage is told as well how much noise the small picture has that it
-enlarges, and sees it in its last channels.
+diffusers calls it `UNet2DConditionModel`, like the UNet for latents in `unet.py`, but its structure differs. Here the
+timestep and the text scale and shift normalized features, ResNet blocks change the resolution, and pixels attend to
+themselves and to the text under one softmax. The second stage upscales the small image of the first. It receives that
+image, with noise added, in its last input channels, and the timestep of that noise as `level`.
 """
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
 from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
 from its_jax.models.layers import (
     Attention,
+    GroupNorm,
+    KeysValues,
     List,
     TimestepEmbedding,
     attend,
@@ -28,14 +33,14 @@ from its_jax.models.layers import (
     timestep_embedding,
 )
 
-# What tells it from a UNet of latents in a config.
+# This block distinguishes it from a UNet for latents in a config.
 MID_BLOCK = "UNetMidBlock2DSimpleCrossAttn"
 _DOWN_BLOCKS = ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D")
 _UP_BLOCKS = ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D")
-_CROSS_GROUPS, _EPSILON = 32, 1e-5  # of the norms that the config leaves to diffusers' and PyTorch's defaults
+_CROSS_GROUPS, _EPSILON = 32, 1e-5  # defaults of diffusers and PyTorch, for norms that the config does not specify
 
-# Settings that change the model, supported at IF's values only.
-_FIXED = {
+# These settings change the model and are supported only at the values of IF.
+_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("gelu",),
     "addition_embed_type": ("text",),
     "attention_type": ("default",),
@@ -57,7 +62,7 @@ _FIXED = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-# What a config means that does not state them: not IF's values.
+# A config without these fields means these values, which are not those of IF.
 _DEFAULTS = {
     "act_fn": "silu",
     "addition_embed_type": None,
@@ -65,8 +70,8 @@ _DEFAULTS = {
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "resnet_time_scale_shift": "default",
 }
-# Settings without effect here: training's, those of parts that no block has, and `upcast_attention`, which asks for
-# float32 attention scores: ours always are.
+# These settings have no effect here, because they concern training or parts that no block has. `upcast_attention`
+# requests float32 attention scores, which ours always are.
 _IGNORED = (
     "addition_time_embed_dim",
     "downsample_padding",
@@ -98,12 +103,12 @@ class PixelUNetConfig:
     up_block_types: tuple[str, ...]
     in_channels: int = 4
     out_channels: int = 4
-    sample_size: int | None = None  # height and width in pixels of what it was trained on; it takes others, too
+    sample_size: int | None = None  # height and width of its training images in pixels; others are supported
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int | tuple[int, ...] = 2
-    attention_head_dim: int = 8  # of one head, as the name says; in `UNetConfig` it is the number of heads
+    attention_head_dim: int = 8  # features per head, as the name says; in `UNetConfig` it is the number of heads
     cross_attention_dim: int = 1280
     addition_embed_type_num_heads: int = 64
     class_embed_type: str | None = None
@@ -116,8 +121,8 @@ class PixelUNetConfig:
     norm_eps: float = 1e-5
 
     @classmethod
-    def from_dict(cls, raw):
-        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> "PixelUNetConfig":
+        """Reads a parsed `config.json`; raises `UserError` for what the model does not support."""
         config = read_fields(cls, {**_DEFAULTS, **raw}, fixed=_FIXED, ignored=_IGNORED)
         check_sizes(config, *_SIZES)
         config._check()
@@ -139,39 +144,52 @@ class PixelUNetConfig:
                 raise UserError(f"PixelUNetConfig: {name} needs one entry for each of block_out_channels")
         attended = zip(self.block_out_channels, self.down_block_types, reversed(self.up_block_types), strict=True)
         heads = [n for n, *kinds in attended if any("Attn" in kind for kind in kinds)] + [self.block_out_channels[-1]]
-        for number, among, what in (
+        for features, divisor, name in (
             *((n, self.norm_num_groups, "norm_num_groups") for n in self.block_out_channels),
             *((n, self.attention_head_dim, "attention_head_dim") for n in heads),
             (self.cross_attention_dim, _CROSS_GROUPS, "groups of cross_attention_norm"),
             (self.encoder_hid_dim, self.addition_embed_type_num_heads, "addition_embed_type_num_heads"),
         ):
-            if number % among:
-                raise UserError(f"PixelUNetConfig: {number} features are no multiple of {among}, the {what}")
+            if features % divisor:
+                raise UserError(f"PixelUNetConfig: {features} features are not a multiple of {divisor}, the {name}")
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Of each resolution, on the way down."""
+        """Returns the number of layers of each resolution."""
         n = self.layers_per_block
         return n if isinstance(n, tuple) else (n,) * len(self.block_out_channels)
 
     @property
     def multiple(self) -> int:
-        """Of which a picture's height and width must be."""
+        """Returns the number of which height and width of an image must be multiples."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-gelu = functools.partial(jax.nn.gelu, approximate=False)
+gelu: Callable[[Array], Array] = functools.partial(jax.nn.gelu, approximate=False)
 
 
 class ResnetBlock2D(nnx.Module):
-    """Two normalised 3 x 3 convolutions, added to the input, between which timestep and text scale and shift.
+    """Two normalized 3 x 3 convolutions as a residual, with scales and shifts from the embedding of timestep and text.
 
-    Args of the constructor:
-      divisor: of the sum. resize: of what both ways are given, before the first convolution.
+    Args:
+      divisor: divides the sum of the two branches.
+      resize: changes the resolution of both branches, before the first convolution.
     """
 
-    def __init__(self, features_in, features_out, *, config, time_features, divisor, resize=lambda x: x, **kw):
-        norm = functools.partial(group_norm, groups=config.norm_num_groups, epsilon=config.norm_eps, **kw)
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        config: PixelUNetConfig,
+        time_features: int,
+        divisor: float,
+        resize: Callable[[Array], Array] = lambda x: x,
+        **kw: Any,
+    ) -> None:
+        norm: Callable[..., GroupNorm] = functools.partial(
+            group_norm, groups=config.norm_num_groups, epsilon=config.norm_eps, **kw
+        )
         self.divisor, self.resize = divisor, resize
         self.norm1 = norm(features_in)
         self.conv1 = conv3x3(features_in, features_out, **kw)
@@ -180,8 +198,8 @@ class ResnetBlock2D(nnx.Module):
         self.conv2 = conv3x3(features_out, features_out, **kw)
         self.conv_shortcut = conv1x1(features_in, features_out, **kw) if features_in != features_out else None
 
-    def __call__(self, x, embedding):
-        """`embedding`: `[b, time_features]`."""
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        """Computes the block for `[b, h, w, features_in]`, with the embedding `[b, time_features]`."""
         h = self.conv1(self.resize(self.norm1(x, gelu)))
         projected = self.time_emb_proj(embedding).astype(jnp.float32)[:, None, None]
         scale, shift = jnp.split(projected, 2, axis=-1)
@@ -190,21 +208,21 @@ class ResnetBlock2D(nnx.Module):
         return (h + (x if self.conv_shortcut is None else self.conv_shortcut(x))) / self.divisor
 
 
-def halved(x):
-    """The mean of 2 x 2 pixels."""
+def halve(x: Array) -> Array:
+    """Halves the resolution by the mean of 2 x 2 pixels."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4), dtype=jnp.float32).astype(x.dtype)
 
 
-def doubled(x):
-    """Each pixel four times."""
+def double(x: Array) -> Array:
+    """Doubles the resolution by repeating pixels."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class AddedAttention(Attention):
     """Multi-head attention of pixels to a text and to themselves, under one softmax, as a residual."""
 
-    def __init__(self, features, config, **kw):
+    def __init__(self, features: int, config: PixelUNetConfig, **kw: Any) -> None:
         super().__init__(features, features // config.attention_head_dim, qkv_bias=True, **kw)
         text = config.cross_attention_dim
         self.group_norm = group_norm(features, config.norm_num_groups, _EPSILON, **kw)
@@ -212,62 +230,63 @@ class AddedAttention(Attention):
         self.add_k_proj = nnx.Linear(text, features, **kw)
         self.add_v_proj = nnx.Linear(text, features, **kw)
 
-    def __call__(self, x, keys_values):
-        """`[b, h, w, features]`, and what `project` makes of the text."""
+    def __call__(self, x: Array, keys_values: KeysValues) -> Array:  # type: ignore[override]
+        """Computes the attention of pixels `[b, h, w, features]`, with the keys and values of the text."""
         pixels = self.group_norm(x).reshape(len(x), -1, x.shape[-1])
         q, k, v = (self._split(project(pixels)) for project in (self.to_q, self.to_k, self.to_v))
         k, v = (jnp.concatenate([text, own], axis=1) for text, own in zip(keys_values, (k, v), strict=True))
         return x + self.to_out[0](self.attend(q, k, v).reshape(pixels.shape)).reshape(x.shape)
 
-    def project(self, text):
-        """`[b, n, cross_attention_dim]` -> keys and values, `[b, n, heads, d]` each; its padding is not masked."""
-        text = self.norm_cross(text[:, :, None])[:, :, 0]  # a group's statistics are over all tokens
+    def project(self, text: Array) -> KeysValues:
+        """Computes keys and values of texts `[b, n, cross_attention_dim]`, whose padding is not masked."""
+        text = self.norm_cross(text[:, :, None])[:, :, 0]  # statistics of a group are over all tokens
         return self._split(self.add_k_proj(text)), self._split(self.add_v_proj(text))
 
 
 class AttentionPooling(nnx.Module):
-    """What the mean of tokens, put before them, finds in them."""
+    """Pools tokens by attention, with their mean as the query and as an additional token."""
 
-    def __init__(self, features, heads, *, param_dtype, **kw):
+    def __init__(self, features: int, heads: int, *, param_dtype: DTypeLike, **kw: Any) -> None:
         kw |= {"param_dtype": param_dtype}
         self.heads = heads
         self.positional_embedding = nnx.Param(jnp.zeros((1, features), param_dtype))
         self.k_proj, self.q_proj, self.v_proj = (nnx.Linear(features, features, **kw) for _ in range(3))
 
-    def __call__(self, x):
-        """`[b, n, features]` -> `[b, features]`."""
-        place = self.positional_embedding[...].astype(jnp.float32)
-        mean = (x.mean(axis=1, keepdims=True, dtype=jnp.float32) + place).astype(x.dtype)
+    def __call__(self, x: Array) -> Array:
+        """Pools `[b, n, features]` to `[b, features]`."""
+        position = self.positional_embedding[...].astype(jnp.float32)
+        mean = (x.mean(axis=1, keepdims=True, dtype=jnp.float32) + position).astype(x.dtype)
         x = jnp.concatenate([mean, x], axis=1)
         q, k, v = (
             project(y).reshape(*y.shape[:2], self.heads, -1)
             for project, y in ((self.q_proj, mean), (self.k_proj, x), (self.v_proj, x))
         )
-        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))  # a CPU has no float16 products with a float32 result
+        q, k, v = (a.astype(jnp.float32) for a in (q, k, v))  # CPUs have no float16 product with a float32 result
         return attend(q, k, v).reshape(len(x), -1).astype(x.dtype)
 
 
 class TextTimeEmbedding(nnx.Module):
-    """A text as one vector, to be added to that of the timestep."""
+    """The embedding of a text as one vector, which is added to that of the timestep."""
 
-    def __init__(self, features_in, features_out, heads, **kw):
+    def __init__(self, features_in: int, features_out: int, heads: int, **kw: Any) -> None:
         self.norm1 = layer_norm(features_in, _EPSILON, **kw)
         self.pool = AttentionPooling(features_in, heads, **kw)
         self.proj = nnx.Linear(features_in, features_out, **kw)
         self.norm2 = layer_norm(features_out, _EPSILON, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
+        """Embeds texts `[b, n, features_in]` as `[b, features_out]`."""
         return self.norm2(self.proj(self.pool(self.norm1(x))))
 
 
 class Block(nnx.Module):
-    """ResNet blocks, each with attention behind it where `attention` is given: what the blocks of one resolution share.
+    """The layers of one resolution: ResNet blocks, each followed by attention if `attention` is given.
 
-    Args of the constructor:
-      sizes: features in and out of each ResNet block.
+    Args:
+      sizes: input and output features of each ResNet block.
     """
 
-    def __init__(self, sizes, resnet, attention):
+    def __init__(self, sizes: Sequence[tuple[int, int]], resnet: Any, attention: Any) -> None:
         self.resnets = List([resnet(*size) for size in sizes])
         self.attentions = List([attention(size[1]) for size in sizes]) if attention else None
 
@@ -277,14 +296,16 @@ class Block(nnx.Module):
 
 
 class DownBlock(Block):
-    """`ResnetDownsampleBlock2D`, or `SimpleCrossAttnDownBlock2D` where `attention` is given."""
+    """`ResnetDownsampleBlock2D`, or, with `attention`, `SimpleCrossAttnDownBlock2D`."""
 
-    def __init__(self, features_in, features_out, layers, resnet, attention, last):
+    def __init__(
+        self, features_in: int, features_out: int, layers: int, resnet: Any, attention: Any, last: bool
+    ) -> None:
         super().__init__([(features_in, features_out)] + [(features_out,) * 2] * (layers - 1), resnet, attention)
-        self.downsamplers = None if last else List([resnet(features_out, features_out, resize=halved)])
+        self.downsamplers = None if last else List([resnet(features_out, features_out, resize=halve)])
 
-    def __call__(self, x, embedding, text):
-        """The result, and the skip after each layer."""
+    def __call__(self, x: Array, embedding: Array, text: Iterator[KeysValues]) -> tuple[Array, list[Array]]:
+        """Returns the output and the list of skips."""
         skips = []
         for i in range(len(self.resnets)):
             x = self._layer(i, x, embedding, text)
@@ -298,53 +319,67 @@ class DownBlock(Block):
 class MidBlock(nnx.Module):
     """`UNetMidBlock2DSimpleCrossAttn`."""
 
-    def __init__(self, features, resnet, attention):
+    def __init__(self, features: int, resnet: Any, attention: Any) -> None:
         self.resnets = List([resnet(features, features) for _ in range(2)])
         self.attentions = List([attention(features)])
 
-    def __call__(self, x, embedding, text):
+    def __call__(self, x: Array, embedding: Array, text: Iterator[KeysValues]) -> Array:
         x = self.attentions[0](self.resnets[0](x, embedding), next(text))
         return self.resnets[1](x, embedding)
 
 
 class UpBlock(Block):
-    """`ResnetUpsampleBlock2D`, or `SimpleCrossAttnUpBlock2D` with `attention`; `skips`: channels of its skips."""
+    """`ResnetUpsampleBlock2D`, or, with `attention`, `SimpleCrossAttnUpBlock2D`; `skips` are its skips' channels."""
 
-    def __init__(self, features_in, features_out, skips, resnet, attention, last):
+    def __init__(
+        self, features_in: int, features_out: int, skips: Sequence[int], resnet: Any, attention: Any, last: bool
+    ) -> None:
         before = [features_in] + [features_out] * (len(skips) - 1)
         sizes = [(size + skip, features_out) for size, skip in zip(before, skips, strict=True)]
         super().__init__(sizes, resnet, attention)
-        self.upsamplers = None if last else List([resnet(features_out, features_out, resize=doubled)])
+        self.upsamplers = None if last else List([resnet(features_out, features_out, resize=double)])
 
-    def __call__(self, x, skips, embedding, text):
-        """Takes its skips off the end of the list."""
+    def __call__(self, x: Array, skips: list[Array], embedding: Array, text: Iterator[KeysValues]) -> Array:
+        """Computes the block with skips that it pops from the list."""
         for i in range(len(self.resnets)):
             x = self._layer(i, jnp.concatenate([x, skips.pop()], axis=-1), embedding, text)
         return x if self.upsamplers is None else self.upsamplers[0](x, embedding)
 
 
 class PixelText(NamedTuple):
-    """What a UNet takes from texts; it does not change from step to step."""
+    """The projections of texts that a UNet uses at every step."""
 
-    embedding: jax.Array  # [b, time_features]
-    keys_values: list[tuple[jax.Array, jax.Array]]  # of each attention, in the order of calls: [b, n, heads, d] each
+    embedding: Array  # [b, time_features]
+    keys_values: list[KeysValues]  # of each attention layer, in the order of calls
 
 
 class PixelUNet(nnx.Module):
-    """Predicts the noise in a picture, and the variance of a step, given its timestep and a text.
+    """The predictor of noise in images, and of the variance of a step, given the timestep and a text.
 
-    Args of the constructor:
-      config: `PixelUNetConfig`. dtype: of the activations. param_dtype: of the weights. rngs: for random weights.
+    Args:
+      config: the sizes.
+      dtype: dtype of the activations.
+      param_dtype: dtype of the weights.
+      rngs: for random weights.
     """
 
-    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(
+        self,
+        config: PixelUNetConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kw: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config, self.dtype = config, dtype
         channels, n = config.block_out_channels, len(config.block_out_channels)
         time = config.time_embedding_dim or 4 * channels[0]
         embed_time = functools.partial(TimestepEmbedding, channels[0], time, activation=gelu, **kw)
-        of_kind = functools.partial(ResnetBlock2D, config=config, time_features=time, **kw)
-        resnet = functools.partial(of_kind, divisor=config.resnet_out_scale_factor)
+        resnet = functools.partial(
+            ResnetBlock2D, config=config, time_features=time, divisor=config.resnet_out_scale_factor, **kw
+        )
+        mid_resnet = functools.partial(resnet, divisor=config.mid_block_scale_factor)
         attention = functools.partial(AddedAttention, config=config, **kw)
 
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
@@ -360,8 +395,7 @@ class PixelUNet(nnx.Module):
             skips += [channels[i]] * (config.layers[i] + (not last))
         self.down_blocks = List(down)
 
-        of_middle = functools.partial(of_kind, divisor=config.mid_block_scale_factor)
-        self.mid_block = MidBlock(channels[-1], of_middle, attention)
+        self.mid_block = MidBlock(channels[-1], mid_resnet, attention)
 
         up, features = [], channels[-1]
         for i, kind in zip(reversed(range(n)), config.up_block_types, strict=True):
@@ -375,38 +409,38 @@ class PixelUNet(nnx.Module):
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
 
     @property
-    def enlarges(self) -> bool:
-        """Whether it is of the second stage."""
+    def is_upscaler(self) -> bool:
+        """Returns whether this is a model of the second stage."""
         return self.class_embedding is not None
 
-    def __call__(self, x, t, text, level=None):
-        """Predicts the noise.
+    def __call__(self, x: Array, t: Array, text: Array, level: Array | None = None) -> Array:
+        """Predicts noise and variance.
 
         Args:
-          x: pictures about [-1, 1], `[b, h, w, in_channels]`; of the second stage with the small picture, enlarged
-            and noised, in its last channels. t: timesteps `[b]`.
-          text: what a T5 encoder makes of it, `[b, n, encoder_hid_dim]`, padding included.
-          level: of the second stage, the timestep `[b]` to which the small picture is noised.
+          x: noisy images about [-1, 1], `[b, h, w, in_channels]`. In the second stage the last channels hold the small
+            image, resized to `h, w`, with noise added.
+          t: timesteps `[b]`.
+          text: hidden states of a T5 encoder, `[b, n, encoder_hid_dim]`, padding included.
+          level: in the second stage, timesteps `[b]` of the noise in the small image.
 
         Returns:
-          `[b, h, w, out_channels]` in the model's dtype: noise, then as many channels from which `its_jax.diffusion.ddpm`
-          takes the variance.
+          `[b, h, w, out_channels]` in the model's dtype: the noise, then the v of `its_jax.diffusion.ddpm`.
 
         Raises:
-          UserError: height or width is no multiple of `config.multiple`, or `level` is missing or of no use.
+          UserError: height or width is not a multiple of `config.multiple`, or `level` is missing or not supported.
         """
         return self.predict(x, t, self.project_text(text), level)
 
-    def project_text(self, text):
-        """`PixelText` of `[b, n, encoder_hid_dim]`."""
+    def project_text(self, text: Array) -> PixelText:
+        """Computes the projections of texts `[b, n, encoder_hid_dim]`."""
         text = text.astype(self.dtype)
         projected = self.encoder_hid_proj(text)
         blocks = *self.down_blocks, self.mid_block, *self.up_blocks
         attentions = [attention for block in blocks for attention in block.attentions or ()]
         return PixelText(self.add_embedding(text), [attention.project(projected) for attention in attentions])
 
-    def predict(self, x, t, text, level=None):
-        """`__call__` with what `project_text` gives."""
+    def predict(self, x: Array, t: Array, text: PixelText, level: Array | None = None) -> Array:
+        """Predicts noise and variance, like `__call__`, from the result of `project_text`."""
         self._check(x, level)
         embedding = self._embed(t, text, level)
         keys_values = iter(text.keys_values)
@@ -424,15 +458,16 @@ class PixelUNet(nnx.Module):
         height, width = x.shape[1:3]
         multiple = self.config.multiple
         if height % multiple or width % multiple:
-            raise UserError(f"a picture of {height} x {width} pixels: this model takes multiples of {multiple} only")
-        if self.enlarges != (level is not None):
-            stage = "enlarges: it needs the level" if self.enlarges else "does not enlarge: it takes no level"
-            raise UserError(f"this model {stage} of the small picture's noise")
+            raise UserError(f"an image of {height} x {width} pixels: this model takes only multiples of {multiple}")
+        if self.is_upscaler != (level is not None):
+            needs = "is an upscaler and needs" if self.is_upscaler else "is not an upscaler and takes no"
+            raise UserError(f"this model {needs} level, the timestep of the noise in the small image")
 
     def _embed(self, t, text, level):
-        """Timestep, text and level as one vector, `[b, time_features]`."""
+        """Embeds timestep, text and level as one vector, `[b, time_features]`."""
         embedding = self.time_embedding(self._sinusoids(t)) + text.embedding
         if level is not None:
+            assert self.class_embedding is not None
             embedding = embedding + self.class_embedding(self._sinusoids(level))
         if self.config.time_embedding_act_fn:
             embedding = gelu(embedding)
@@ -440,5 +475,10 @@ class PixelUNet(nnx.Module):
 
     def _sinusoids(self, t):
         config = self.config
-        of = dict(flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        return timestep_embedding(t, config.block_out_channels[0], **of).astype(self.dtype)
+        sinusoids = timestep_embedding(
+            t,
+            config.block_out_channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
+        )
+        return sinusoids.astype(self.dtype)

@@ -1,78 +1,90 @@
-"""Layers that several models share. Arrays are channels last: pictures `[b, h, w, c]`, tokens `[b, n, d]`.
+"""Layers that several models share. Arrays have channels last: images `[b, h, w, c]`, tokens `[b, n, d]`.
 
-Every module takes `dtype` (activations) and `param_dtype` (weights); the attributes carry the names of the
-PyTorch modules, so that `its_jax.models.state_dict` needs no table of names.
+Every module takes `dtype` (of activations) and `param_dtype` (of weights). Attributes carry the names of the PyTorch
+modules, so that `its_jax.models.state_dict` needs no table of names.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
-# Longer query sequences are attended to in chunks of this many, so that the score matrix stays small.
+# Longer query sequences are processed in chunks of this length, so that the score matrix stays small.
 QUERY_CHUNK = 512
-# Modules in a row. Flax 0.11, which has no class for them, takes lists as they are.
-List = getattr(nnx, "List", list)
+# A list of modules. Flax 0.11 has no class for it and takes plain lists.
+List: Any = getattr(nnx, "List", list)
+KeysValues = tuple[Array, Array]  # of one attention layer, [b, m, heads, d] each
 
 
 class Group(nnx.Module):
     """Modules by name: `Group(a=module).a`."""
 
-    def __init__(self, **modules):
+    def __init__(self, **modules: nnx.Module) -> None:
         for name, module in modules.items():
             setattr(self, name, module)
 
 
-def conv3x3(features_in, features_out, *, strides=1, padding=1, **kw):
-    """3 x 3 convolution with PyTorch's padding (an integer pads all four sides)."""
+def conv3x3(features_in: int, features_out: int, *, strides: int = 1, padding: Any = 1, **kw: Any) -> nnx.Conv:
+    """Returns a 3 x 3 convolution with PyTorch's padding, an integer for all four sides."""
     return nnx.Conv(features_in, features_out, (3, 3), strides=strides, padding=padding, **kw)
 
 
-def conv1x1(features_in, features_out, **kw):
+def conv1x1(features_in: int, features_out: int, **kw: Any) -> nnx.Conv:
+    """Returns a 1 x 1 convolution."""
     return nnx.Conv(features_in, features_out, (1, 1), padding="VALID", **kw)
 
 
 class GroupNorm(nnx.GroupNorm):
-    """With statistics in float32, first over the pixels, then over each group's channels: on a CPU twice as quick.
+    """Group normalization with float32 statistics.
 
-    Two-pass variance: the fast form loses digits where |mean| is far above the deviation.
+    Means are taken over the pixels first and then over the channels of each group, which is twice as fast on a CPU. The
+    variance is computed in two passes, because the one-pass formula loses digits where |mean| is far above the
+    deviation.
     """
 
-    def __call__(self, x, activation=lambda x: x):
-        """`[b, h, w, c]`; `activation` is that of the float32 result, before it is rounded."""
+    def __call__(self, x: Array, activation: Callable[[Array], Array] = lambda x: x) -> Array:  # type: ignore[override]
+        """Normalizes `[b, h, w, c]` and applies `activation` to the float32 result, before it is rounded."""
 
-        def of_groups(x):
+        def group_means(x):
             means = x.mean(axis=(1, 2)).reshape(len(x), self.num_groups, -1).mean(axis=-1)
             return jnp.repeat(means, self.group_size, axis=-1)[:, None, None]
 
+        assert self.scale is not None and self.bias is not None
         x = x.astype(jnp.float32)
-        mean = of_groups(x)
-        factor = jax.lax.rsqrt(of_groups(jnp.square(x - mean)) + self.epsilon) * self.scale[...].astype(jnp.float32)
-        shift = self.bias[...].astype(jnp.float32) - mean * factor  # with x - mean here, XLA would keep it in memory
+        mean = group_means(x)
+        factor = jax.lax.rsqrt(group_means(jnp.square(x - mean)) + self.epsilon) * self.scale[...].astype(jnp.float32)
+        # Not (x - mean) * factor, because XLA would keep x - mean in memory.
+        shift = self.bias[...].astype(jnp.float32) - mean * factor
         return activation(x * factor + shift).astype(self.dtype)
 
 
-def group_norm(features, groups, epsilon, **kw):
+def group_norm(features: int, groups: int, epsilon: float, **kw: Any) -> GroupNorm:
+    """Returns a group normalization."""
     return GroupNorm(features, num_groups=groups, epsilon=epsilon, **kw)
 
 
-def layer_norm(features, epsilon, **kw):
+def layer_norm(features: int, epsilon: float, **kw: Any) -> nnx.LayerNorm:
+    """Returns a layer normalization whose variance is computed in two passes."""
     return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, **kw)
 
 
-def unit(x):
-    """Vectors along the last axis in float32, at length 1."""
+def normalize(x: Array) -> Array:
+    """Scales vectors along the last axis to length 1, in float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def attend(q, k, v):
-    """Softmax attention with float32 scores.
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Computes softmax attention with float32 scores.
 
     Args:
-      q: `[b, n, heads, d]`. k, v: `[b, m, heads, d]`.
+      q: `[b, n, heads, d]`.
+      k, v: `[b, m, heads, d]`.
 
     Returns:
       `[b, n, heads, d]` in q's dtype.
@@ -89,7 +101,7 @@ def attend(q, k, v):
 def _attend_dense(q, k, v):
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    # Heads first: written the other way about, jaxlib 0.7's CPU has no such product of bfloat16.
+    # Heads come first in the result, because jaxlib 0.7 has no bfloat16 product of the other order on CPUs.
     out = jnp.einsum("bhnm,bmhd->bhnd", weights, v, preferred_element_type=jnp.float32)
     return jnp.moveaxis(out, 1, 2).astype(q.dtype)
 
@@ -97,23 +109,32 @@ def _attend_dense(q, k, v):
 class Attention(nnx.Module):
     """Multi-head attention of tokens `[b, n, features]` to `[b, m, context_features]`, or to themselves."""
 
-    def __init__(self, features, heads, *, context_features=None, qkv_bias=False, rngs, **kw):
-        linear = functools.partial(nnx.Linear, rngs=rngs, **kw)
+    def __init__(
+        self,
+        features: int,
+        heads: int,
+        *,
+        context_features: int | None = None,
+        qkv_bias: bool = False,
+        rngs: nnx.Rngs,
+        **kw: Any,
+    ) -> None:
+        linear: Callable[..., nnx.Linear] = functools.partial(nnx.Linear, rngs=rngs, **kw)
         context_features = context_features or features
         self.heads = heads
         self.to_q = linear(features, features, use_bias=qkv_bias)
         self.to_k = linear(context_features, features, use_bias=qkv_bias)
         self.to_v = linear(context_features, features, use_bias=qkv_bias)
         self.to_out = List([linear(features, features)])
-        self.attend = attend
+        self.attend: Callable[[Array, Array, Array], Array] = attend
 
-    def __call__(self, x, keys_values=None):
-        """`keys_values`: those of another context, from `project`; None attends to `x` itself."""
+    def __call__(self, x: Array, keys_values: KeysValues | None = None) -> Array:
+        """Attends to the `keys_values` of another context, from `project`, or, if they are None, to `x` itself."""
         k, v = self.project(x) if keys_values is None else keys_values
         return self.to_out[0](self.attend(self._split(self.to_q(x)), k, v).reshape(x.shape))
 
-    def project(self, context):
-        """Tokens `[b, m, context_features]` -> keys and values, `[b, m, heads, d]` each."""
+    def project(self, context: Array) -> KeysValues:
+        """Computes keys and values, `[b, m, heads, d]` each, from tokens `[b, m, context_features]`."""
         return self._split(self.to_k(context)), self._split(self.to_v(context))
 
     def _split(self, x):
@@ -121,30 +142,38 @@ class Attention(nnx.Module):
 
 
 class GEGLU(nnx.Module):
-    def __init__(self, features_in, features_out, **kw):
+    """A linear layer whose output is gated by the GELU of its other half."""
+
+    def __init__(self, features_in: int, features_out: int, **kw: Any) -> None:
         self.proj = nnx.Linear(features_in, 2 * features_out, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         x, gate = jnp.split(self.proj(x), 2, axis=-1)
         return x * nnx.gelu(gate, approximate=False)
 
 
 class FeedForward(nnx.Module):
-    def __init__(self, features, **kw):
-        # Index 1 is dropout in PyTorch: it keeps its place.
-        self.net = List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
-        self.compute = feed_forward
+    """The feed-forward layer of a transformer block."""
 
-    def __call__(self, x):
+    def __init__(self, features: int, **kw: Any) -> None:
+        # Index 1 is dropout in PyTorch, so the last layer keeps index 2.
+        self.net = List([GEGLU(features, 4 * features, **kw), None, nnx.Linear(4 * features, features, **kw)])
+        self.compute: Callable[[Any, Array], Array] = feed_forward
+
+    def __call__(self, x: Array) -> Array:
         return self.compute(self.net, x)
 
 
-def feed_forward(net, x):
+def feed_forward(net: Any, x: Array) -> Array:
+    """Applies the layers of `FeedForward.net` to tokens `[b, n, d]`."""
     return net[2](net[0](x))
 
 
-def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
-    """Sinusoids of timesteps `t` `[b]`, frequencies geometric from 1 to 1/10000: `[b, features]` float32."""
+def timestep_embedding(t: Array, features: int, *, flip_sin_to_cos: bool, freq_shift: int) -> Array:
+    """Computes sinusoids of timesteps `t` `[b]`: float32 `[b, features]`.
+
+    The frequencies form a geometric sequence from 1 to 1/10000.
+    """
     half = features // 2
     exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angles = t.astype(jnp.float32)[:, None] * jnp.exp(exponent)[None, :]
@@ -153,19 +182,33 @@ def timestep_embedding(t, features, *, flip_sin_to_cos, freq_shift):
 
 
 class TimestepEmbedding(nnx.Module):
-    def __init__(self, features_in, features_out, *, activation=nnx.silu, **kw):
+    """Two linear layers that embed the sinusoids of a timestep."""
+
+    def __init__(
+        self, features_in: int, features_out: int, *, activation: Callable[[Array], Array] = nnx.silu, **kw: Any
+    ) -> None:
         self.activation = activation
         self.linear_1 = nnx.Linear(features_in, features_out, **kw)
         self.linear_2 = nnx.Linear(features_out, features_out, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return self.linear_2(self.activation(self.linear_1(x)))
 
 
 class ResnetBlock2D(nnx.Module):
-    """Two normalised 3 x 3 convolutions, added to the input; where there are `time_features`, `project_time` is."""
+    """Two normalized 3 x 3 convolutions as a residual, with an optional time embedding between them."""
 
-    def __init__(self, features_in, features_out, *, groups, epsilon, time_features=None, rngs, **kw):
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        groups: int,
+        epsilon: float,
+        time_features: int | None = None,
+        rngs: nnx.Rngs,
+        **kw: Any,
+    ) -> None:
         kw["rngs"] = rngs
         self.norm1 = group_norm(features_in, groups, epsilon, **kw)
         self.conv1 = conv3x3(features_in, features_out, **kw)
@@ -174,36 +217,40 @@ class ResnetBlock2D(nnx.Module):
         self.conv2 = conv3x3(features_out, features_out, **kw)
         self.conv_shortcut = conv1x1(features_in, features_out, **kw) if features_in != features_out else None
 
-    def __call__(self, x, time=None):
-        """`time`: `[b, features_out]` from `project_time`, or `[1, features_out]` if it is the same for all."""
+    def __call__(self, x: Array, time: Array | None = None) -> Array:
+        """Computes the block for `[b, h, w, features_in]`.
+
+        `time` comes from `project_time`: `[b, features_out]`, or `[1, features_out]` if all timesteps are equal.
+        """
         h = self.conv1(self.norm1(x, nnx.silu))
         if time is not None:
             h = h + time[:, None, None, :]
         h = self.conv2(self.norm2(h, nnx.silu))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
-    def project_time(self, embedding):
-        """Time embeddings `[b, time_features]` -> `[b, features_out]`."""
+    def project_time(self, embedding: Array) -> Array:
+        """Projects time embeddings `[b, time_features]` to `[b, features_out]`."""
+        assert self.time_emb_proj is not None
         return self.time_emb_proj(nnx.silu(embedding))
 
 
 class Downsample2D(nnx.Module):
-    """Halves the size by a strided convolution; `padding` is PyTorch's 1, or ((0, 1), (0, 1)) in the VAE."""
+    """A strided convolution that halves the size; `padding` is PyTorch's 1, or ((0, 1), (0, 1)) in the VAE."""
 
-    def __init__(self, features, *, padding=1, **kw):
+    def __init__(self, features: int, *, padding: Any = 1, **kw: Any) -> None:
         self.conv = conv3x3(features, features, strides=2, padding=padding, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return self.conv(x)
 
 
 class Upsample2D(nnx.Module):
-    """Nearest-neighbour doubling, then a convolution."""
+    """Nearest-neighbor doubling, followed by a convolution."""
 
-    def __init__(self, features, **kw):
+    def __init__(self, features: int, **kw: Any) -> None:
         self.conv = conv3x3(features, features, **kw)
 
-    def __call__(self, x, size=None):
-        """`size` (h, w) crops the doubled picture: PyTorch's nearest resize to a skip of odd size."""
+    def __call__(self, x: Array, size: tuple[int, ...] | None = None) -> Array:
+        """Doubles `[b, h, w, c]` and crops it to `size` (height, width), as PyTorch resizes to a skip of odd size."""
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         return self.conv(x if size is None else x[:, : size[0], : size[1]])

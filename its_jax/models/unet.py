@@ -2,10 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
 
 from its_jax.config_fields import check_sizes, read_fields
 from its_jax.errors import UserError
@@ -13,6 +17,7 @@ from its_jax.models.layers import (
     Attention,
     Downsample2D,
     FeedForward,
+    KeysValues,
     List,
     ResnetBlock2D,
     TimestepEmbedding,
@@ -27,8 +32,8 @@ from its_jax.models.layers import (
 _DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
 _UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
 
-# Settings that change the model, supported at SD 1.x's values only.
-_FIXED = {
+# These settings change the model and are supported only at the values of SD 1.x.
+_FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",),
     "addition_embed_type": (None,),
     "attention_type": ("default",),
@@ -60,8 +65,8 @@ _FIXED = {
     "timestep_post_act": (None,),
 }
 
-# Settings without effect here: training's and EMA's own, and those of parts that `_FIXED` excludes.
-# `upcast_attention` asks for float32 attention scores, which ours always are.
+# These settings have no effect here, because they concern training, EMA, or parts that `_FIXED` excludes.
+# `upcast_attention` requests float32 attention scores, which ours always are.
 _IGNORED = (
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
@@ -102,15 +107,15 @@ class UNetConfig:
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int | tuple[int, ...] = 2
     transformer_layers_per_block: int | tuple[int, ...] = 1
-    attention_head_dim: int | tuple[int, ...] = 8  # the number of heads: diffusers keeps this misnomer
+    attention_head_dim: int | tuple[int, ...] = 8  # the number of heads, a misnomer that diffusers keeps
     cross_attention_dim: int = 1280
     use_linear_projection: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
 
     @classmethod
-    def from_dict(cls, raw):
-        """Reads a parsed `config.json`; raises `UserError` for what the model cannot do."""
+    def from_dict(cls, raw: Mapping[str, Any]) -> "UNetConfig":
+        """Reads a parsed `config.json`; raises `UserError` for what the model does not support."""
         config = read_fields(cls, raw, fixed=_FIXED, ignored=_IGNORED)
         check_sizes(config, *_SIZES)
         for name in ("layers_per_block", "transformer_layers_per_block"):
@@ -125,11 +130,11 @@ class UNetConfig:
             if channels % heads:
                 raise UserError(f"UNetConfig: {channels} channels cannot be divided among {heads} attention heads")
             if channels % config.norm_num_groups:
-                raise UserError(f"UNetConfig: {channels} channels are no multiple of norm_num_groups")
+                raise UserError(f"UNetConfig: {channels} channels are not a multiple of norm_num_groups")
         return config
 
-    def per_block(self, name):
-        """A setting that is one number, or one for each resolution, as a tuple."""
+    def per_block(self, name: str) -> tuple[int, ...]:
+        """Returns a setting, which may be one number for all resolutions, as one number per resolution."""
         value = getattr(self, name)
         values = value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
         if len(values) != len(self.block_out_channels):
@@ -138,9 +143,9 @@ class UNetConfig:
 
 
 class BasicTransformerBlock(nnx.Module):
-    """Self-attention, attention to the text, feed-forward; each normalised before and added."""
+    """Self-attention, attention to the text, and a feed-forward layer, each normalized first, as residuals."""
 
-    def __init__(self, features, heads, text_features, **kw):
+    def __init__(self, features: int, heads: int, text_features: int, **kw: Any) -> None:
         self.norm1 = layer_norm(features, 1e-5, **kw)
         self.attn1 = Attention(features, heads, **kw)
         self.norm2 = layer_norm(features, 1e-5, **kw)
@@ -148,7 +153,7 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(features, 1e-5, **kw)
         self.ff = FeedForward(features, **kw)
 
-    def __call__(self, x, keys_values):
+    def __call__(self, x: Array, keys_values: KeysValues) -> Array:
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), keys_values)
         return x + self.ff(self.norm3(x))
@@ -157,7 +162,7 @@ class BasicTransformerBlock(nnx.Module):
 class Transformer2DModel(nnx.Module):
     """Transformer blocks over the pixels of a feature map, as a residual."""
 
-    def __init__(self, features, heads, layers, config, **kw):
+    def __init__(self, features: int, heads: int, layers: int, config: UNetConfig, **kw: Any) -> None:
         project = nnx.Linear if config.use_linear_projection else conv1x1
         self.norm = group_norm(features, config.norm_num_groups, 1e-6, **kw)
         self.proj_in = project(features, features, **kw)
@@ -166,7 +171,7 @@ class Transformer2DModel(nnx.Module):
         )
         self.proj_out = project(features, features, **kw)
 
-    def __call__(self, x, text):
+    def __call__(self, x: Array, text: Iterator[KeysValues]) -> Array:
         b, h, w, c = x.shape
         y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
@@ -175,15 +180,17 @@ class Transformer2DModel(nnx.Module):
 
 
 class DownBlock(nnx.Module):
-    """`DownBlock2D`, or `CrossAttnDownBlock2D` where `transformer` is given."""
+    """`DownBlock2D`, or, with a `transformer`, `CrossAttnDownBlock2D`."""
 
-    def __init__(self, features_in, features_out, layers, resnet, transformer, last, **kw):
+    def __init__(
+        self, features_in: int, features_out: int, layers: int, resnet: Any, transformer: Any, last: bool, **kw: Any
+    ) -> None:
         sizes = [features_in] + [features_out] * (layers - 1)
         self.resnets = List([resnet(size, features_out) for size in sizes])
         self.attentions = List([transformer(features_out) for _ in sizes]) if transformer else None
         self.downsamplers = None if last else List([Downsample2D(features_out, **kw)])
 
-    def __call__(self, x, time, text):
+    def __call__(self, x: Array, time: Iterator[Array], text: Iterator[KeysValues]) -> tuple[Array, list[Array]]:
         """Returns the output and the list of skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
@@ -200,36 +207,54 @@ class DownBlock(nnx.Module):
 class MidBlock(nnx.Module):
     """`UNetMidBlock2DCrossAttn`."""
 
-    def __init__(self, features, resnet, transformer):
+    def __init__(self, features: int, resnet: Any, transformer: Any) -> None:
         self.resnets = List([resnet(features, features) for _ in range(2)])
         self.attentions = List([transformer(features)])
 
-    def __call__(self, x, time, text):
+    def __call__(self, x: Array, time: Iterator[Array], text: Iterator[KeysValues]) -> Array:
         x = self.resnets[0](x, next(time))
         x = self.attentions[0](x, text)
         return self.resnets[1](x, next(time))
 
 
 class UpBlock(nnx.Module):
-    """`UpBlock2D`, or `CrossAttnUpBlock2D` where `transformer` is given; `skips`: channels of its skips."""
+    """`UpBlock2D`, or, with a `transformer`, `CrossAttnUpBlock2D`; `skips` are the channels of its skips."""
 
-    def __init__(self, features_in, features_out, skips, resnet, transformer, last, **kw):
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        skips: Sequence[int],
+        resnet: Any,
+        transformer: Any,
+        last: bool,
+        **kw: Any,
+    ) -> None:
         sizes = [features_in] + [features_out] * (len(skips) - 1)
         self.resnets = List([resnet(size + skip, features_out) for size, skip in zip(sizes, skips, strict=True)])
         self.attentions = List([transformer(features_out) for _ in sizes]) if transformer else None
         self.upsamplers = None if last else List([Upsample2D(features_out, **kw)])
 
-    def __call__(self, x, skips, time, text, size):
-        """Takes its skips off the end of the list; `size` is that of the next skip (None at the last)."""
+    def __call__(
+        self,
+        x: Array,
+        skips: list[Array],
+        time: Iterator[Array],
+        text: Iterator[KeysValues],
+        size: tuple[int, ...] | None,
+    ) -> Array:
+        """Computes the block with skips that it pops from the list; `size` is the height and width of its output."""
         x = self.last(self.all_but_last(x, skips, time, text), skips.pop(), time, text)
         return x if self.upsamplers is None else self.upsamplers[0](x, size)
 
-    def all_but_last(self, x, skips, time, text):
+    def all_but_last(self, x: Array, skips: list[Array], time: Iterator[Array], text: Iterator[KeysValues]) -> Array:
+        """Computes all layers except the last one and the upsampler."""
         for i in range(len(self.resnets) - 1):
             x = self._layer(i, x, skips.pop(), time, text)
         return x
 
-    def last(self, x, skip, time, text):
+    def last(self, x: Array, skip: Array, time: Iterator[Array], text: Iterator[KeysValues]) -> Array:
+        """Computes the last layer."""
         return self._layer(len(self.resnets) - 1, x, skip, time, text)
 
     def _layer(self, i, x, skip, time, text):
@@ -238,14 +263,24 @@ class UpBlock(nnx.Module):
 
 
 class UNet2DConditionModel(nnx.Module):
-    """Predicts the noise in a latent, given its timestep and a text.
+    """The noise predictor for latents, given the timestep and a text.
 
-    Args of the constructor:
-      config: `UNetConfig`. dtype: of the activations. param_dtype: of the weights. rngs: for random weights.
+    Args:
+      config: the sizes.
+      dtype: dtype of the activations.
+      param_dtype: dtype of the weights.
+      rngs: for random weights.
     """
 
-    def __init__(self, config, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs):
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kw: dict[str, Any] = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.config, self.dtype = config, dtype
         channels = config.block_out_channels
         n = len(channels)
@@ -287,19 +322,21 @@ class UNet2DConditionModel(nnx.Module):
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
 
-    def __call__(self, x, t, text):
+    def __call__(self, x: Array, t: Array, text: Array) -> Array:
         """Predicts the noise.
 
         Args:
-          x: latents `[b, h, w, in_channels]`. t: timesteps `[b]`. text: `[b, n, cross_attention_dim]`.
+          x: latents `[b, h, w, in_channels]`.
+          t: timesteps `[b]`.
+          text: embedded texts `[b, n, cross_attention_dim]`.
 
         Returns:
           `[b, h, w, out_channels]` in the model's dtype.
         """
         return self.predict(x, self.project_time(t), self.project_text(text))
 
-    def project_time(self, t):
-        """What the blocks take from timesteps `[b]`: `[b, channels]` for each ResNet block, in the order of calls."""
+    def project_time(self, t: Array) -> list[Array]:
+        """Computes the time embeddings of all ResNet blocks, `[b, channels]` each, from timesteps `[b]`."""
         config = self.config
         sinusoids = timestep_embedding(
             t,
@@ -310,8 +347,8 @@ class UNet2DConditionModel(nnx.Module):
         embedding = self.time_embedding(sinusoids.astype(self.dtype))
         return [resnet.project_time(embedding) for block in self._blocks for resnet in block.resnets]
 
-    def project_text(self, text):
-        """What the blocks take from texts `[b, n, cross_attention_dim]`: keys and values for each attention to them."""
+    def project_text(self, text: Array) -> list[KeysValues]:
+        """Computes the keys and values of all text attention layers, from texts `[b, n, cross_attention_dim]`."""
         text = text.astype(self.dtype)
         transformers = [model for block in self._blocks for model in block.attentions or ()]
         return [block.attn2.project(text) for model in transformers for block in model.transformer_blocks]
@@ -320,58 +357,69 @@ class UNet2DConditionModel(nnx.Module):
     def _blocks(self):
         return *self.down_blocks, self.mid_block, *self.up_blocks
 
-    def predict(self, x, time, text):
-        """`__call__` with what `project_time` (of all samples, or `[1, channels]` of their common t) and
-        `project_text` give, so that it need not be made at each step."""
-        return self.predict_keeping(x, time, text)[0]
+    def predict(self, x: Array, time: Sequence[Array], text: Sequence[KeysValues]) -> Array:
+        """Predicts the noise from the results of `project_time` and `project_text`.
 
-    def predict_keeping(self, x, time, text):
-        """`predict`, and what its last layer is given of the inner ones, `[b, h, w, channels]`: it changes little from
-        step to step (DeepCache, arXiv 2312.00858)."""
-        time, text = iter(time), iter(text)
+        These can be computed once for all steps. Entries of `time` may be `[1, channels]` if all timesteps are equal.
+        """
+        return self.predict_with_features(x, time, text)[0]
+
+    def predict_with_features(self, x: Array, time: Sequence[Array], text: Sequence[KeysValues]) -> tuple[Array, Array]:
+        """Returns the noise, and the features that enter the last layer, `[b, h, w, channels]`.
+
+        The features change little from step to step (DeepCache, arXiv 2312.00858).
+        """
+        times, texts = iter(time), iter(text)
         x = self.conv_in(x.astype(self.dtype))
         skips = [x]
         for block in self.down_blocks:
-            x, more = block(x, time, text)
+            x, more = block(x, times, texts)
             skips += more
-        x = self.mid_block(x, time, text)
+        x = self.mid_block(x, times, texts)
         *inner_blocks, outer = self.up_blocks
         for block in inner_blocks:
-            x = block(x, skips, time, text, skips[-len(block.resnets) - 1].shape[1:3])
-        inner = outer.all_but_last(x, skips, time, text)
-        return self._noise(outer.last(inner, skips.pop(), time, text)), inner
+            x = block(x, skips, times, texts, skips[-len(block.resnets) - 1].shape[1:3])
+        features = outer.all_but_last(x, skips, times, texts)
+        return self._to_noise(outer.last(features, skips.pop(), times, texts)), features
 
-    def predict_reusing(self, x, time, text, inner):
-        """`predict` by the first convolution and the last layer alone, with what the inner ones gave before."""
+    def predict_from_features(
+        self, x: Array, time: Sequence[Array], text: Sequence[KeysValues], features: Array
+    ) -> Array:
+        """Predicts the noise by the first convolution and the last layer only, from features of an earlier step."""
         outer, skip = self.up_blocks[-1], self.conv_in(x.astype(self.dtype))
         texts = len(outer.attentions[-1].transformer_blocks) if outer.attentions is not None else 0
-        return self._noise(outer.last(inner, skip, iter(time[-1:]), iter(text[len(text) - texts :])))
+        return self._to_noise(outer.last(features, skip, iter(time[-1:]), iter(text[len(text) - texts :])))
 
-    def _noise(self, x):
+    def _to_noise(self, x):
         return self.conv_out(self.conv_norm_out(x, nnx.silu))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PrecomputedUNet:
-    """A UNet for `its_jax.diffusion.denoise`: it takes texts from `project_text`, and timesteps from a table of all of them."""
+    """A UNet for `its_jax.diffusion.denoise`, with precomputed time embeddings.
+
+    Texts are the results of `project_text`, and timesteps `t` `[b]` are equal for the whole batch.
+    """
 
     unet: UNet2DConditionModel
-    time: list[jax.Array]  # `project_time` of 0, 1, ..., `[timesteps, channels]` each
+    time: list[Array]  # `project_time` of all timesteps 0, 1, ..., `[timesteps, channels]` each
 
-    def __call__(self, x, t, text):
-        return self.unet.predict(x, self._time(t), text)
+    def __call__(self, x: Array, t: Array, text: Sequence[KeysValues]) -> Array:
+        """Predicts the noise in `x` `[b, h, w, channels]`."""
+        return self.unet.predict(x, self._select_time(t), text)
 
-    def each(self, x, t, text):
-        """The noise where every one of the batch has a timestep of its own."""
+    def predict_batch(self, x: Array, t: Array, text: Sequence[KeysValues]) -> Array:
+        """Predicts the noise where each element of the batch has its own timestep."""
         return self.unet.predict(x, [table[t] for table in self.time], text)
 
-    def with_features(self, x, t, text):
-        """The noise, and what the inner layers give, for `from_features`."""
-        return self.unet.predict_keeping(x, self._time(t), text)
+    def with_features(self, x: Array, t: Array, text: Sequence[KeysValues]) -> tuple[Array, Array]:
+        """Returns the noise, and inner features for `from_features`."""
+        return self.unet.predict_with_features(x, self._select_time(t), text)
 
-    def from_features(self, x, t, text, inner):
-        return self.unet.predict_reusing(x, self._time(t), text, inner)
+    def from_features(self, x: Array, t: Array, text: Sequence[KeysValues], features: Array) -> Array:
+        """Predicts the noise from inner features of an earlier step."""
+        return self.unet.predict_from_features(x, self._select_time(t), text, features)
 
-    def _time(self, t):
+    def _select_time(self, t):
         return [table[t[:1]] for table in self.time]

@@ -185,9 +185,9 @@ def _embed_text(model: CLIPModel | ClapModel, ids: np.ndarray) -> jax.Array:
 
 @_precise
 def _embed_image(model: CLIPModel, x: np.ndarray) -> jax.Array:
-    return model.embed_picture(x)
+    return model.embed_image(x)
 
 
 @_precise
 def _embed_audio(model: ClapModel, log_mel: np.ndarray) -> jax.Array:
-    return model.embed_sound(log_mel)
+    return model.embed_audio(log_mel)

@@ -1,4 +1,4 @@
-"""The noise of PyTorch's generator against PyTorch itself."""
+"""The reproduced noise against PyTorch itself."""
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ def randn(seed, *shape, dtype=torch.float16):
 
 
 def ulps(found, expected):
-    """How many float16 values lie between, for values of one sign."""
+    """Returns the distances in units in the last place of float16, for values of the same sign."""
     bits = (np.asarray(array, np.float16).view(np.int16).astype(int) for array in (found, expected))
     return np.abs(np.subtract(*bits))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_count_is_what_pytorch_draws_in_float16(seed):
+def test_every_count_equals_pytorch_in_float16(seed):
     for count in COUNTS:
         found = torch_normal(seed, count)
         assert found.dtype == np.float32 and found.shape == (count,)
@@ -30,8 +30,8 @@ def test_every_count_is_what_pytorch_draws_in_float16(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_before_rounding_it_is_what_pytorch_draws_in_float32(seed):
-    """There a cut block is drawn afresh, so of such counts only what comes before is the same.
+def test_values_before_rounding_equal_pytorch_in_float32(seed):
+    """In float32 PyTorch draws an incomplete last block again, so for such counts only the blocks before it are equal.
 
     With PyTorch 2.13 on AVX2, 95 % have the same bits, and the others differ by up to 4.8e-7.
     """
@@ -41,14 +41,14 @@ def test_before_rounding_it_is_what_pytorch_draws_in_float32(seed):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6, err_msg=str(count))
 
 
-def test_few_values_of_real_latents_are_the_next_of_float16():
-    """Nine in a million as measured with PyTorch 2.13 on AVX2; another processor approximates otherwise."""
+def test_few_values_of_a_latent_differ_by_one_unit():
+    """Measured with PyTorch 2.13 on AVX2: nine in a million. Other processors use other approximations."""
     apart = np.stack([ulps(torch_normal(seed, 16384), randn(seed, 16384)) for seed in range(50)])
     assert apart.max() <= 1 and apart.mean() < 1e-4
 
 
 @pytest.mark.parametrize("shape", [LATENT, (16, 64, 4), (1, 1, 4), (3, 5, 4), (2, 3, 3)])
-def test_a_latent_lies_as_ours_do(shape):
+def test_a_latent_is_channels_last(shape):
     h, w, c = shape
     noise = torch_noise(1234, shape)
     assert noise.dtype == np.float32 and noise.shape == shape
@@ -57,7 +57,7 @@ def test_a_latent_lies_as_ours_do(shape):
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
-def test_a_generator_that_goes_on_is_what_pytorch_draws(seed):
+def test_further_draws_equal_a_pytorch_generator(seed):
     for count in COUNTS:
         generator = torch.Generator("cpu").manual_seed(seed)
         for draw in range(3):
@@ -65,7 +65,7 @@ def test_a_generator_that_goes_on_is_what_pytorch_draws(seed):
             assert ulps(torch_normal(seed, count, draw), expected).max() <= 1, (count, draw)
 
 
-def test_a_second_latent_is_that_of_one_generator():
+def test_a_second_latent_equals_the_second_call_of_a_generator():
     generator = torch.Generator("cpu").manual_seed(2024)
     for draw in range(2):
         expected = torch.randn((1, 4, 32, 128), generator=generator, dtype=torch.float16).numpy()[0]

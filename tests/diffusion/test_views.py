@@ -1,4 +1,4 @@
-"""Views: each is undone exactly, shows what its name says, and lies in the latent as it does in the picture."""
+"""Views: each has an exact inverse, does what its name says, and moves latent cells as it moves pixels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 3)), jnp.float32)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_the_way_back_undoes_the_look(view):
+def test_invert_undoes_apply(view):
     np.testing.assert_array_equal(view.invert(view.apply(X)), X)
 
 
@@ -26,12 +26,12 @@ def test_the_way_back_undoes_the_look(view):
         ("rotate_270", np.stack([np.rot90(x, 3) for x in X])),
     ],
 )
-def test_what_a_model_sees(name, seen):
+def test_a_view_does_what_its_name_says(name, seen):
     np.testing.assert_array_equal(VIEWS[name].apply(X), seen)
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_cells_of_a_latent_move_as_the_pixels_they_stand_for(view):
+def test_latent_cells_move_as_their_pixels_do(view):
     pixels = jnp.repeat(jnp.repeat(X, 8, axis=1), 8, axis=2)
     cells = jnp.repeat(jnp.repeat(view.apply(X), 8, axis=1), 8, axis=2)
     np.testing.assert_array_equal(view.apply(pixels), cells)

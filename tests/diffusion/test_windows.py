@@ -1,4 +1,4 @@
-"""Windows along time: where they lie, and that averages over them are what one model would say of the whole."""
+"""Windows along time: their positions, and the averages of predictions over them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,44 +28,44 @@ def test_windows_cover_all_columns_and_overlap_by_half(total, size, wrap):
         assert covered[size // 2 : -size // 2].min() >= 2
 
 
-def of_all(windows):
-    """`windows.average` of predictions for which nothing is kept."""
-    return lambda predict, x: windows.average(lambda x, kept: (predict(x), kept), x)[0]
+def average_without_caches(windows):
+    """Returns `windows.average` for predictions without caches."""
+    return lambda predict, x: windows.average(lambda x, cache: (predict(x), cache), x)[0]
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_what_depends_on_each_column_alone_is_unchanged(wrap):
-    average = of_all(Windows.cover(50, 16, wrap))
+def test_a_function_of_single_columns_is_unchanged(wrap):
+    average = average_without_caches(Windows.cover(50, 16, wrap))
     np.testing.assert_allclose(average(jnp.sin, X), jnp.sin(X), atol=1e-6)
 
 
-def test_predictions_fade_into_each_other():
-    """Windows that disagree, each by its own constant, leave no step anywhere."""
+def test_disagreeing_windows_fade_into_each_other():
+    """The result has no steps if each window predicts its own constant."""
     windows = Windows.cover(50, 16, wrap=True)
-    ramp = of_all(windows)(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
+    ramp = average_without_caches(windows)(lambda x: jnp.full_like(x, jnp.abs(x[0, 0, 0, 0]) * 10), X)[0, 0, :, 0]
     steps = np.abs(np.diff(np.append(ramp, ramp[0])))
     assert np.ptp(ramp) > 5 and steps.max() < np.ptp(ramp) / 4
 
 
-def test_a_loop_has_no_place_where_it_begins():
-    windows, shift = Windows.cover(64, 16, wrap=True), 8  # the distance of windows
+def test_a_loop_has_no_seam():
+    windows, shift = Windows.cover(64, 16, wrap=True), 8  # the distance between windows
 
     def predict(x):
         return jnp.cumsum(x, axis=2)
 
     x = X[:, :, np.arange(64) % 50]
-    average = of_all(windows)
+    average = average_without_caches(windows)
     rolled = average(predict, jnp.roll(x, shift, axis=2))
     np.testing.assert_allclose(rolled, jnp.roll(average(predict, x), shift, axis=2), atol=1e-5)
 
 
-def test_each_window_keeps_its_own():
+def test_each_window_has_its_own_cache():
     windows = Windows.cover(50, 16, wrap=False)
     count = len(windows.starts)
 
-    def predict(x, kept):
-        return x, kept + x[:, 0, :1, 0]
+    def predict(x, cache):
+        return x, cache + x[:, 0, :1, 0]
 
-    average, kept = windows.average(predict, X, jnp.zeros((len(X), count, 1)))
+    average, caches = windows.average(predict, X, jnp.zeros((len(X), count, 1)))
     np.testing.assert_allclose(average, X, atol=1e-6)
-    np.testing.assert_allclose(kept[..., 0], X[:, 0, windows.starts, 0], rtol=1e-6)
+    np.testing.assert_allclose(caches[..., 0], X[:, 0, windows.starts, 0], rtol=1e-6)

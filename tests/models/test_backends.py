@@ -1,4 +1,4 @@
-"""The forms that devices get, and those for accelerators against the plain ones."""
+"""The selection of kernels by device, and the kernels for accelerators against the reference kernels."""
 
 import functools
 import types
@@ -23,14 +23,14 @@ def device(platform, capability=None):
 
 
 @pytest.mark.parametrize(("heads", "features"), [(3, 40), (2, 80), (2, 160), (1, 512)])
-def test_splash_attention_is_the_plain_one(features, heads, monkeypatch):
+def test_splash_attention_equals_the_reference(features, heads, monkeypatch):
     monkeypatch.setattr(backends, "SPLASH_BLOCK", 128)
     monkeypatch.setattr(backends, "SPLASH_TOKENS", 256)
     q, k, v = (normal((2, n, heads, features), seed) for seed, n in enumerate((384, 256, 256)))
     kernel = functools.partial(backends.splash, interpret=True)
     assert "pallas_call" in str(jax.make_jaxpr(kernel)(q, k, v))
     kernel = jit(kernel)
-    expected = attend(3 * q, k, v)  # sharper than uniform, so that a wrong scale shows
+    expected = attend(3 * q, k, v)  # far from uniform, so that a wrong scale would be noticed
     np.testing.assert_allclose(kernel(3 * q, k, v), expected, rtol=0, atol=2e-5)
     rounded = kernel(*(jnp.asarray(a, jnp.bfloat16) for a in (3 * q, k, v)))
     assert rounded.dtype == jnp.bfloat16
@@ -45,14 +45,14 @@ def test_splash_attention_is_the_plain_one(features, heads, monkeypatch):
         (backends.SPLASH_TOKENS + 8, backends.SPLASH_TOKENS),
     ],
 )
-def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
+def test_few_or_odd_tokens_use_reference_attention(queries, keys):
     q, k, v = (normal((1, n, 2, 8), seed) for seed, n in enumerate((queries, keys, keys)))
     assert "pallas_call" not in str(jax.make_jaxpr(backends.splash)(q, k, v))
     np.testing.assert_array_equal(backends.splash(q, k, v), attend(q, k, v))
 
 
 @pytest.mark.parametrize(
-    ("where", "dtype", "head", "form"),
+    ("where", "dtype", "head", "kernel"),
     [
         (device("tpu"), "bfloat16", 40, backends.splash),
         (device("tpu"), "float32", 512, backends.splash),
@@ -73,21 +73,21 @@ def test_few_or_odd_tokens_do_without_splash_attention(queries, keys):
         (device("metal"), "bfloat16", 40, attend),
     ],
 )
-def test_attention_is_chosen_by_device_dtype_and_head(where, dtype, head, form):
+def test_attention_is_selected_by_device_dtype_and_head(where, dtype, head, kernel):
     layer = Attention(2 * head, 2, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     layers = Group(one=layer, conv=conv3x3(8, 8, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)))
     backends.specialize(layers, where, prepare=True)
-    assert layer.attend is form and type(layers.conv) is nnx.Conv
+    assert layer.attend is kernel and type(layers.conv) is nnx.Conv
 
 
-def test_a_cpu_has_its_own_forms():
+def test_cpus_use_the_cpu_kernels():
     layers = Group(one=Attention(512, 2, rngs=nnx.Rngs(0)), conv=conv3x3(256, 256, rngs=nnx.Rngs(0)))
     backends.specialize(layers, prepare=True)
     assert layers.one.attend is cpu_kernels.attend and isinstance(layers.conv, cpu_kernels.PreparedConv)
 
 
 @pytest.mark.parametrize("where", [device("tpu"), device("gpu", HOPPER)])
-def test_modules_of_one_form_share_a_compiled_program(where):
+def test_specialized_modules_share_a_compiled_program(where):
     traced = []
 
     @jax.jit
@@ -104,7 +104,7 @@ def test_modules_of_one_form_share_a_compiled_program(where):
 
 @pytest.mark.parametrize(("features", "keys"), [(40, 4096), (40, 77), (80, 1024)])
 def test_cudnn_attention_lowers_for_cuda(features, keys, monkeypatch):
-    """There is no GPU here to run it: what JAX asks of one is answered for it."""
+    """Only lowers the program, with a fake version of cuDNN, because there may be no GPU to run it."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     q, k = (jax.ShapeDtypeStruct((2, n, 8, features), jnp.bfloat16) for n in (4096, keys))
     lowered = jax.jit(backends.cudnn).trace(q, k, k).lower(lowering_platforms=("cuda",))
@@ -113,12 +113,12 @@ def test_cudnn_attention_lowers_for_cuda(features, keys, monkeypatch):
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(strides):
+def test_convolutions_on_a_gpu_have_weights_in_the_order_of_cudnn(strides):
     conv = conv3x3(6, 10, strides=strides, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     x = jnp.asarray(normal((2, 8, 12, 6)), jnp.bfloat16)
     expected = conv(x)
     module = List([conv])
-    for _ in range(2):  # as with a VAE that two models share
+    for _ in range(2):  # as for a VAE that two models share
         backends.specialize(module, device("gpu", HOPPER))
     assert conv.kernel.shape == (10, 3, 3, 6)
     text = jax.jit(lambda conv, x: conv(x)).lower(conv, x).as_text()
@@ -126,7 +126,7 @@ def test_kernels_on_a_gpu_are_as_cudnn_reads_them_and_give_the_plain_result(stri
     np.testing.assert_allclose(*(np.asarray(y, np.float32) for y in (conv(x), expected)), rtol=1e-2, atol=1e-2)
 
 
-def test_kernels_of_float32_over_time_and_of_a_tpu_stay():
+def test_other_convolutions_keep_the_order_of_their_weights():
     conv = conv3x3(6, 10, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     convolve = conv.conv_general_dilated
     backends.specialize(List([conv]), device("tpu"))

@@ -1,4 +1,4 @@
-"""`CLIPModel` and `ClapModel` against transformers' PyTorch classes, through the production weight rule."""
+"""`CLIPModel` and `ClapModel` against PyTorch twins of transformers, through the names of `convert`."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ TEXT = dict(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_laye
 VISION = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, image_size=24,
               patch_size=8)  # fmt: skip
 CLIP = {
-    "openai's, the end of a text is its highest token": (TEXT | {"eos_token_id": 2}, VISION),
+    "OpenAI's, the end of a text is its highest token": (TEXT | {"eos_token_id": 2}, VISION),
     "the end of a text has an id, gelu": (
         TEXT | {"eos_token_id": 7, "hidden_act": "gelu"},
         VISION | {"hidden_act": "gelu", "patch_size": 6, "layer_norm_eps": 1e-3},
@@ -35,7 +35,7 @@ SWIN = dict(spec_size=64, num_mel_bins=16, patch_size=2, patch_stride=[2, 2], wi
 CLAP = {
     "three stages": SWIN,
     "the last stage is one window": SWIN | {"window_size": 8, "depths": [2, 2, 2]},
-    "one turn": SWIN | {"num_mel_bins": 64, "mlp_ratio": 2.0},
+    "one segment": SWIN | {"num_mel_bins": 64, "mlp_ratio": 2.0},
 }
 
 
@@ -56,24 +56,24 @@ def clap_twin(name):
 
 
 def converted(model, config, twin):
-    """Ours, by the names that `convert` makes of PyTorch's."""
+    """Returns our model with the weights of a PyTorch model."""
     tensors = {key: Tensor("float32", value.numpy) for key, value in twin.state_dict().items()}
     tensors = {key: tensor.read() for key, tensor in canonical(tensors).items()}
     return load_state_dict(abstract_arrays(model, config), tensors)
 
 
 def assert_directions(found, expected):
-    """Vectors of length 1, further from each other than the tolerance by far."""
+    """Asserts that vectors of length 1 are equal, and that they differ from each other by more than the tolerance."""
     expected = (expected / expected.norm(dim=-1, keepdim=True)).numpy()
-    apart = np.abs(expected[:, None] - expected).max(axis=-1)
-    assert apart[~np.eye(len(apart), dtype=bool)].min() > 50 * TOLERANCE
+    differences = np.abs(expected[:, None] - expected).max(axis=-1)
+    assert differences[~np.eye(len(differences), dtype=bool)].min() > 50 * TOLERANCE
     assert found.dtype == jnp.float32 and found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.fixture(scope="module")
 def padded():
-    """Texts of 3, 9 and 12 tokens, with an end of text (7) and a token that is the highest."""
+    """Returns texts of 3, 9 and 12 tokens with an end token, 7, and a token with the highest id."""
     ids = np.random.default_rng(0).integers(10, 90, (3, 12))
     for row, length in enumerate((3, 9, 12)):
         ids[row, length - 1 :] = 7
@@ -83,31 +83,31 @@ def padded():
 
 
 @pytest.mark.parametrize("name", CLIP)
-def test_clip_is_the_torch_twin(name, padded, highest_precision):
+def test_clip_equals_the_pytorch_twin(name, padded, highest_precision):
     twin = clip_twin(name)
     model = converted(CLIPModel, CLIPConfig.from_dict(twin.config.to_dict()), twin)
     x = normal((3, 24, 24, 3))
     with torch.no_grad():
         text = twin.get_text_features(torch.from_numpy(padded)).pooler_output
-        picture = twin.get_image_features(torch.from_numpy(x).permute(0, 3, 1, 2)).pooler_output
+        image = twin.get_image_features(torch.from_numpy(x).permute(0, 3, 1, 2)).pooler_output
     assert_directions(jax.jit(lambda model, ids: model.embed_text(ids))(model, padded), text)
-    assert_directions(jax.jit(lambda model, x: model.embed_picture(x))(model, x), picture)
+    assert_directions(jax.jit(lambda model, x: model.embed_image(x))(model, x), image)
 
 
 @pytest.mark.parametrize("name", CLAP)
 @pytest.mark.parametrize("missing", [0, 3])
-def test_clap_hears_what_the_torch_twin_does(name, missing, highest_precision):
-    """Spectrograms of all frames, and some that are stretched to them."""
+def test_clap_embeds_audio_like_the_pytorch_twin(name, missing, highest_precision):
+    """Includes spectrograms with too few frames, which are interpolated."""
     twin = clap_twin(name)
     config = ClapConfig.from_dict(twin.config.to_dict())
     model = converted(ClapModel, config, twin)
     log_mel = normal((3, config.audio_config.frames - missing, config.audio_config.num_mel_bins))
     with torch.no_grad():
         expected = twin.get_audio_features(torch.from_numpy(log_mel[:, None])).pooler_output
-    assert_directions(jax.jit(lambda model, x: model.embed_sound(x))(model, log_mel), expected)
+    assert_directions(jax.jit(lambda model, x: model.embed_audio(x))(model, log_mel), expected)
 
 
-def test_clap_reads_what_the_torch_twin_does(highest_precision):
+def test_clap_embeds_texts_like_the_pytorch_twin(highest_precision):
     twin = clap_twin("three stages")
     model = converted(ClapModel, ClapConfig.from_dict(twin.config.to_dict()), twin)
     ids = np.random.default_rng(0).integers(2, 99, (3, 12))
@@ -129,11 +129,11 @@ def test_clap_reads_what_the_torch_twin_does(highest_precision):
         (ClapModel, ClapConfig, "clap_htsat_unfused.expanded"),
     ],
 )
-def test_the_full_size_has_the_published_parameters(model, config, name):
-    outline = nnx.eval_shape(lambda: model(config.from_dict(read("configs", name)), rngs=nnx.Rngs(0)))
+def test_the_full_size_model_has_the_published_parameters(model, config, name):
+    abstract = nnx.eval_shape(lambda: model(config.from_dict(read("configs", name)), rngs=nnx.Rngs(0)))
     published = read("shapes", name.removesuffix(".expanded"))
     tensors = {key: Tensor("float32", None) for key in published}
-    assert torch_shapes(outline) == {key: tuple(published[key]) for key in canonical(tensors)}
+    assert torch_shapes(abstract) == {key: tuple(published[key]) for key in canonical(tensors)}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_full_size_has_the_published_parameters(model, config, name):
         ("text_config", {"num_attention_heads": 5}, "num_attention_heads"),
     ],
 )
-def test_an_unknown_clip_is_refused(tower, change, named):
+def test_an_unsupported_clip_config_is_refused(tower, change, named):
     raw = read("configs", "clip_vit_base_patch16")
     with pytest.raises(UserError, match=named):
         CLIPConfig.from_dict(raw | {tower: raw[tower] | change})
@@ -163,13 +163,13 @@ def test_an_unknown_clip_is_refused(tower, change, named):
         ("text_config", {"num_attention_heads": 5}, "num_attention_heads"),
     ],
 )
-def test_an_unknown_clap_is_refused(tower, change, named):
+def test_an_unsupported_clap_config_is_refused(tower, change, named):
     raw = read("configs", "clap_htsat_unfused")
     with pytest.raises(UserError, match=named):
         ClapConfig.from_dict(raw | {tower: raw[tower] | change})
 
 
-def test_a_model_without_a_tower_is_refused():
+def test_a_config_without_a_tower_is_refused():
     for config, name, tower in ((CLIPConfig, "clip_vit_base_patch16", "vision_config"),
                                 (ClapConfig, "clap_htsat_unfused", "audio_config")):  # fmt: skip
         raw = read("configs", name)

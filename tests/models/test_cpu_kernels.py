@@ -1,4 +1,4 @@
-"""The forms for CPUs against the plain ones."""
+"""The kernels for CPUs against the reference kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from its_jax.models.vae import AutoencoderKL, VAEConfig
 from tests.helpers import model_folder
 from tests.helpers.torch_twins import jit, loaded, normal
 
-# Height, width; strides and padding.
+# (height, width), strides, padding
 CANVASES = {
     "one block, odd": ((5, 7), 1, 1),
     "many pixels, odd, a last block that is not full": ((67, 33), 1, 1),
@@ -27,13 +27,13 @@ BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 
 
 @pytest.fixture(autouse=True)
-def narrow_layers_too(monkeypatch):
+def include_narrow_layers(monkeypatch):
     monkeypatch.setattr(cpu_kernels, "WIDE", 1)
     monkeypatch.setattr(cpu_kernels, "WIDE_UNPREPARED", 1)
-    monkeypatch.setattr(cpu_kernels, "BLOCK_CHANNELS", 1)  # so that few make several blocks
+    monkeypatch.setattr(cpu_kernels, "BLOCK_CHANNELS", 1)  # so that few channels make several blocks
 
 
-def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
+def test_narrow_layers_in_float32_are_not_changed(monkeypatch):
     monkeypatch.setattr(cpu_kernels, "WIDE", 8)
     for dtype, prepared in (("float32", False), ("bfloat16", True)):
         layers = Group(
@@ -45,7 +45,7 @@ def test_narrow_layers_in_float32_are_left_alone(monkeypatch):
         )
 
 
-def test_kernels_that_are_not_prepared_must_be_wider(monkeypatch):
+def test_convolutions_that_are_not_prepared_must_be_wider(monkeypatch):
     monkeypatch.setattr(cpu_kernels, "WIDE_UNPREPARED", 9)
     kw = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
     layers = Group(narrow=conv3x3(8, 9, **kw), wide=conv3x3(9, 9, **kw))
@@ -57,18 +57,18 @@ def test_kernels_that_are_not_prepared_must_be_wider(monkeypatch):
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("prepare", [False, True])
 @pytest.mark.parametrize("name", CANVASES)
-def test_convolutions_are_the_plain_ones(name, prepare, dtype):
+def test_convolutions_equal_the_reference(name, prepare, dtype):
     size, strides, padding = CANVASES[name]
     kw = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
-    plain = conv3x3(6, 10, strides=strides, padding=padding, **kw)
+    layer = conv3x3(6, 10, strides=strides, padding=padding, **kw)
     x = normal((2, *size, 6))
     exact = nnx.Conv(6, 10, (3, 3), strides=strides, padding=padding, rngs=nnx.Rngs(0))
-    exact.kernel[...] = plain.kernel[...].astype(jnp.float32)
+    exact.kernel[...] = layer.kernel[...].astype(jnp.float32)
     expected = exact(x)
-    fitted = Group(layer=plain)
-    cpu_kernels.use_cpu_kernels(fitted, prepare=prepare)
-    assert isinstance(fitted.layer, cpu_kernels.PreparedConv) == (prepare and strides == 1)
-    found = jax.jit(lambda fitted, x: fitted.layer(x))(fitted, x)
+    specialized = Group(layer=layer)
+    cpu_kernels.use_cpu_kernels(specialized, prepare=prepare)
+    assert isinstance(specialized.layer, cpu_kernels.PreparedConv) == (prepare and strides == 1)
+    found = jax.jit(lambda specialized, x: specialized.layer(x))(specialized, x)
     assert found.dtype == dtype and found.shape == expected.shape
     np.testing.assert_allclose(
         found.astype(jnp.float32), expected, rtol=0, atol=BOUND[dtype] * float(abs(expected).max())
@@ -76,7 +76,7 @@ def test_convolutions_are_the_plain_ones(name, prepare, dtype):
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "frames"), [(3, 1, 40), (7, 3, 2050), (11, 5, 3), (1, 1, 1030)])
-def test_convolutions_over_time_are_the_plain_ones(kernel, dilation, frames, monkeypatch):
+def test_convolutions_over_time_equal_the_reference(kernel, dilation, frames, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "TIME_CHANNELS", 4)
     kw = dict(padding=dilation * (kernel // 2), kernel_dilation=dilation, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     layers = Group(
@@ -111,7 +111,7 @@ def test_large_values_in_float16_do_not_overflow():
 @pytest.mark.parametrize(
     ("queries", "keys"), [(5, 7), (cpu_kernels.QUERY_CHUNK, 3), (2 * cpu_kernels.QUERY_CHUNK + 3, 9)]
 )
-def test_attention_is_the_plain_one(queries, keys, few, dtype, monkeypatch):
+def test_attention_equals_the_reference(queries, keys, few, dtype, monkeypatch):
     monkeypatch.setattr(cpu_kernels, "FEW_SCORES", few)
     q, k, v = (normal((2, n, 3, 8), seed) for seed, n in enumerate((queries, keys, keys)))
     expected = attend(q, k, v)
@@ -122,7 +122,7 @@ def test_attention_is_the_plain_one(queries, keys, few, dtype, monkeypatch):
 
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("tokens", [7, cpu_kernels.BLOCK_ROWS, cpu_kernels.BLOCK_ROWS // 2 + 9])
-def test_feed_forward_is_the_plain_one(tokens, dtype):
+def test_feed_forward_equals_the_reference(tokens, dtype):
     layer = FeedForward(8, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     x = normal((2, tokens, 8)).astype(dtype)
     expected = layer(x).astype(jnp.float32)
@@ -136,7 +136,7 @@ def test_feed_forward_is_the_plain_one(tokens, dtype):
 
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("layer", [nnx.Linear, conv1x1])
-def test_products_are_the_plain_ones(layer, dtype):
+def test_products_equal_the_reference(layer, dtype):
     plain = layer(64, 10, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
     x = normal((2, 3, 4, 64))
     expected = jnp.einsum("...m,mn->...n", x, plain.kernel[...].astype(jnp.float32).reshape(64, 10))
@@ -155,8 +155,8 @@ WHOLE = {
 }
 
 
-def answer(part, model):
-    """Of a whole model, to one input of its kind."""
+def run_model(part, model):
+    """Returns the output of a whole model for an input of its kind."""
     if part == "unet":
         text = normal((2, 7, model_folder.TEXT_WIDTH), 1)
         return jit(lambda model, *a: model(*a))(model, normal((2, 64, 66, 4)), np.array([500, 20]), text)
@@ -167,14 +167,14 @@ def answer(part, model):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("part", WHOLE)
-def test_whole_models_are_the_plain_ones(part, dtype, monkeypatch, highest_precision):
+def test_whole_models_equal_the_reference(part, dtype, monkeypatch, highest_precision):
     monkeypatch.setattr(cpu_kernels, "TIME_CHANNELS", 4)
     make, module, config = WHOLE[part]
     twin = make()
     config = config.from_dict(model_folder.VOCODER if part == "vocoder" else dict(twin.config))
-    expected = np.asarray(answer(part, loaded(module, config, twin)))
-    fitted = loaded(module, config, twin, jnp.dtype(dtype))
-    cpu_kernels.use_cpu_kernels(fitted, prepare=part == "unet")
-    found = np.asarray(answer(part, fitted), np.float32)
+    expected = np.asarray(run_model(part, loaded(module, config, twin)))
+    specialized = loaded(module, config, twin, jnp.dtype(dtype))
+    cpu_kernels.use_cpu_kernels(specialized, prepare=part == "unet")
+    found = np.asarray(run_model(part, specialized), np.float32)
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < {"float32": 2e-5, "bfloat16": 4e-2}[dtype]

@@ -1,4 +1,4 @@
-"""`PixelUNet`, both stages of DeepFloyd IF, against random PyTorch twins of diffusers."""
+"""`PixelUNet`, the UNet of both stages of DeepFloyd IF, against random PyTorch twins of diffusers."""
 
 import diffusers
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ IF = dict(act_fn="gelu", addition_embed_type="text", cross_attention_norm="group
           encoder_hid_dim=24, encoder_hid_dim_type="text_proj", mid_block_type="UNetMidBlock2DSimpleCrossAttn",
           resnet_time_scale_shift="scale_shift", addition_embed_type_num_heads=6, in_channels=3,
           out_channels=6)  # fmt: skip
-ENLARGES = IF | dict(class_embed_type="timestep", time_embedding_act_fn="gelu", resnet_skip_time_act=True,
+UPSCALER = IF | dict(class_embed_type="timestep", time_embedding_act_fn="gelu", resnet_skip_time_act=True,
                      resnet_out_scale_factor=1.4142271248762552, mid_block_scale_factor=1.4142271248762552,
                      in_channels=6)  # fmt: skip
 
-# Config, then the picture's height and width.
+# Config, and the height and width of the image.
 TWINS = {
     "stage I in small": (
         IF | dict(down_block_types=[DOWN] + [CROSS_DOWN] * 3, up_block_types=[CROSS_UP] * 3 + [UP], norm_num_groups=4,
@@ -41,7 +41,7 @@ TWINS = {
         (8, 24),
     ),
     "stage II in small": (
-        ENLARGES | dict(down_block_types=[DOWN] * 3 + [CROSS_DOWN] * 2, up_block_types=[CROSS_UP] * 2 + [UP] * 3,
+        UPSCALER | dict(down_block_types=[DOWN] * 3 + [CROSS_DOWN] * 2, up_block_types=[CROSS_UP] * 2 + [UP] * 3,
                         norm_num_groups=4, block_out_channels=[8, 16, 32, 48, 48], attention_head_dim=8,
                         layers_per_block=[1, 1, 2, 2, 1], time_embedding_dim=40),
         (16, 32),
@@ -53,8 +53,8 @@ TWINS = {
                   resnet_out_scale_factor=1.5, mid_block_scale_factor=0.7, out_channels=2),
         (32, 2 * QUERY_CHUNK // 32),
     ),
-    "no activation of the vector": (
-        ENLARGES | dict(down_block_types=[CROSS_DOWN], up_block_types=[CROSS_UP], block_out_channels=[8],
+    "no activation of the embedding": (
+        UPSCALER | dict(down_block_types=[CROSS_DOWN], up_block_types=[CROSS_UP], block_out_channels=[8],
                         norm_num_groups=8, attention_head_dim=8, layers_per_block=1, time_embedding_act_fn=None),
         (3, 5),
     ),
@@ -64,7 +64,7 @@ call = jit(lambda model, *inputs: model(*inputs))
 
 
 def torch_twin(name):
-    """Torch model, our config of it, our inputs, and its answer to them."""
+    """Returns the PyTorch model, our config for it, inputs, and its output."""
     raw, size = TWINS[name]
     twin = randomize(diffusers.UNet2DConditionModel(**raw))
     config = PixelUNetConfig.from_dict(dict(twin.config))
@@ -75,46 +75,46 @@ def torch_twin(name):
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_it_is_the_torch_twin(name, highest_precision):
+def test_unet_equals_the_pytorch_twin(name, highest_precision):
     twin, config, inputs, expected = torch_twin(name)
     assert_equal(call(loaded(PixelUNet, config, twin), *inputs), expected)
 
 
 def test_texts_can_be_projected_once(highest_precision):
-    twin, config, (x, t, text, level), _ = torch_twin("no activation of the vector")
+    twin, config, (x, t, text, level), _ = torch_twin("no activation of the embedding")
     model = loaded(PixelUNet, config, twin)
     projected = jit(lambda model, text: model.project_text(text))(model, text)
     predicted = jit(lambda model, *a: model.predict(*a))(model, x, t, projected, level)
     np.testing.assert_allclose(predicted, call(model, x, t, text, level), rtol=0, atol=1e-5)
 
 
-def test_in_bfloat16():
+def test_unet_in_bfloat16_is_close_to_the_pytorch_twin():
     twin, config, inputs, expected = torch_twin("stage II in small")
     model = loaded(PixelUNet, config, twin, jnp.bfloat16)
     assert_rounded(model, twin)
     assert_close(call(model, *inputs), expected)
 
 
-def test_what_does_not_fit_the_model_is_told():
+def test_inputs_that_do_not_fit_the_model_are_refused():
     twin, config, (x, t, text, level), _ = torch_twin("stage II in small")
     model = loaded(PixelUNet, config, twin)
-    with pytest.raises(UserError, match="16 x 24 pixels: this model takes multiples of 16 only"):
+    with pytest.raises(UserError, match="16 x 24 pixels: this model takes only multiples of 16"):
         model(x[:, :, :24], t, text, level)
-    with pytest.raises(UserError, match="needs the level"):
+    with pytest.raises(UserError, match="is an upscaler and needs level"):
         model(x, t, text)
     twin, config, (x, t, text), _ = torch_twin("stage I in small")
-    with pytest.raises(UserError, match="takes no level"):
+    with pytest.raises(UserError, match="is not an upscaler and takes no level"):
         loaded(PixelUNet, config, twin)(x, t, text, level)
 
 
 @pytest.mark.parametrize("name", ["if_i_m", "if_i_xl", "if_ii_m", "if_ii_l"])
-def test_the_full_size_has_the_published_parameters(name):
+def test_the_full_size_model_has_the_published_parameters(name):
     config = PixelUNetConfig.from_dict(read("configs", f"{name}.unet"))
     published = {key: tuple(shape) for key, shape in read("shapes", f"{name}.unet").items()}
     assert torch_shapes(abstract_arrays(PixelUNet, config)) == published
 
 
-def test_published_shapes_are_those_of_diffusers():
+def test_the_published_shapes_equal_diffusers():
     with torch.device("meta"):
         twin = diffusers.UNet2DConditionModel.from_config(read("configs", "if_ii_m.unet"))
     published = read("shapes", "if_ii_m.unet")
@@ -150,16 +150,16 @@ def test_published_shapes_are_those_of_diffusers():
         ({"in_channels": 0}, "in_channels"),
     ],
 )
-def test_an_unknown_config_is_refused(change, named):
+def test_an_unsupported_config_is_refused(change, named):
     raw = {**read("configs", "if_i_xl.unet"), **change}
     with pytest.raises(UserError, match=named):
         PixelUNetConfig.from_dict({key: value for key, value in raw.items() if value is not ...})
 
 
 @pytest.mark.parametrize("prepare", [False, True])
-def test_forms_for_a_device_take_it(prepare):
-    """In bfloat16, where none of a CPU's forms leaves a layer out for being narrow."""
-    twin, config, inputs, expected = torch_twin("no activation of the vector")
+def test_cpu_kernels_support_the_unet(prepare):
+    """Uses bfloat16, in which narrow layers are not excluded."""
+    twin, config, inputs, expected = torch_twin("no activation of the embedding")
     model = loaded(PixelUNet, config, twin, jnp.bfloat16)
     backends.specialize(model, prepare=prepare)
     assert model.down_blocks[0].attentions[0].attend is cpu_kernels.attend

@@ -1,4 +1,4 @@
-"""Folders of DeepFloyd IF: converted, loaded, and sampled step by step as diffusers' pipelines do."""
+"""Models of DeepFloyd IF: converted, loaded, and sampled step by step, against diffusers' pipelines."""
 
 import copy
 import dataclasses
@@ -38,7 +38,7 @@ PROMPTS = " A cat ", "bells"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Stage -> folder, its PyTorch modules and its conversion; the first stage's text encoder is in shards."""
+    """Returns folder, PyTorch modules and converted folder by stage; the first text encoder is saved in shards."""
     folder = tmp_path_factory.mktemp("if")
     found = {}
     for stage, shards in ((1, "20KB"), (2, None)):
@@ -54,7 +54,7 @@ def source(built, tmp_path):
 
 
 def pipeline(stage, source, twins):
-    """diffusers' own, of the same modules."""
+    """Returns diffusers' pipeline of the same modules."""
     kinds = {1: diffusers.IFPipeline, 2: diffusers.IFSuperResolutionPipeline}
     of_scheduler = functools.partial(diffusers.DDPMScheduler.from_pretrained, source)
     more = {"image_noising_scheduler": of_scheduler(subfolder="image_noising_scheduler")} if stage == 2 else {}
@@ -68,15 +68,15 @@ def pipeline(stage, source, twins):
     return made
 
 
-def of_torch(generator, shape):
-    """The next noise of PyTorch's, channels last."""
+def torch_noise(generator, shape):
+    """Draws noise from a PyTorch generator, with channels last."""
     b, h, w, c = shape
     return torch.randn((b, c, h, w), generator=generator).movedim(1, -1).numpy()
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_precision):
-    """Prompts, padding and its mask, guidance, variance, bounds and steps, in float32."""
+def test_a_converted_model_gives_the_samples_of_diffusers(stage, built, highest_precision):
+    """Includes prompts, padding and its mask, guidance, variance, thresholding and steps, in float32."""
     source, twins, converted = built[stage]
     model = load_model(str(converted), components=PARTS, dtype=jnp.float32)
     ids = prompts.tokenize_for_pixels(model.tokenizer, ["", "", *PROMPTS])
@@ -91,30 +91,30 @@ def test_a_converted_model_samples_what_the_pipeline_does(stage, built, highest_
     ).images.movedim(1, -1).numpy()  # fmt: skip
 
     generator = torch.Generator().manual_seed(0)
-    x = of_torch(generator, small.shape)
+    x = torch_noise(generator, small.shape)
     level, seen = (), ()
     if stage == 2:
         t = np.full(2, LEVEL)
         level, seen = (
             (np.full(4, LEVEL),),
-            ddpm.add_noise(model.noising_schedule, small, t, of_torch(generator, x.shape)),
+            ddpm.add_noise(model.noising_schedule, small, t, torch_noise(generator, x.shape)),
         )
     rows = ddpm.ddpm_table(model.schedule, STEPS)
     predict = jit(lambda unet, *inputs: unet(*inputs))
-    # The pair is innermost in the batch: negative, positive, negative, positive.
+    # The two prompts are innermost in the batch: negative, positive, negative, positive.
     pairs = jnp.swapaxes(texts, 0, 1).reshape(4, 77, -1)
     for k in range(STEPS):
         inputs = np.concatenate([x, seen], axis=-1) if stage == 2 else x
         inputs = np.repeat(inputs, 2, axis=0), np.full(4, rows.t[k]), pairs, *level
         prediction = predict(model.unet, *inputs).reshape(2, 2, size, size, 6)
-        noise = of_torch(generator, x.shape) if rows.t[k] > 0 else np.zeros_like(x)
+        noise = torch_noise(generator, x.shape) if rows.t[k] > 0 else np.zeros_like(x)
         row = jax.tree.map(lambda column, k=k: column[k], rows)
         x = ddpm.step(model.schedule, row, x, *ddpm.guided_noise(prediction, np.full(2, SCALE)), noise)
     assert 0.1 < expected.std() < 1
     np.testing.assert_allclose(x, expected, rtol=0, atol=2e-4)  # guidance adds to the rounding of the modules
 
 
-def test_shards_are_converted_to_what_is_in_them(built):
+def test_sharded_weights_are_converted_exactly(built):
     source, twins, converted = built[1]
     shards = sorted((source / "text_encoder").glob("model-*.safetensors"))
     assert len(shards) > 2 and (source / "text_encoder" / "model.safetensors.index.json").exists()
@@ -128,7 +128,7 @@ def test_shards_are_converted_to_what_is_in_them(built):
             np.testing.assert_array_equal(found[key], value)
 
 
-def test_a_16_bit_model_keeps_wo_in_float32_from_file_to_module(built, tmp_path):
+def test_a_16_bit_model_keeps_wo_in_float32(built, tmp_path):
     source = shutil.copytree(built[2][0], tmp_path / "model")
     file = source / "text_encoder" / "model.safetensors"
     state = {k: v if ".wo." in k else v.half() for k, v in safetensors.torch.load_file(file).items()}
@@ -143,15 +143,15 @@ def test_a_16_bit_model_keeps_wo_in_float32_from_file_to_module(built, tmp_path)
             np.testing.assert_array_equal(value, state[key].numpy().astype(value.dtype))
 
 
-def test_stage_two_has_the_noise_of_the_small_picture(built):
+def test_the_second_stage_has_a_schedule_for_the_noise_in_the_small_image(built):
     model = load_model(str(built[2][2]), components=PARTS, dtype=jnp.float32)
-    assert model.unet.enlarges and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
+    assert model.unet.is_upscaler and model.noising_schedule.beta_schedule == "squaredcos_cap_v2"
     assert model.schedule.sample_max_value == 1.0 and model.schedule.variance_type == "learned_range"
     first = load_model(str(built[1][2]), components=("unet",), dtype=jnp.float32)
-    assert not first.unet.enlarges and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
+    assert not first.unet.is_upscaler and first.noising_schedule is None and first.schedule.sample_max_value == 1.5
 
 
-def test_tokens_are_77_at_most(built, caplog):
+def test_prompts_are_cut_at_77_tokens(built, caplog):
     model = load_model(str(built[1][2]), components=("text_encoder",), dtype=jnp.float32)
     assert model.tokenizer.model_max_length == 77  # though the file says 512
     long = "cat " * 80
@@ -162,7 +162,7 @@ def test_tokens_are_77_at_most(built, caplog):
     assert record.getMessage().endswith("is longer than 76 tokens: 'cat cat cat cat' is cut off")
 
 
-def test_check_compares_with_torch(built, caplog):
+def test_check_compares_with_pytorch(built, caplog):
     for stage in (1, 2):
         source, _, converted = built[stage]
         with caplog.at_level("INFO"):
@@ -170,9 +170,9 @@ def test_check_compares_with_torch(built, caplog):
         assert sum("differs from PyTorch's by" in record.getMessage() for record in caplog.records) == 2 * stage
 
 
-@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="only Linux lists the mapped files")
 def test_shards_do_not_stay_in_memory(built):
-    """Else the whole of a sharded model would be, by the end of its conversion."""
+    """Otherwise the whole model would be in memory by the end of a conversion."""
     index = built[1][0] / "text_encoder" / "model.safetensors.index.json"
     tensors = open_tensors(index)
     read = {key: tensor.read() for key, tensor in tensors.items()}
@@ -238,7 +238,7 @@ def other_text_encoder(folder):
         (other_text_encoder, "the unet takes the texts of a T5EncoderModel, the text_encoder is a CLIPTextModel"),
     ],
 )
-def test_bad_input_is_named_in_one_line(spoil, message, source, tmp_path, monkeypatch):
+def test_bad_input_is_reported_in_one_line(spoil, message, source, tmp_path, monkeypatch):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
     spoil(source)
     with pytest.raises(UserError, match=message) as error:
@@ -246,7 +246,7 @@ def test_bad_input_is_named_in_one_line(spoil, message, source, tmp_path, monkey
     assert "\n" not in str(error.value)
 
 
-def test_parts_that_do_not_fit_together_are_named(built):
+def test_components_that_do_not_fit_together_are_refused(built):
     model = load_model(str(built[1][2]), components=PARTS, dtype=jnp.float32)
 
     def with_sizes(part, **change):
@@ -263,7 +263,7 @@ def test_parts_that_do_not_fit_together_are_named(built):
             check_compatibility(wrong)
 
 
-def test_a_shard_that_is_missing_is_named(built, tmp_path):
+def test_a_missing_shard_is_reported(built, tmp_path):
     source = shutil.copytree(built[1][0], tmp_path / "model")
     last = sorted((source / "text_encoder").glob("model-*.safetensors"))[-1]
     last.unlink()
@@ -272,8 +272,8 @@ def test_a_shard_that_is_missing_is_named(built, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_of_the_published_repositories_what_is_taken():
-    """As mirrors list them: several copies of all weights, and parts that are not ours."""
+def test_published_repositories_are_reduced_to_the_needed_files():
+    """Mirrors have several copies of all weights, and components that are not used here."""
     shards = [f"-0000{i}-of-00002.safetensors" for i in (1, 2)]
     wide = [f"text_encoder/model{shard}" for shard in shards] + ["text_encoder/model.safetensors.index.json"]
     half = [f"text_encoder/model.fp16{shard}" for shard in shards] + ["text_encoder/model.safetensors.index.fp16.json"]

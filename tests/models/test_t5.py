@@ -1,4 +1,4 @@
-"""`T5EncoderModel` against random PyTorch twins of transformers, through the names that `convert` makes."""
+"""`T5EncoderModel` against random PyTorch twins of transformers, through the names of `convert`."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from convert.names import canonical
 from convert.tensors import Tensor
 from its_jax.errors import UserError
 from its_jax.models.state_dict import abstract_arrays, load_state_dict, to_state_dict, torch_shapes
-from its_jax.models.t5 import T5Config, T5EncoderModel, buckets
+from its_jax.models.t5 import T5Config, T5EncoderModel, relative_position_buckets
 from tests.helpers.random_weights import randomize_t5
 from tests.helpers.torch_twins import assert_close, assert_equal, jit, read
 
@@ -23,11 +23,11 @@ TWINS = {
         num_layers=2,
     ),
 }  # fmt: skip
-LENGTHS = (1, 30, 77)  # of texts padded to 77 tokens
+LENGTHS = (1, 30, 77)  # in tokens, before padding to 77
 
 
 def torch_twin(name):
-    """The twin, our config of it, and padded texts."""
+    """Returns the PyTorch model, our config for it, and padded texts."""
     twin = randomize_t5(transformers.T5EncoderModel(transformers.T5Config(**TWINS[name])))
     ids = np.random.default_rng(0).integers(3, 99, (3, 77))
     for row, length in zip(ids, LENGTHS, strict=True):
@@ -52,15 +52,15 @@ call = jit(lambda model, *inputs: model(*inputs))
 
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("masked", [True, False])
-def test_it_is_the_torch_twin(name, masked, highest_precision):
-    """At the places of padding too, which IF's UNets attend to."""
+def test_t5_equals_the_pytorch_twin(name, masked, highest_precision):
+    """Includes the states of padding, which IF's UNets attend to."""
     twin, config, ids = torch_twin(name)
     mask = [ids != config.pad_token_id] if masked else []
     assert_equal(call(converted(config, twin), ids, *mask), states(twin, ids, *mask))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_in_16_bits_what_is_added_stays_float32(dtype):
+def test_the_residual_stream_is_float32_in_16_bit_models(dtype):
     twin, config, ids = torch_twin("v1.1 in small")
     mask = ids != config.pad_token_id
     model = converted(config, twin, dtype)
@@ -69,24 +69,24 @@ def test_in_16_bits_what_is_added_stays_float32(dtype):
     found = call(model, ids, mask)
     assert found.dtype == dtype
     assert_close(found.astype(jnp.bfloat16), states(twin, ids, mask))
-    # Of a model whose sums go beyond float16.
+    # A model whose residual stream overflows float16 has finite results.
     large = jax.tree.map(lambda w: 1e6 * w if w.shape == (config.d_ff, config.d_model) else w, model)
     assert np.isfinite(call(large, ids, mask).astype(jnp.float32)).all()
 
 
-@pytest.mark.parametrize("number, farthest", [(32, 128), (8, 20), (16, 5), (64, 1000)])
-def test_buckets_are_those_of_transformers(number, farthest):
-    apart = torch.arange(300)[None] - torch.arange(300)[:, None]
+@pytest.mark.parametrize("num_buckets, max_distance", [(32, 128), (8, 20), (16, 5), (64, 1000)])
+def test_relative_position_buckets_equal_transformers(num_buckets, max_distance):
+    offset = torch.arange(300)[None] - torch.arange(300)[:, None]
     theirs = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
-    expected = theirs(apart, bidirectional=True, num_buckets=number, max_distance=farthest)
-    np.testing.assert_array_equal(buckets(300, number, farthest), expected)
+    expected = theirs(offset, bidirectional=True, num_buckets=num_buckets, max_distance=max_distance)
+    np.testing.assert_array_equal(relative_position_buckets(300, num_buckets, max_distance), expected)
 
 
-def test_the_full_size_has_the_published_parameters():
+def test_the_full_size_model_has_the_published_parameters():
     published = {key: Tensor("float32", None) for key in read("shapes", "if.text_encoder")}
-    outline = abstract_arrays(T5EncoderModel, T5Config.from_dict(read("configs", "if.text_encoder")))
+    model = abstract_arrays(T5EncoderModel, T5Config.from_dict(read("configs", "if.text_encoder")))
     shapes = {key: tuple(read("shapes", "if.text_encoder")[key]) for key in canonical(published)}
-    assert torch_shapes(outline) == shapes
+    assert torch_shapes(model) == shapes
     assert sum(np.prod(shape) for shape in shapes.values()) == 4_762_310_656
 
 
@@ -104,7 +104,7 @@ def test_the_full_size_has_the_published_parameters():
         ({"relative_attention_max_distance": 8}, "relative_attention_max_distance=8"),
     ],
 )
-def test_an_unknown_config_is_refused(change, named):
+def test_an_unsupported_config_is_refused(change, named):
     raw = {**read("configs", "if.text_encoder"), **change}
     with pytest.raises(UserError, match=named):
         T5Config.from_dict({key: value for key, value in raw.items() if value is not ...})

@@ -26,7 +26,7 @@ from tests.helpers.torch_twins import (
 CROSS_DOWN, DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
-# Config, then the latent's height and width.
+# Config, and the height and width of the latent.
 TWINS = {
     "sd 1.5 in small, odd latent": (
         dict(down_block_types=[CROSS_DOWN] * 3 + [DOWN], up_block_types=[UP] + [CROSS_UP] * 3,
@@ -71,7 +71,7 @@ call = jit(lambda model, *inputs: model(*inputs))
 
 
 def torch_twin(name):
-    """Torch model, our config of it, our inputs, and its answer to them."""
+    """Returns the PyTorch model, our config for it, inputs, and its output."""
     raw, size = TWINS[name]
     twin = randomize(diffusers.UNet2DConditionModel(**raw))
     config = UNetConfig.from_dict(dict(twin.config))
@@ -84,51 +84,51 @@ def torch_twin(name):
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_unet_is_the_torch_twin(name, highest_precision):
+def test_unet_equals_the_pytorch_twin(name, highest_precision):
     twin, config, inputs, expected = torch_twin(name)
     model = loaded(UNet2DConditionModel, config, twin)
     assert_equal(call(model, *inputs), expected)
 
 
-def test_what_does_not_change_from_step_to_step_can_be_prepared(highest_precision):
+def test_projections_of_time_and_text_can_be_computed_once(highest_precision):
     twin, config, (x, _, text), _ = torch_twin("attention at unusual places, layers per block")
     model = loaded(UNet2DConditionModel, config, twin)
     prepared, texts = prompts.precompute_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
     np.testing.assert_allclose(call(prepared, x, t, texts), call(model, x, t, text), rtol=0, atol=1e-6)
-    # Nothing of it is left in the program of a step.
-    of_step = call.lower(prepared, x, t, texts).as_text()
-    assert "stablehlo.sine" in call.lower(model, x, t, text).as_text() and "stablehlo.sine" not in of_step
+    # The program of a step contains no part of them.
+    step = call.lower(prepared, x, t, texts).as_text()
+    assert "stablehlo.sine" in call.lower(model, x, t, text).as_text() and "stablehlo.sine" not in step
 
 
-# With attention in the last layer, of two blocks, and of one; and without any.
+# The last layer has attention of two blocks, of one, and none.
 @pytest.mark.parametrize("name", [*list(TWINS)[2:3], *list(TWINS)[4:]])
-def test_the_last_layer_goes_on_from_what_the_inner_ones_gave(name, highest_precision):
+def test_the_last_layer_continues_from_inner_features(name, highest_precision):
     _, config, (x, _, text), _ = torch_twin(name)
     model = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
     prepared, texts = prompts.precompute_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
-    eps, inner = jit(lambda model, *a: model.with_features(*a))(prepared, x, t, texts)
+    eps, features = jit(lambda model, *a: model.with_features(*a))(prepared, x, t, texts)
     reuse = jit(lambda model, *a: model.from_features(*a))
     np.testing.assert_array_equal(eps, call(prepared, x, t, texts))
-    np.testing.assert_allclose(reuse(prepared, x, t, texts, inner), eps, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(reuse(prepared, x, t, texts, features), eps, rtol=0, atol=1e-5)
     other = call(prepared, 1.1 * x, t, texts)
-    np.testing.assert_array_less(1e-4, np.abs(reuse(prepared, 1.1 * x, t, texts, inner) - other).max())
+    np.testing.assert_array_less(1e-4, np.abs(reuse(prepared, 1.1 * x, t, texts, features) - other).max())
 
 
-def test_unet_in_bfloat16():
+def test_unet_in_bfloat16_is_close_to_the_pytorch_twin():
     twin, config, inputs, expected = torch_twin("deeper transformers, one query too many for a chunk")
     model = loaded(UNet2DConditionModel, config, twin, jnp.bfloat16)
     assert_rounded(model, twin)
     assert_close(call(model, *inputs), expected)
 
 
-def test_timestep_embedding_to_the_last_timestep():
+def test_timestep_embedding_equals_diffusers_at_all_timesteps():
     t = np.arange(1000)
     for flip, shift, features in ((True, 0, 320), (False, 1, 33)):
         twin = diffusers.models.embeddings.Timesteps(features, flip, shift)
         found = timestep_embedding(jnp.asarray(t), features, flip_sin_to_cos=flip, freq_shift=shift)
-        # Angles up to 1000 rad have an ulp of 6e-5.
+        # The float32 spacing of angles near 1000 rad is 6e-5.
         np.testing.assert_allclose(found, torch_result(twin, t), rtol=0, atol=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_full_size_unet_has_the_published_parameters():
     }
 
 
-def test_later_and_ema_fields_leave_sd15_what_it_is():
+def test_later_fields_and_ema_fields_do_not_change_the_config():
     assert UNetConfig.from_dict(read("configs", "auffusion.unet")) == UNetConfig.from_dict(read("configs", "sd15.unet"))
 
 
@@ -166,6 +166,6 @@ def test_later_and_ema_fields_leave_sd15_what_it_is():
         ({"attention_head_dim": 0}, "attention_head_dim"),
     ],
 )
-def test_unknown_unet_config_is_refused(change, named):
+def test_an_unsupported_config_is_refused(change, named):
     with pytest.raises(UserError, match=named):
         UNetConfig.from_dict({**read("configs", "sd15.unet"), **change})

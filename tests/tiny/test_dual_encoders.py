@@ -78,7 +78,7 @@ def test_transformers_opens_clip_and_agrees(highest_precision):
     np.testing.assert_array_equal(tokenize(dual_encoder.tokenizer("clip"), CAPTIONS["clip"]), ids)
     with torch.no_grad():
         theirs = theirs.float()(input_ids=torch.tensor(ids), pixel_values=pixels)
-    np.testing.assert_allclose(embed(ours, "picture", x), theirs.image_embeds, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(embed(ours, "image", x), theirs.image_embeds, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(embed(ours, "text", np.array(ids)), theirs.text_embeds, rtol=0, atol=TOLERANCE)
 
 
@@ -97,6 +97,6 @@ def test_transformers_opens_clap_and_agrees(highest_precision):
     np.testing.assert_array_equal(tokenize(dual_encoder.tokenizer("clap"), CAPTIONS["clap"]), encoded.input_ids)
     with torch.no_grad():
         theirs = theirs.float()(input_features=torch.from_numpy(log_mels[:, None]), **encoded)
-    np.testing.assert_allclose(embed(ours, "sound", log_mels), theirs.audio_embeds, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(embed(ours, "audio", log_mels), theirs.audio_embeds, rtol=0, atol=TOLERANCE)
     texts = embed(ours, "text", encoded.input_ids.numpy())
     np.testing.assert_allclose(texts, theirs.text_embeds, rtol=0, atol=TOLERANCE)

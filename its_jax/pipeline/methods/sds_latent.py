@@ -69,7 +69,7 @@ def sds_gradient(model: LatentGuide, term: denoise.Term, scale: Array, z: Array,
     x = jnp.sqrt(a) * z + jnp.sqrt(1 - a) * eps
 
     def predict(x, _, text):
-        return model.unet.each(x, jnp.repeat(t, len(x) // len(t)), text)
+        return model.unet.predict_batch(x, jnp.repeat(t, len(x) // len(t)), text)
 
     term = dataclasses.replace(term, guidance_scale=scale)
     predicted, _ = denoise.guided_noise(predict, x, jnp.int32(0), term)

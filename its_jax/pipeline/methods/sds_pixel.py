@@ -85,7 +85,7 @@ def random_crops(image: Array, view: View, key: Array, side: int) -> Array:
 def check_model(source: str, unet: PixelUNet) -> None:
     """Raises `UserError` for a UNet that cannot guide score distillation."""
     config = unet.config
-    if unet.enlarges:
+    if unet.is_upscaler:
         raise UserError(f"{source}: is a second-stage model, which upscales; method='sds' needs a first-stage model")
     if not config.sample_size or config.sample_size % config.multiple:
         raise UserError(

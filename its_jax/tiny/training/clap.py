@@ -59,7 +59,7 @@ def _initial_model(log_mels: np.ndarray) -> ClapModel:
 
 def loss(model: ClapModel, batch: Mapping[str, Any]) -> Array:
     """Computes the contrastive loss of a batch, in rounds, of log-mels "x" and the "tokens" of their captions."""
-    embeddings, texts = model.embed_sound(batch["x"]), model.embed_text(batch["tokens"])
+    embeddings, texts = model.embed_audio(batch["x"]), model.embed_text(batch["tokens"])
     return contrastive.info_nce(embeddings, texts, model.logit_scale_a[...], model.logit_scale_t[...])
 
 
@@ -109,7 +109,7 @@ def preprocess(waveforms: np.ndarray | Array) -> np.ndarray:
 
 def embed_log_mels(model: ClapModel, log_mels: np.ndarray) -> np.ndarray:
     """Returns the embeddings `[n, d]` of log-mels `[n, frames, bands]`, n a multiple of 12."""
-    return contrastive.embed(lambda model, x: model.embed_sound(x), model, log_mels)
+    return contrastive.embed(lambda model, x: model.embed_audio(x), model, log_mels)
 
 
 def _held_out(model: ClapModel, vocoder: Generator) -> dict[str, float]:

@@ -46,7 +46,7 @@ def train(workdir: Path) -> Result:
 
 def loss(model: CLIPModel, batch: Mapping[str, Any]) -> Array:
     """Computes the contrastive loss of a batch, in rounds, of images "x" and the "tokens" of their captions."""
-    embeddings, texts = model.embed_picture(batch["x"]), model.embed_text(batch["tokens"])
+    embeddings, texts = model.embed_image(batch["x"]), model.embed_text(batch["tokens"])
     return contrastive.info_nce(embeddings, texts, model.logit_scale[...], model.logit_scale[...])
 
 
@@ -70,7 +70,7 @@ def embed_canvases(model: CLIPModel, canvases: np.ndarray) -> np.ndarray:
     processor, height = dual_encoder.image_processor(), canvases.shape[1]
     starts = range(0, canvases.shape[2] - height + 1, height // 8)
     x = np.concatenate([preprocess(processor, canvases[:, :, start : start + height]) for start in starts])
-    embeddings = contrastive.embed(lambda model, x: model.embed_picture(x), model, x)
+    embeddings = contrastive.embed(lambda model, x: model.embed_image(x), model, x)
     return embeddings.reshape(len(starts), len(canvases), -1).mean(axis=0)
 
 
