@@ -1,1 +1,1 @@
-"""Colours for finished samples: the grey of the spectrogram stays as it is, a model adds the colours."""
+"""Adds color to finished samples. The gray of the spectrogram does not change; a model adds the colors."""

@@ -1,9 +1,9 @@
-"""Colours for finished samples: `python -m its_jax.colorize --workdir=out --config.colorize.prompt="a photo of ..."`.
+"""Colorizes finished samples: `python -m its_jax.colorize --workdir=out --config.colorize.prompt="a photo of ..."`.
 
-Writes color_00.png, color_01.png, ... into the folder of each sample (WORKDIR/colors/ID where samples are in tar
-files), each with its settings in color_00.json; a video of the first, with the coloured picture above the spectrogram;
-and the gallery anew. The mean of a coloured picture's channels is the spectrogram's picture. A second run with the same
-settings makes only what is missing; other settings, or more trials, add pictures.
+Writes color_00.png, color_01.png, ... into the folder of each sample (into WORKDIR/colors/ID if samples are in tar
+files), the settings of each into color_00.json, ..., a video of the first one, in which the colored image is above the
+spectrogram, and the gallery. The mean of the channels of a colored image is the spectrogram. A second run with the same
+settings generates only what is missing. Other settings, or more trials, add images.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from its_jax.errors import UserError
 from its_jax.runtime import cli
 from its_jax.storage import files
 
-_DEFAULT = Path(__file__).parents[2] / "configs" / "colorize.py"  # which an installed wheel lacks
+_DEFAULT = Path(__file__).parents[2] / "configs" / "colorize.py"  # an installed wheel lacks it
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings: configs/colorize.py, or your own.", lock_config=True, allow_override=True
@@ -28,25 +28,19 @@ _SELECT = flags.DEFINE_string(
 )
 
 
-def main():
+def main() -> None:
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, such as configs/colorize.py")
-    run(_CONFIG.value, files.to_path(_WORKDIR.value), _SELECT.value)
-
-
-def run(config, workdir, select="all"):
-    """Colours the finished samples of `workdir` that `select` names, see configs/colorize.py."""
-    from its_jax.colorize.settings import Settings
-
-    settings = config.to_dict()
-    if "colorize" not in settings:
+    config = _CONFIG.value.to_dict()
+    if "colorize" not in config:
         raise UserError("the config has no group colorize; start from configs/colorize.py")
-    how = Settings.read(settings["colorize"])
-    from its_jax.colorize import (
-        run as colorize_run,  # slow, as JAX is: what is wrong with flags and settings is said before
-    )
+    from its_jax.colorize.settings import ColorSettings
 
-    colorize_run.run(how, workdir, select)
+    settings = ColorSettings.from_dict(config["colorize"])
+    # JAX is slow to import, so wrong settings are reported before.
+    from its_jax.colorize.run import run
+
+    run(settings, files.to_path(_WORKDIR.value), _SELECT.value)
 
 
 if __name__ == "__main__":

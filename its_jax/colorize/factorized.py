@@ -1,10 +1,12 @@
-"""Colouring with a model of pixels, by factorised diffusion (Geng, Park, Owens; ECCV 2024, arXiv 2404.11615).
+"""Colorization with a pixel model: Factorized Diffusion (Geng, Park, Owens; ECCV 2024, arXiv 2404.11615).
 
-At each step the grey of x becomes that of the given picture with the noise of that step, and the model fills in the
-colours. Each of the two views of `views.py` takes its part of the noise, eps = 0.5 (2 L(eps_L) + 2 AB(eps_AB)): with
-one prompt for both that is eps itself, so that the model is asked once. `ddpm.py` has the steps.
+At each step the gray of x is replaced by that of the given image with the noise of that step, and the model predicts
+the colors. In the paper each of the two components of `luminance.py` contributes its part of the noise,
+eps = 0.5 (2 L(eps_L) + 2 AB(eps_AB)). Both have the same prompt here, so that this is eps itself and the model is
+evaluated once. `its_jax.diffusion.ddpm` has the steps.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,38 +18,43 @@ from its_jax.colorize import luminance
 from its_jax.diffusion import ddpm
 from its_jax.diffusion.windows import Windows
 
-# What noise is drawn for; those of a sample differ, in each stage and at each step.
+# The uses of noise. A sample draws different noise for each use, in each stage and at each step.
 START, STEP, GRAY, SMALL = range(4)
-_DRAWS = 2**16  # of one kind, more than a schedule has steps
+_MAX_STEPS = 2**16  # more than any schedule has
 
 
-def draw(seeds: Array, stage: int, use: int, k: Array | int, shape: tuple[int, int, int]) -> Array:
-    """Standard normal float32 `[b *shape]`; a picture's depends on its own uint32 seed only."""
-    return ddpm.step_noise(seeds, (4 * stage + use) * _DRAWS + k, shape)
+def draw(seeds: Array, stage: int, use: int, k: Array | int, shape: Sequence[int]) -> Array:
+    """Draws standard normal float32 `[b h w c]` for step `k`; an image depends only on its own uint32 seed.
 
-
-def initial_latent(row: ddpm.DDPMTable | None, grey: Array, seeds: Array, *, stage: int) -> Array:
-    """x before step `row`: the grey picture `[b h w 1]` in [-1, 1], noised on three channels `[b h w 3]`; or before the
-    first step (None) noise alone.
-
-    In the first stage the authors reset x to the noised picture at their `start_diffusion_step`, so that no step before
-    has a part in the result: none is made.
+    Args:
+      use: `START`, `STEP`, `GRAY` or `SMALL`.
+      shape: h, w, c.
     """
-    noise = draw(seeds, stage, START, 0, (*grey.shape[1:3], 3))
-    return noise if row is None else row.alpha * grey + row.sigma * noise
+    h, w, c = shape
+    return ddpm.step_noise(seeds, (4 * stage + use) * _MAX_STEPS + k, (h, w, c))
+
+
+def initial_latent(row: ddpm.DDPMTable | None, gray: Array, seeds: Array, *, stage: int) -> Array:
+    """Returns x before step `row`: the gray image `[b h w 1]` in [-1, 1], noised on three channels `[b h w 3]`.
+
+    Without a row it returns noise alone, as before the first step. In the first stage the authors reset x to the noised
+    image at their `start_diffusion_step`. Earlier steps do not contribute to the result, so they are not made here.
+    """
+    noise = draw(seeds, stage, START, 0, (*gray.shape[1:3], 3))
+    return noise if row is None else row.alpha * gray + row.sigma * noise
 
 
 def add_noise(small: Array, seeds: Array, *, schedule: ddpm.DDPMSchedule, level: int, stage: int) -> Array:
-    """The enlarged picture of the first stage `[b h w 3]`, about [-1, 1], as the second is given it."""
+    """Noises the upsampled image of the first stage `[b h w 3]`, about [-1, 1], as the second stage takes it."""
     noise = draw(seeds, stage, SMALL, 0, small.shape[1:])
     return ddpm.add_noise(schedule, small, jnp.full(len(small), level), noise)
 
 
 def denoise(
     unet: Any,
-    rows: ddpm.DDPMTable,
+    table: ddpm.DDPMTable,
     x: Array,
-    grey: Array,
+    gray: Array,
     texts: Array,
     guidance_scale: Array,
     seeds: Array,
@@ -60,56 +67,62 @@ def denoise(
     level: int | None = None,
     windows: Windows | None = None,
 ) -> Array:
-    """Runs steps first, ..., last - 1 of one stage; cut into several calls it keeps its bits.
+    """Runs steps first, ..., last - 1 of one stage. Splitting a run into several calls does not change the result.
 
     Args:
-      unet: has `project_text` and `predict` of `PixelUNet`.
-      x: `[b h w 3]`. grey: `[b h w 1]` in [-1, 1].
-      texts: of negative and positive prompt, `[b 2 n d]`. guidance_scale: `[b]`.
-      small: of the second stage, the enlarged and noised picture of the first, `[b h w 3]`. level: its timestep.
+      unet: has `project_text` and `predict`, see `PixelUNet`.
+      table: see `ddpm.ddpm_table`.
+      x: `[b h w 3]`.
+      gray: `[b h w 1]` in [-1, 1].
+      texts: embedded negative and positive prompts, `[b 2 n d]`.
+      guidance_scale: `[b]`.
+      small: for the second stage, the upsampled and noised image of the first one, `[b h w 3]`.
+      level: for the second stage, the timestep of the noise in `small`.
 
     Returns:
-      x, which is the picture, about [-1, 1], after the last step.
+      x, which after the last step is the image, about [-1, 1].
     """
     b, shape = len(x), x.shape[1:]
     text = unet.project_text(texts.reshape(-1, *texts.shape[2:]))
-    beside = jnp.zeros_like(x) if small is None else small
+    condition = jnp.zeros_like(x) if small is None else small
     channels = 3 if small is None else 6
 
+    def predict(x, t):
+        inputs = jnp.repeat(x[..., :channels], 2, axis=0)
+        levels = None if level is None else jnp.full(len(inputs), level)
+        predicted = unet.predict(inputs, jnp.full(len(inputs), t), text, levels)
+        guided = ddpm.guided_noise(predicted.reshape(b, 2, *predicted.shape[1:]), guidance_scale)
+        return jnp.concatenate(guided, axis=-1)
+
     def step(k, x):
-        row = jax.tree.map(lambda column: column[k], rows)
-        g = row.alpha * grey + row.sigma * draw(seeds, stage, GRAY, k, shape)
-        x = luminance.with_gray(x, g)
-
-        def predict(x, kept):
-            seen = jnp.repeat(x[..., :channels], 2, axis=0)
-            levels = None if level is None else jnp.full(len(seen), level)
-            predicted = unet.predict(seen, jnp.full(len(seen), row.t), text, levels)
-            guided = ddpm.guided_noise(predicted.reshape(b, 2, *predicted.shape[1:]), guidance_scale)
-            return jnp.concatenate(guided, axis=-1), kept
-
-        # As many channels go in as come out, for windows are averaged in place.
-        both = jnp.concatenate([x, beside], axis=-1)
-        predicted, _ = windows.average(predict, both) if windows else predict(both, ())
+        row = jax.tree.map(lambda column: column[k], table)
+        noised_gray = row.alpha * gray + row.sigma * draw(seeds, stage, GRAY, k, shape)
+        x = luminance.with_gray(x, noised_gray)
+        # As many channels go in as come out, because windows are averaged in place.
+        inputs = jnp.concatenate([x, condition], axis=-1)
+        if windows:
+            predicted, _ = windows.average(lambda x, caches: (predict(x, row.t), caches), inputs)
+        else:
+            predicted = predict(inputs, row.t)
         eps, v = jnp.split(predicted, 2, axis=-1)
         return ddpm.step(schedule, row, x, eps, v, draw(seeds, stage, STEP, k, shape))
 
     return lax.fori_loop(first, last, step, x)
 
 
-def downsample(picture: Array, reduction: int) -> Array:
-    """The mean of reduction x reduction pixels, `[b h w c]`."""
-    b, h, w, c = picture.shape
-    return picture.reshape(b, h // reduction, reduction, w // reduction, reduction, c).mean(axis=(2, 4))
+def downsample(image: Array, reduction: int) -> Array:
+    """Averages blocks of reduction x reduction pixels of `[b h w c]`."""
+    b, h, w, c = image.shape
+    return image.reshape(b, h // reduction, reduction, w // reduction, reduction, c).mean(axis=(2, 4))
 
 
-def upsample(picture: Array, reduction: int) -> Array:
-    """So many times the size, `[b h w c]`, bilinear with corners on corners, as IF's second stage was trained."""
-    rows, columns = (jnp.asarray(_bilinear(n, reduction * n)) for n in picture.shape[1:3])
-    return jnp.einsum("Hh,Ww,bhwc->bHWc", rows, columns, picture, precision="highest")
+def upsample(image: Array, factor: int) -> Array:
+    """Enlarges `[b h w c]` by bilinear interpolation with aligned corners, as in the training of IF's second stage."""
+    rows, columns = (jnp.asarray(_bilinear_matrix(n, factor * n)) for n in image.shape[1:3])
+    return jnp.einsum("Hh,Ww,bhwc->bHWc", rows, columns, image, precision="highest")
 
 
-def _bilinear(n, wanted):
-    """What each of the wanted pixels takes of those that are there, float32 `[wanted n]`."""
-    place = np.linspace(0, n - 1, wanted)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n))).astype(np.float32)
+def _bilinear_matrix(n, size):
+    """Returns the weights of the given pixels in each of `size` new ones, float32 `[size n]`."""
+    position = np.linspace(0, n - 1, size)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(n))).astype(np.float32)

@@ -1,13 +1,12 @@
-"""Colouring with a model of latents: the grey picture, noised to a step of the schedule, is denoised with the prompt
-from there on (SDEdit, Meng et al. 2022, arXiv 2108.01073), and of what comes out the colours count.
+"""Colorization with a latent model: SDEdit (Meng et al. 2022, arXiv 2108.01073).
 
-The grey is put right once, at the end. To do so at each step, through the VAE, was tried: what the estimates of noisy
-steps decode to is then kept, and colours are those of chance (docs/method.md).
+The gray image is noised to a step of the schedule and denoised with the prompt from there on. Only the colors of the
+result are used, because its gray is replaced once, at the end. Replacing the gray at each step, through the VAE, gives
+random colors, because it keeps what the estimates of noisy steps decode to (see docs/method.md).
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -15,36 +14,21 @@ from its_jax.diffusion import denoise
 from its_jax.diffusion.solvers import SolverTable
 from its_jax.pipeline import decoding
 
-SOLVER = "euler"  # DDIM's step, which ends at the clean latent
+SOLVER = "euler"  # takes the step of DDIM, and ends at the clean latent
 
 
-def initial_latent(vae: Any, row: SolverTable, grey: Array, seeds: Array) -> Array:
-    """x before step `row`: the latent of the grey picture `[b H W 1]` in [0, 1], noised, `[b h w c]`."""
-    z = lax.map(lambda g: _encoded(vae, g), grey)
-    return row.alpha * z + row.sigma * denoise.initial_noise(seeds, z.shape[1:])
-
-
-def colorize(unet: Any, rows: SolverTable, term: denoise.Term, x: Array, first: Array, last: Array) -> Array:
-    """Runs steps first, ..., last - 1; cut into several calls it keeps its bits.
-
-    Args:
-      unet: as `denoise.denoise` takes it. term: its weights are of no effect. x: `[b h w c]`.
-    """
-
-    def step(k, x):
-        row = jax.tree.map(lambda column: column[k], rows)
-        eps, _ = denoise.guided_noise(unet, x, row.t, term, k=k)
-        return row.cx * x + row.ce * eps
-
-    return lax.fori_loop(first, last, step, x)
+def initial_state(vae: Any, row: SolverTable, gray: Array, seeds: Array) -> denoise.State:
+    """Returns the state before step `row`: the noised latents of gray images `[b H W 1]` in [0, 1]."""
+    z = lax.map(lambda image: _encode(vae, image), gray)
+    return denoise.initial_state(denoise.initial_noise(seeds, z.shape[1:]), z, row)
 
 
 def decode(vae: Any, z: Array) -> Array:
-    """Latents `[b h w c]` -> pictures `[b H W 3]` in [0, 1]."""
+    """Decodes latents `[b h w c]` as images `[b H W 3]` in [0, 1]."""
     return lax.map(lambda z: decoding.decode_latents(vae, z[None])[0], z)
 
 
-def _encoded(vae, picture):
-    """`[H W 1]` in [0, 1] -> `[h w c]`."""
-    picture = jnp.broadcast_to(picture, (*picture.shape[:2], 3))
-    return decoding.encode_image(vae, picture[None])[0]
+def _encode(vae, image):
+    """Encodes a gray image `[H W 1]` in [0, 1] as a latent `[h w c]`."""
+    image = jnp.broadcast_to(image, (*image.shape[:2], 3))
+    return decoding.encode_image(vae, image[None])[0]

@@ -1,13 +1,13 @@
-"""What is to be coloured, and the files of what was: beside a sample's own, color_00.png with color_00.json, and so on.
+"""Finds which images are missing, and writes them: color_00.png with color_00.json, and so on, for each sample.
 
-A picture is done once its record, the .json, is there. The record holds all that decides what the picture is, by which
-what is done is found again; a picture of other settings takes the next number that is free. No jax.
+An image is finished once its record exists, the .json. The record holds all settings that determine the image, by which
+a later run recognizes it. An image with other settings takes the next free number. No jax.
 """
 
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ from its_jax.media import images, videos
 from its_jax.settings.records import settings_of
 from its_jax.storage import files
 from its_jax.storage.files import json_bytes
-from its_jax.storage.samples import Sample, Samples, colorings_folder, video_path
+from its_jax.storage.samples import Sample, Samples, colors_folder
+from its_jax.storage.samples import video as video_path
 
-GROUP = "colorize"  # of a record: the settings of the picture
+GROUP = "colorize"  # the settings of the image in its record
 STARRED = "starred.txt"  # as the gallery exports it
 
 
 @dataclasses.dataclass(frozen=True)
 class ColorTask:
-    """A picture that is to be made.
+    """An image to generate.
 
     Attributes:
-      settings: from `Settings.of_trial`. levels: of the grey, uint8 `[H W]`. name: of its files.
-      video: whether it gets one.
+      settings: from `ColorSettings.for_trial`.
+      levels: the gray image, uint8 `[H W]`.
+      name: of its files.
+      video: whether it gets a video.
     """
 
     sample: Sample
@@ -40,40 +43,51 @@ class ColorTask:
     video: bool
 
     @property
-    def grey(self) -> np.ndarray:
-        """float32 `[H W]` in [0, 1]."""
+    def gray(self) -> np.ndarray:
+        """Returns the gray image, float32 `[H W]` in [0, 1]."""
         return self.levels.astype(np.float32) / 255
 
     @property
-    def seen(self) -> dict[str, Any]:
-        """How the grey shows what it shows: `view`, and `wrap`."""
-        return {"view": self.sample.record["image"]["view"], "wrap": self.sample.record.get("wrap", False)}
+    def view(self) -> str:
+        """Returns the name of the view through which the image shows its subject."""
+        return self.sample.record["image"]["view"]
+
+    @property
+    def wrap(self) -> bool:
+        """Returns whether the image is a loop."""
+        return self.sample.record.get("wrap", False)
+
+    @property
+    def batch_key(self) -> tuple[Any, ...]:
+        """Returns what the tasks of a batch agree in."""
+        return self.levels.shape, self.view, self.wrap
 
     @property
     def label(self) -> str:
+        """Returns the name of the image in messages."""
         return f"{self.sample.id}/{self.name}"
 
 
-def select_samples(made: Samples, select: str, workdir: Path) -> list[Sample]:
-    """'all', 'starred' (the ids in WORKDIR/starred.txt), or 'ID,ID' -> samples.
+def select_samples(finished: Samples, select: str, workdir: Path) -> list[Sample]:
+    """Returns the samples that 'all', 'starred' (the ids in WORKDIR/starred.txt), or 'ID,ID' names.
 
     Raises:
-      UserError: there is none, or none of that id.
+      UserError: no sample is selected, or an id is not that of a finished sample.
     """
     if select == "all":
-        ids = list(made)
+        ids = list(finished)
     elif select == "starred":
         ids = _starred(workdir / STARRED)
     else:
         ids = [name.strip() for name in select.split(",") if name.strip()]
     if not ids:
-        raise UserError(f"{workdir}: there are no finished samples to colour (--select={select})")
+        raise UserError(f"{workdir}: has no finished samples to colorize (--select={select})")
     for name in ids:
-        if name not in made:
-            close = difflib.get_close_matches(name, made, n=1)
+        if name not in finished:
+            close = difflib.get_close_matches(name, finished, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"--select: {workdir} has no finished sample {name}{hint}")
-    return [made[name] for name in dict.fromkeys(ids)]
+    return [finished[name] for name in dict.fromkeys(ids)]
 
 
 def _starred(path):
@@ -87,82 +101,94 @@ def _starred(path):
 
 
 def read_gray(sample: Sample) -> np.ndarray:
-    """The grey of a finished sample, 256 levels, uint8 `[H W]`.
+    """Reads the spectrogram of a finished sample, uint8 `[H W]`.
 
     Raises:
-      UserError: it is missing, or is not what the sample's record tells of.
+      UserError: it is missing, or does not agree with the sample's record.
     """
-    grey = sample.read_image()
-    if grey.ndim != 2:
-        raise UserError(f"{sample.path}: spectrogram.png of {sample.id} is not grey: it is no canvas of ours")
+    gray = sample.picture()
+    if gray.ndim != 2:
+        raise UserError(f"{sample.place}: spectrogram.png of {sample.id} must be gray")
     settings = settings_of(sample.record)
-    (height, width), wanted = grey.shape, (settings.get("height"), settings.get("width"))
-    cut = settings.get("crop_image") or settings.get("cutoff_latent")
-    if height != wanted[0] or not (width < wanted[1] if cut else width == wanted[1]):
+    height, width = settings.get("height"), settings.get("width")
+    cropped = settings.get("crop_image") or settings.get("cutoff_latent")
+    rows, columns = gray.shape
+    if rows != height or not (columns < width if cropped else columns == width):
+        expected = f"{height} x {'fewer than ' if cropped else ''}{width}"
         raise UserError(
-            f"{sample.path}: spectrogram.png of {sample.id} has {height} x {width} pixels, where its record tells of "
-            f"{wanted[0]} x {wanted[1]}: it is no canvas of ours"
+            f"{sample.place}: spectrogram.png of {sample.id} has {rows} x {columns} pixels; its record says {expected}"
         )
-    return np.rint(grey * 255).astype(np.uint8)
+    return np.rint(gray * 255).astype(np.uint8)
 
 
 def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) -> tuple[list[ColorTask], list[str]]:
-    """The pictures of these settings that are not there yet, and the names of those that lack their videos only, which
-    the first `videos` get.
+    """Returns the images with these settings that do not exist, and the names of images that only lack a video.
+
+    Args:
+      trials: settings from `ColorSettings.for_trial`.
+      videos: how many of the first trials get a video.
 
     Raises:
-      UserError: as `canvas`, or there is no sound for a video.
+      UserError: see `read_gray`; or the sound for a video is missing.
     """
     levels = read_gray(sample)
-    known = sample.coloring_records()
-    taken, todo, silent = set(known), [], []
+    digest, known = _digest(levels), sample.color_records()
+    names, tasks, without_video = set(known), [], []
     for trial, settings in enumerate(trials):
-        name, video = _name_of(known, settings, _digest(levels)), trial < videos
+        name, video = _find_image(known, settings, digest), trial < videos
         if name is None:
-            name = _free(taken)
-            taken.add(name)
-            todo.append(ColorTask(sample, settings, levels, name, video))
+            name = _free_name(names)
+            names.add(name)
+            tasks.append(ColorTask(sample, settings, levels, name, video))
         elif video and not video_path(sample, name).exists():
-            silent.append(name)
-    if any(painting.video for painting in todo):
-        sample.read_audio()
-    return todo, silent
+            without_video.append(name)
+    if any(task.video for task in tasks):
+        sample.waveform()
+    return tasks, without_video
 
 
-def _name_of(known, settings, digest):
-    wanted = settings, digest
-    return next((name for name, of in known.items() if (of.get(GROUP), of.get("spectrogram_sha256")) == wanted), None)
+def _find_image(records: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], digest: str) -> str | None:
+    """Returns the name of the image with these settings of the spectrogram with this digest, or None."""
+    for name, record in records.items():
+        if record.get(GROUP) == settings and record.get("spectrogram_sha256") == digest:
+            return name
+    return None
 
 
 def _digest(levels):
     return hashlib.sha256(levels.tobytes()).hexdigest()
 
 
-def _free(taken):
-    return next(name for name in (f"color_{n:02d}" for n in range(len(taken) + 1)) if name not in taken)
+def _free_name(names: Collection[str]) -> str:
+    return next(name for name in (f"color_{n:02d}" for n in range(len(names) + 1)) if name not in names)
 
 
-def write(painting: ColorTask, picture: np.ndarray, about: Mapping[str, Any]) -> None:
-    """Picture, video if it is wanted, and last the record.
+def write(task: ColorTask, image: np.ndarray, about: Mapping[str, Any]) -> None:
+    """Writes the image, its video if it gets one, and last the record.
 
     Args:
-      picture: `[H W 3]` in [0, 1]. about: what else the record tells.
+      image: `[H W 3]` in [0, 1].
+      about: further entries of the record.
 
     Raises:
-      UserError: cannot write.
+      UserError: a file cannot be written.
     """
-    sample, folder = painting.sample, colorings_folder(painting.sample)
+    sample, folder = task.sample, colors_folder(task.sample)
     with files.explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    record = {"id": sample.id, GROUP: dict(painting.settings), "spectrogram_sha256": _digest(painting.levels), **about}
-    files.write(folder / f"{painting.name}.png", images.png(picture, record))
-    if painting.video:
-        write_video(sample, painting.name, picture, record)
-    files.write(folder / f"{painting.name}.json", json_bytes(record))
+    record = {"id": sample.id, GROUP: dict(task.settings), "spectrogram_sha256": _digest(task.levels), **about}
+    files.write(folder / f"{task.name}.png", images.png(image, record))
+    if task.video:
+        write_video(sample, task.name, image, record)
+    files.write(folder / f"{task.name}.json", json_bytes(record))
 
 
-def write_video(sample: Sample, name: str, picture: np.ndarray, record: Mapping[str, Any]) -> None:
-    """The video of a coloured picture, above the spectrogram. UserError: cannot write."""
+def write_video(sample: Sample, name: str, image: np.ndarray, record: Mapping[str, Any]) -> None:
+    """Writes the video of a colored image, which it shows above the spectrogram.
+
+    Raises:
+      UserError: the video cannot be written.
+    """
     prompts = record[GROUP]["prompt"], sample.record["audio"]["prompt"]
-    shown, settings = images.stack_vertically(picture, sample.read_image()), dict(record)
-    videos.write_video(video_path(sample, name), shown, *sample.read_audio(), *prompts, settings=settings)
+    frame = images.stack_vertically(image, sample.picture())
+    media_video.write_video(video_path(sample, name), frame, *sample.waveform(), *prompts, settings=dict(record))

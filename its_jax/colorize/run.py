@@ -1,174 +1,125 @@
-"""`python -m its_jax.colorize`, without its flags."""
+"""Colorizes the finished samples of a work folder."""
 
-import concurrent.futures
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
-from tqdm import tqdm
 
 from its_jax import gallery
 from its_jax.colorize import outputs
-from its_jax.colorize.colorizers import Colorizer, FactorizedColorizer, LatentColorizer
+from its_jax.colorize.colorizer import Colorizer
+from its_jax.colorize.factorized_colorizer import FactorizedColorizer
+from its_jax.colorize.latent_colorizer import LatentColorizer
 from its_jax.colorize.outputs import ColorTask
-from its_jax.colorize.settings import Settings
+from its_jax.colorize.program import ColorProgram, ColorResult
+from its_jax.colorize.settings import ColorSettings
 from its_jax.errors import UserError
-from its_jax.generate import record
-from its_jax.pipeline.sampler import CPU_BATCH, OUT_OF_MEMORY
+from its_jax.generate.runner import running
+from its_jax.pipeline.batching import OUT_OF_MEMORY
 from its_jax.runtime import cache
 from its_jax.storage import files, locks, samples
+from its_jax.storage.samples import Sample
 
 _LOCK = "colors"
-_WRITERS = 2
+
+# Returns a colorizer from settings, the source of the latent model ("" for method `factorized`), and all prompts.
+Load = Callable[[ColorSettings, str, Sequence[str]], Colorizer]
 
 
-def run(how: Settings, workdir: Path, select: str) -> None:
-    """Colours finished samples: makes what is not there yet.
+def load_colorizer(settings: ColorSettings, latent_model: str, prompts: Sequence[str]) -> Colorizer:
+    """Loads the models of a method; see `Load`."""
+    if latent_model:
+        return LatentColorizer(settings, latent_model, prompts)
+    return FactorizedColorizer(settings, prompts)
+
+
+def run(settings: ColorSettings, workdir: Path, select: str, *, load: Load = load_colorizer) -> None:
+    """Generates the colored images of finished samples that do not exist yet.
 
     Args:
       select: 'all', 'starred', or 'ID,ID'.
+      load: loads the models.
 
     Raises:
-      UserError: nothing to colour, models that cannot be had, or what could not be made (named; all else is there).
+      UserError: there is nothing to colorize, models are not available, or some images could not be generated (the
+        message names them; all others are written).
     """
-    made = outputs.select_samples(samples.open_samples(workdir), select, workdir)
+    selected = outputs.select_samples(samples.open_samples(workdir), select, workdir)
     with locks.hold(workdir, _LOCK, advice="wait for it, or stop it"):
-        todo, faults = _todo(how, made)
-        logging.info("%d pictures of %d samples are to be made", len(todo), len(made))
-        for painter, share in _shares(how, todo):
-            faults += _Line(how, painter, share).run()
-        told = _shown(workdir)
+        tasks, faults = _find_tasks(settings, selected)
+        logging.info("%d images of %d samples to generate", len(tasks), len(selected))
+        if tasks:
+            cache.keep_programs()
+        # One model after the other, so that a single one is in memory.
+        for model, group in _grouped(tasks, lambda task: task.settings.get("latent_model", "")):
+            faults += _colorize(settings, model, group, load)
+        gallery_faults = _write_gallery(workdir)
     if faults:
-        raise UserError(f"not coloured: {'; '.join(faults)}")
-    if told:  # a sample that cannot be coloured can as a rule not be shown either
-        raise UserError("; ".join(told))
+        raise UserError(f"not colorized: {'; '.join(faults)}")
+    if gallery_faults:  # as a rule, the gallery cannot show the samples that could not be colorized
+        raise UserError("; ".join(gallery_faults))
 
 
-def _shown(workdir):
-    """Writes the page over all that is there; returns what keeps it from that."""
-    try:
-        if files.is_local(workdir):
-            logging.info("%s shows them", gallery.write(workdir))
-    except UserError as error:
-        return [str(error)]
-    return []
+def _find_tasks(settings: ColorSettings, selected: Iterable[Sample]) -> tuple[list[ColorTask], list[str]]:
+    """Returns the missing images, and what is wrong with samples that cannot be colorized.
 
-
-def _todo(how, made):
-    """The pictures that are missing, and what is wrong with samples that cannot be coloured; videos that are missing
-    beside their pictures are made at once."""
-    todo, faults = [], []
-    for sample in made:
+    Videos that are missing beside their images are written at once.
+    """
+    tasks: list[ColorTask] = []
+    faults = []
+    for sample in selected:
         try:
-            trials = [how.of_trial(sample.record, trial) for trial in range(how.trials)]
-            pictures, silent = outputs.missing(sample, trials, how.videos)
-            for name in silent:
-                outputs.write_video(sample, name, sample.read_image(name), sample.coloring_record(name))
-            todo += pictures
+            trials = [settings.for_trial(sample.record, trial) for trial in range(settings.trials)]
+            missing, without_video = outputs.missing(sample, trials, settings.videos)
+            for name in without_video:
+                outputs.write_video(sample, name, sample.picture(name), sample.color_record(name))
+            tasks += missing
         except UserError as error:
             faults.append(str(error))
-    return todo, faults
+    return tasks, faults
 
 
-def _shares(how: Settings, todo: Sequence[ColorTask]):
-    """Painter, and what it is to make; one after the other, so that the models of one are in memory."""
-    if todo:
-        cache.keep_programs()
-    source = lambda painting: painting.settings.get("latent_model", "")  # noqa: E731
-    for model, share in itertools.groupby(sorted(todo, key=source), key=source):
-        share = list(share)
-        prompts = list(dict.fromkeys(painting.settings["prompt"] for painting in share))
-        yield _painter(how, model, prompts), share
+def _grouped(tasks: Iterable[ColorTask], key: Callable) -> Iterator[tuple]:
+    """Yields each value of `key`, in rising order, with the list of its tasks."""
+    for value, group in itertools.groupby(sorted(tasks, key=key), key=key):
+        yield value, list(group)
 
 
-def _painter(how, model, prompts):
+def _colorize(settings: ColorSettings, model: str, tasks: Sequence[ColorTask], load: Load) -> list[str]:
+    """Generates and writes images by one model; returns why some could not be written."""
+    prompts = list(dict.fromkeys(task.settings["prompt"] for task in tasks))
+    colorizer = _load_fitting(load, settings, model, prompts)
+    program = ColorProgram(colorizer, settings)
+
+    def write(task: ColorTask, result: ColorResult) -> None:
+        outputs.write(task, result.image, result.about)
+
+    steps = len(tasks) * colorizer.num_steps
+    options = dict(name=lambda task: task.label, fault=lambda result: result.fault)
+    with running(steps, write, label="colorize", **options) as runner:
+        for _, batch in _grouped(tasks, lambda task: task.batch_key):
+            runner.run_all(program, batch)
+    return list(runner.faults.values())
+
+
+def _load_fitting(load, settings, model, prompts):
     try:
-        return LatentColorizer(how, model, prompts) if model else FactorizedColorizer(how, prompts)
+        return load(settings, model, prompts)
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
         raise UserError(
-            f"colorize.dtype={how.dtype}: the models are beyond the memory; set one of fewer bits, or smaller models"
+            f"colorize.dtype={settings.dtype}: the models do not fit in memory; use one of fewer bits or smaller models"
         ) from error
 
 
-class _Line:
-    """Batches one after another, while threads write the one before."""
-
-    def __init__(self, how: Settings, painter: Colorizer, todo: Sequence[ColorTask]):
-        self._painter, self._todo, self._asked = painter, todo, how.batch_size
-        most = how.batch_size or (min(how.trials, CPU_BATCH) if jax.default_backend() == "cpu" else how.trials)
-        self._size = self._rounded(most)
-        self._writing: list[tuple[ColorTask, concurrent.futures.Future]] = []
-
-    def _rounded(self, size):
-        return -(-size // self._painter.at_once) * self._painter.at_once
-
-    def run(self) -> list[str]:
-        """Makes and writes all; returns what could not be made. UserError: it cannot be written."""
-        faults = []
-        bar = tqdm(total=len(self._todo) * self._painter.steps, unit="step", desc="colour")
-        with bar, concurrent.futures.ThreadPoolExecutor(_WRITERS) as writers:
-            for alike in self._alike():
-                while alike:
-                    batch, pictures = self._made(alike, bar)
-                    alike = alike[len(batch) :]
-                    self._finish()
-                    for place, (painting, picture) in enumerate(zip(batch, pictures, strict=False)):
-                        if not np.isfinite(picture).all():
-                            faults.append(f"{painting.label}: what the model gave is not finite; use another dtype")
-                            continue
-                        about = self._about(place)
-                        self._writing.append((painting, writers.submit(outputs.write, painting, picture, about)))
-            self._finish()
-        return faults
-
-    def _alike(self):
-        """Lists of what can share a batch."""
-        kind = lambda painting: (painting.levels.shape, *painting.seen.values())  # noqa: E731
-        for _, alike in itertools.groupby(sorted(self._todo, key=kind), key=kind):
-            yield list(alike)
-
-    def _made(self, todo, bar):
-        """A batch of the first of these, and its pictures; of fewer where the memory does not suffice."""
-        start = bar.n
-        while True:
-            batch = list(todo[: self._size])
-            filled, count = batch + [batch[-1]] * (self._size - len(batch)), len(batch)
-            try:
-                return batch, self._painter(
-                    np.stack([painting.grey for painting in filled]),
-                    [painting.settings["prompt"] for painting in filled],
-                    [painting.settings["seed"] for painting in filled],
-                    **batch[0].seen,
-                    on_steps=lambda steps, count=count: bar.update(steps * count),
-                )
-            except jax.errors.JaxRuntimeError as error:
-                self._check_can_shrink(error)
-            self._size = self._rounded(self._size // 2)  # out of the except clause, which holds on to what failed
-            bar.n = start
-
-    def _check_can_shrink(self, error):
-        if OUT_OF_MEMORY not in str(error):
-            raise error
-        if self._size == self._painter.at_once:
-            hint = "set a dtype of fewer bits, or a window"
-            raise UserError(f"one picture on each device is beyond the memory; {hint}") from error
-        if self._asked:
-            raise UserError(
-                f"colorize.batch_size={self._asked} is beyond the memory; set it to less, or to 0"
-            ) from error
-        logging.warning("%d pictures at once are beyond the memory; going on with fewer", self._size)
-
-    def _finish(self):
-        while self._writing:
-            _, writing = self._writing.pop(0)
-            writing.result()
-
-    def _about(self, place) -> Mapping[str, Any]:
-        run = record.machine() | {"batch_size": self._size, "position": place}
-        return {"models": self._painter.identities, "versions": record.versions(), "run": run}
+def _write_gallery(workdir):
+    """Writes the gallery of all samples; returns why it could not be written."""
+    try:
+        if files.is_local(workdir):
+            logging.info("gallery: %s", gallery.write(workdir))
+    except UserError as error:
+        return [str(error)]
+    return []

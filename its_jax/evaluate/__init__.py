@@ -1,1 +1,1 @@
-"""What finished samples are worth: scores that are kept beside them, and tables over many of them."""
+"""Evaluates finished samples: scores, which are kept beside the samples, and tables of many samples."""

@@ -1,207 +1,176 @@
-"""Measures the finished samples of a work folder, each once, and sums up what was found."""
+"""Summarizes the scores of work folders: means, Frechet distances and seconds, for each group of samples."""
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from its_jax.errors import UserError
 from its_jax.evaluate import score_cache
 from its_jax.evaluate.measures import Measure
 from its_jax.evaluate.report import Row
+from its_jax.evaluate.score_cache import CachedScore
 from its_jax.scoring import metrics
-from its_jax.scoring.item import Item
 from its_jax.scoring.metrics import Gaussian
-from its_jax.settings.records import recorded_settings, settings_of
+from its_jax.settings.records import settings_of
 from its_jax.settings.schema import term_names
-from its_jax.storage import locks, samples
+from its_jax.storage import samples
+from its_jax.storage.samples import Sample
 
-_STAGES = ("encode", "denoise", "decode", "vocode")  # of a batch; writing is of one sample
+_STAGES = ("encode", "denoise", "decode", "vocode")  # durations of a batch; "write" is that of one sample
 
-
-def score_missing(workdir: Path, measures: Sequence[Measure], share: tuple[int, int] = (0, 1)) -> None:
-    """Measures what was not measured yet of this share (index, count) of the samples, and keeps it beside them.
-
-    A sample that cannot be measured is told of, kept as such, and tried again the next time.
-
-    Raises:
-      UserError: no such folder, another process measures the same share, or nothing can be written.
-    """
-    mine = [sample for i, sample in enumerate(samples.open_samples(workdir).values()) if i % share[1] == share[0]]
-    name = "{}-of-{}".format(*share)
-    with locks.hold(workdir, f"scores-{name}"):
-        todo = missing(workdir, mine, measures, again=True)
-        writer = score_cache.Writer(workdir, name)
-        try:
-            for sample, one, key in tqdm(todo, desc=f"score {workdir}", disable=not todo):
-                writer.add(key, _entry(sample, one))
-        finally:
-            writer.close()
-
-
-def missing(
-    workdir: Path, made: Iterable[samples.Sample], measures: Sequence[Measure], *, again: bool = False
-) -> list[tuple[samples.Sample, Measure, score_cache.Key]]:
-    """What was not measured yet, neither here nor when the sample was made; `again`: or could not be."""
-    known = {key: entry for key, entry in score_cache.read(workdir).items() if not (again and entry.fault)}
-    keys = ((sample, one, score_cache.key(sample, one.name, one.identity)) for sample in made for one in measures)
-    return [(sample, one, key) for sample, one, key in keys if key not in known and not _is_told(sample, one)]
-
-
-def _is_told(sample, one):
-    """Whether the record has the score, of the same model (see `its_jax.generate.record`)."""
-    scores = sample.record.get("scores")
-    return _is_same(sample, one) and isinstance(scores, Mapping) and _is_finite(scores.get(one.name))
-
-
-def _is_same(sample, one):
-    return bool(one.identity) and sample.record.get("models", {}).get(one.name) == one.identity
-
-
-def _is_finite(value):
-    return isinstance(value, float | int) and math.isfinite(value)
-
-
-def _entry(sample, one):
-    try:
-        scores, features = one.of(item(sample, one.needs))
-        if bad := [column for column, value in scores.items() if not math.isfinite(value)]:
-            raise UserError(f"{bad[0]} is not a finite number")
-    except UserError as error:
-        logging.warning("%s: no %s, for %s", sample.id, one.name, error)
-        return score_cache.CachedScore({}, {}, str(error))
-    return score_cache.CachedScore(scores, features)
-
-
-def item(sample: samples.Sample, needs: Sequence[str] = ("spectrogram", "sound")) -> Item:
-    """What is measured of a finished sample; what is not needed is empty, as are the terms' pictures. UserError: a file
-    that is needed is missing, cannot be read, or holds something else than a sample has there."""
-    spectrogram, waveform, rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
-    if "spectrogram" in needs:
-        spectrogram = sample.read_image()
-        if spectrogram.ndim != 2:
-            raise UserError("spectrogram.png is in colour: it must be grey")
-    if "sound" in needs:
-        waveform, rate = sample.read_audio()
-        if waveform.ndim != 1 or not len(waveform):
-            raise UserError(f"{sample.audio_file} has {'more than one channel' if len(waveform) else 'no samples'}")
-    return Item(recorded_settings(sample.record), {}, spectrogram, waveform, rate)
+# For each distance, `FID` or `FAD`: the kind of features, and the reference.
+References = Mapping[str, tuple[str, Gaussian]]
 
 
 def aggregate_rows(
     workdir: Path,
     measures: Sequence[Measure],
-    references: Mapping[str, tuple[str, Gaussian]],
+    references: References,
     by: str = "",
     label: str = "",
 ) -> tuple[list[Row], list[str]]:
-    """One for a work folder, or for each value that a setting has in it, and each size of canvas; and what is wrong.
+    """Summarizes a work folder.
 
     Args:
-      references: `FID` or `FAD` -> kind of features, and those of the reference.
-      by: the setting, such as `method` or `image.weight`. label: what rows are called; by default as the folder is.
+      by: a setting, such as `method` or `image.weight`; each of its values gets a row.
+      label: the name of the rows; by default that of the folder.
+
+    Returns:
+      a row for each value of `by` and each size of canvas, and what is wrong with the samples.
 
     Raises:
-      UserError: no sample, or none with that setting.
+      UserError: the folder has no samples, or they do not have the setting.
     """
-    made, known = samples.open_samples(workdir), score_cache.read(workdir)
-    found, faults = [], list(made.faults)
-    if not made:
+    finished, cached = samples.open_samples(workdir), score_cache.read(workdir)
+    rows, faults = [], list(finished.faults)
+    if not finished:
         raise UserError(f"{workdir}: has no finished samples yet")
     label = label or workdir.name or str(workdir)
-    groups: dict[Any, list[samples.Sample]] = {}
-    for sample in made.values():
-        groups.setdefault(samples.get_setting(sample.record, by) if by else "", []).append(sample)
-    for value in sorted(groups, key=_order):
+    for value, group in _by_setting(finished.values(), by):
         name = f"{label}: {by}={value}" if by else label
-        sizes = by_canvas(groups[value])
-        if len(sizes) > 1:
-            faults.append(f"{name}: has samples of {' and '.join(sizes)} pixels, whose scores do not compare")
-        for size, group in sizes.items():
-            row_name = f"{name}: {size}" if len(sizes) > 1 else name
-            found.append(_row(row_name, group, measures, known, references))
-    return found, faults
+        canvases = by_canvas(group)
+        if len(canvases) > 1:
+            faults.append(f"{name}: has samples of {' and '.join(canvases)} pixels, whose scores do not compare")
+        for canvas, own in canvases.items():
+            row_name = f"{name}: {canvas}" if len(canvases) > 1 else name
+            rows.append(_row(row_name, own, measures, cached, references))
+    return rows, faults
 
 
-def by_canvas(group: Iterable[samples.Sample]) -> dict[str, list[samples.Sample]]:
-    """'128 x 512', or '128 x 512 cropped' -> samples: scores of different canvases do not compare."""
-    sizes: dict[str, list[samples.Sample]] = {}
-    for sample in group:
+def _by_setting(finished: Iterable[Sample], by: str) -> list[tuple[Any, list[Sample]]]:
+    """Groups samples by the value of a setting, numbers before strings; a single group without a setting."""
+    groups: dict[Any, list[Sample]] = {}
+    for sample in finished:
+        groups.setdefault(samples.get_setting(sample.record, by) if by else "", []).append(sample)
+
+    def order(value):
+        return (0, value, "") if isinstance(value, float | int) else (1, 0, str(value))
+
+    return [(value, groups[value]) for value in sorted(groups, key=order)]
+
+
+def by_canvas(finished: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Groups samples by canvas, '128 x 512' or '128 x 512 cropped'; scores of different canvases do not compare."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in finished:
         cropped = any(sample.record.get(name, False) for name in ("crop_image", "cutoff_latent"))
-        size = "{height} x {width}".format(**sample.record) + " cropped" * cropped
-        sizes.setdefault(size, []).append(sample)
-    return dict(sorted(sizes.items()))
+        canvas = "{height} x {width}".format(**sample.record) + " cropped" * cropped
+        groups.setdefault(canvas, []).append(sample)
+    return dict(sorted(groups.items()))
 
 
-def _order(value):
-    """Numbers by their size, before all else by its words."""
-    return (0, value, "") if isinstance(value, float | int) else (1, 0, str(value))
+def _row(
+    name: str,
+    group: Sequence[Sample],
+    measures: Sequence[Measure],
+    cached: Mapping[score_cache.Key, CachedScore],
+    references: References,
+) -> Row:
+    found: dict[str, dict[str, CachedScore]] = {sample.id: {} for sample in group}
+    for sample in group:
+        for measure in measures:
+            key = score_cache.key(sample, measure.name, measure.identity)
+            if key in cached:
+                found[sample.id][measure.name] = cached[key]
+    faults = [
+        f"{sample_id}: no {measure}: {score.fault}"
+        for sample_id, by_measure in found.items()
+        for measure, score in by_measure.items()
+        if score.fault
+    ]
+    columns, invalid = _columns(group, measures, found)
+    means = {column: (*metrics.mean_and_half_width(values), len(values)) for column, values in columns.items()}
+    distances, missing = _distances(name, found, references)
+    return Row(name, len(group), means, distances, _median_seconds(group), [*faults, *invalid, *missing])
 
 
-def _row(name, group, measures, known, references):
-    entries = {
-        (sample.id, one.name): known[key]
-        for sample in group
-        for one in measures
-        if (key := score_cache.key(sample, one.name, one.identity)) in known
-    }
-    faults = [f"{sample}: no {what}: {entry.fault}" for (sample, what), entry in entries.items() if entry.fault]
-    found: dict[str, list[score_cache.CachedScore]] = {sample.id: [] for sample in group}
-    for (sample, _), entry in entries.items():
-        found[sample].append(entry)
-    means, distances = _means(group, measures, found, faults), {}
-    for distance, (kind, reference) in references.items():
-        features = [
-            entry.features[kind] for of_sample in found.values() for entry in of_sample if kind in entry.features
-        ]
-        try:
-            distances[distance] = _distance(f"{name}, {distance}", features, reference)
-        except UserError as error:
-            faults.append(f"{distance}: {error}")
-    return Row(name, len(group), means, distances, _seconds(group), faults)
+def _columns(
+    group: Iterable[Sample], measures: Sequence[Measure], found: Mapping[str, Mapping[str, CachedScore]]
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Collects recorded and later scores of the same models by column; later ones take precedence.
 
-
-def _means(group, measures, found, faults):
-    """Of what the records tell, by the same models, and of what was measured since, which goes before."""
-    values: dict[str, list[float]] = {}
+    Returns:
+      values by column, and which of them do not count.
+    """
+    columns: dict[str, list[float]] = {}
+    faults = []
     for sample in group:
         scores = sample.record.get("scores") or {}
         if not isinstance(scores, Mapping):
             faults.append(f"{sample.id}: the scores in its record are {scores!r}; they do not count")
             scores = {}
-        others = {one.name for one in measures if not _is_same(sample, one)}
-        terms = term_names(settings_of(sample.record))
-        foreign = others | {f"{name}_{term}" for name in others for term in terms}
-        scores = {column: value for column, value in scores.items() if column not in foreign}
-        for entry in found[sample.id]:
-            scores |= entry.scores
+        other_models = _columns_of_other_models(sample.record, measures)
+        scores = {column: value for column, value in scores.items() if column not in other_models}
+        for score in found[sample.id].values():
+            scores |= score.scores
         for column, value in scores.items():
-            if _is_finite(value):
-                values.setdefault(column, []).append(value)
+            if score_cache.is_finite(value):
+                columns.setdefault(column, []).append(value)
             else:
                 faults.append(f"{sample.id}: its score {column} is {value!r}; it does not count")
-    return {column: (*metrics.mean_and_half_width(of), len(of)) for column, of in values.items()}
+    return columns, faults
 
 
-def _distance(name, features, reference):
-    metrics.check_sample_count(len(features))
-    features = np.concatenate(features)
-    if len(features) <= features.shape[1]:
+def _columns_of_other_models(record: Mapping[str, Any], measures: Iterable[Measure]) -> set[str]:
+    names = {measure.name for measure in measures if not measure.scored(record)}
+    return names | {f"{name}_{term}" for name in names for term in term_names(settings_of(record))}
+
+
+def _distances(
+    name: str, found: Mapping[str, Mapping[str, CachedScore]], references: References
+) -> tuple[dict[str, float], list[str]]:
+    """Returns the distances from the references, and why some of them cannot be computed."""
+    distances, faults = {}, []
+    scores = [score for by_measure in found.values() for score in by_measure.values()]
+    for distance, (kind, reference) in references.items():
+        features = [score.features[kind] for score in scores if kind in score.features]
+        try:
+            distances[distance] = _distance(f"{name}, {distance}", features, reference)
+        except UserError as error:
+            faults.append(f"{distance}: {error}")
+    return distances, faults
+
+
+def _distance(name: str, features: Sequence[np.ndarray], reference: Gaussian) -> float:
+    metrics.check_enough(len(features))
+    stacked = np.concatenate(features)
+    count, size = stacked.shape
+    if count <= size:
         logging.warning(
-            "%s: a Frechet distance of %d features of %d numbers is larger than that of many would be: compare sets of "
-            "one size only",
+            "%s: the Frechet distance of %d features of %d numbers is larger than that of many; compare only with sets "
+            "of this size",
             name,
-            *features.shape,
+            count,
+            size,
         )
-    return metrics.frechet_distance(Gaussian.fit(features), reference)
+    return metrics.frechet(Gaussian.of(stacked), reference)
 
 
-def _seconds(group: Iterable[samples.Sample]) -> float | None:
-    """Of a sample, the median: stages of its batch, shared by its samples, and its own writing."""
+def _median_seconds(group: Iterable[Sample]) -> float | None:
+    """Returns the median duration of a sample: its share of each stage of its batch, and its writing."""
     found = []
     for sample in group:
         seconds, size = sample.record.get("seconds", {}), sample.record.get("run", {}).get("batch_size", 1)

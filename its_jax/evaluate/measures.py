@@ -1,132 +1,146 @@
-"""What is measured of one finished sample: numbers for means, and features for Frechet distances."""
+"""Measures one finished sample: scores to average, and features for Frechet distances."""
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from its_jax import pretrained
-from its_jax.audio.mel import MelConfig, log_mel, mel_to_image
 from its_jax.errors import UserError
+from its_jax.evaluate.resynthesis import mel_config, resynthesize
 from its_jax.pipeline import decoding
 from its_jax.scoring import clip_clap
 from its_jax.scoring.item import Item
+from its_jax.settings.records import recorded_settings
+from its_jax.storage.samples import Sample
 
-Found = tuple[Mapping[str, float], Mapping[str, np.ndarray]]  # column -> number, kind -> features `[n, d]`
+# Scores by column, and features [n, d] by kind.
+Measured = tuple[Mapping[str, float], Mapping[str, np.ndarray]]
 
 
 class Measure(NamedTuple):
-    """One thing to measure.
+    """A way to measure a sample.
 
     Attributes:
-      name: of it. identity: of what measures it: what another one has found does not count.
-      of: `Item` -> `Found`. UserError: this sample has nothing to measure.
-      needs: what it looks at, of "spectrogram" and "sound".
+      name: the name under which results are kept.
+      identity: of the model that measures, "" without one. Results of another model are not used.
+      compute: `Item` -> `Measured`; raises UserError if the sample cannot be measured.
+      needs: which parts of the sample it reads, "spectrogram" or "audio" or both.
     """
 
     name: str
     identity: str
-    of: Callable[[Item], Found]
+    compute: Callable[[Item], Measured]
     needs: tuple[str, ...]
+
+    def scored(self, record: Mapping[str, Any]) -> bool:
+        """Returns whether the scores in a sample's record, if it has any, were computed by the same model."""
+        return bool(self.identity) and record.get("models", {}).get(self.name) == self.identity
+
+
+def read_item(sample: Sample, needs: Sequence[str] = ("spectrogram", "audio")) -> Item:
+    """Reads what is measured of a finished sample. What is not needed is empty, as are the images of the terms.
+
+    Raises:
+      UserError: a file that is needed is missing, cannot be read, or is not a gray image or mono audio.
+    """
+    spectrogram, waveform, sampling_rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
+    if "spectrogram" in needs:
+        spectrogram = sample.picture()
+        if spectrogram.ndim != 2:
+            raise UserError("spectrogram.png must be gray")
+    if "audio" in needs:
+        waveform, sampling_rate = sample.waveform()
+        if waveform.ndim != 1 or not len(waveform):
+            raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
+    return Item(recorded_settings(sample.record), {}, spectrogram, waveform, sampling_rate)
 
 
 def clip(scorer: clip_clap.ClipScorer) -> Measure:
-    """Columns `clip`, and `clip_TERM` for terms beside `image`."""
+    """Measures the column `clip`, and `clip_TERM` for terms other than `image` and `audio`."""
 
-    def of(item):
-        return {column: values[0] for column, values in scorer([item]).items()}, {}
+    def compute(item: Item) -> Measured:
+        return {column: values[0] for column, values in scorer([item]).items() if values[0] is not None}, {}
 
-    return Measure("clip", scorer.identity, of, ("spectrogram",))
+    return Measure("clip", scorer.identity, compute, ("spectrogram",))
 
 
 def clap(scorer: clip_clap.ClapScorer) -> Measure:
-    """Column `clap`."""
+    """Measures the column `clap`."""
 
-    def of(item):
-        return {"clap": _score(scorer, scorer.embed_audio(item.waveform, item.sampling_rate), item)}, {}
+    def compute(item: Item) -> Measured:
+        return {"clap": _clap_score(scorer, item, item.waveform, item.sampling_rate)}, {}
 
-    return Measure("clap", scorer.identity, of, ("sound",))
+    return Measure("clap", scorer.identity, compute, ("audio",))
 
 
 def griffin_lim(scorer: clip_clap.ClapScorer) -> Measure:
-    """Column `clap_griffin_lim`: of the sound that Griffin-Lim makes of the spectrogram."""
+    """Measures the column `clap_griffin_lim`: CLAP of the audio that Griffin-Lim generates from the spectrogram."""
 
-    def of(item):
-        mel = mel_of(item)
+    def compute(item: Item) -> Measured:
+        mel = mel_config(item)
         (waveform,) = decoding.vocode(None, item.spectrogram[None], mel, "griffin_lim", item.settings.wrap)
-        return {
-            "clap_griffin_lim": _score(scorer, scorer.embed_audio(np.asarray(waveform), mel.sampling_rate), item)
-        }, {}
+        return {"clap_griffin_lim": _clap_score(scorer, item, np.asarray(waveform), mel.sampling_rate)}, {}
 
-    return Measure("griffin_lim", scorer.identity, of, ("spectrogram",))
+    return Measure("griffin_lim", scorer.identity, compute, ("spectrogram",))
+
+
+def _clap_score(scorer, item, waveform, sampling_rate):
+    return scorer.score(waveform, sampling_rate, item.settings.terms["audio"].prompt)
 
 
 def round_trip() -> Measure:
-    """Column `round_trip`: how far the sound's own spectrogram is from the one that it was made of, as the mean
-    difference of pictures in [0, 1]."""
+    """Measures the column `round_trip`: the mean difference, in [0, 1], of the spectrogram from that of its audio."""
 
-    def of(item):
+    def compute(item: Item) -> Measured:
         again = resynthesize(item)
         if len(again) != len(item.spectrogram):
-            raise UserError(f"spectrogram.png is {len(item.spectrogram)} pixels high, in place of {len(again)}")
+            raise UserError(f"spectrogram.png is {len(item.spectrogram)} pixels high; it must be {len(again)}")
         width = min(again.shape[1], item.spectrogram.shape[1])
         return {"round_trip": float(np.abs(again[:, :width] - item.spectrogram[:, :width]).mean())}, {}
 
-    return Measure("round_trip", "", of, ("spectrogram", "sound"))
-
-
-def resynthesize(item: Item) -> np.ndarray:
-    """The spectrogram of the sound, `[mels, frames]` in [0, 1]."""
-    return np.asarray(_analysed(np.asarray(item.waveform, np.float32)[None], mel_of(item)))[0]
-
-
-@functools.partial(jax.jit, static_argnames="mel")
-def _analysed(waveform, mel):
-    return mel_to_image(log_mel(waveform, mel), mel)
-
-
-def mel_of(item: Item) -> MelConfig:
-    """The front end of the vocoder that made the sound. UserError: its model cannot be had."""
-    return _mel(item.settings.terms["audio"].model, item.settings.height)
-
-
-@functools.cache
-def _mel(source, height):
-    vocoder = pretrained.abstract_model(source, components=("vocoder",), dtype="float32").vocoder
-    return decoding.mel_config(vocoder.config, height)
-
-
-def _score(scorer, vectors, item):
-    return clip_clap.percent(clip_clap.cosines(vectors, scorer.embed_text(item.settings.terms["audio"].prompt)))
+    return Measure("round_trip", "", compute, ("spectrogram", "audio"))
 
 
 def image_features(extract: Callable[[np.ndarray], np.ndarray], kind: str) -> Measure:
-    """Features of the grey spectrogram: `extract` takes uint8 squares `[n, side, side, 3]` and gives `[n, d]`."""
-    return Measure(
-        f"{kind} features", "", lambda item: ({}, {kind: extract(squares(item.spectrogram))}), ("spectrogram",)
-    )
+    """Measures features of the gray spectrogram.
+
+    Args:
+      extract: uint8 squares `[n, side, side, 3]` -> features `[n, d]`.
+      kind: the name of the features.
+    """
+
+    def compute(item: Item) -> Measured:
+        return {}, {kind: extract(squares(item.spectrogram))}
+
+    return Measure(f"{kind} features", "", compute, ("spectrogram",))
 
 
 def audio_features(extract: Callable[[np.ndarray, int], np.ndarray], kind: str, identity: str = "") -> Measure:
-    """Features of the sound: `extract` takes a waveform and its sampling rate and gives `[n, d]`."""
+    """Measures features of the audio.
 
-    def of(item):
+    Args:
+      extract: waveform `[samples]` and its sampling rate in Hz -> features `[n, d]`.
+      kind: the name of the features.
+      identity: of the model that extracts them.
+    """
+
+    def compute(item: Item) -> Measured:
         peak = np.abs(item.waveform).max(initial=0)
         if not 0 < peak < np.inf:
             raise UserError("the sound is silent" if peak == 0 else "the sound is not finite")
         return {}, {kind: extract(item.waveform, item.sampling_rate)}
 
-    return Measure(f"{kind} features", identity, of, ("sound",))
+    return Measure(f"{kind} features", identity, compute, ("audio",))
 
 
-def squares(grey: np.ndarray) -> np.ndarray:
-    """`[h, w]` in [0, 1] -> uint8 `[n, side, side, 3]`: as many squares side by side as there is room for, so that a
-    strip is not squeezed into the square that a network looks at."""
-    height, width = grey.shape
+def squares(gray: np.ndarray) -> np.ndarray:
+    """Cuts a gray image into adjacent squares, so that networks which take squares do not squeeze it.
+
+    `[h, w]` in [0, 1] -> uint8 `[n, side, side, 3]`, where `side` is the smaller of h and w. A rest is left out.
+    """
+    height, width = gray.shape
     side = min(height, width)
-    bytes_ = np.rint(np.asarray(grey, np.float32) * 255).astype(np.uint8)
+    levels = np.rint(np.asarray(gray, np.float32) * 255).astype(np.uint8)
     rows, columns = (range(0, length - side + 1, side) for length in (height, width))
-    cut = [bytes_[i : i + side, j : j + side] for i in rows for j in columns]
+    cut = [levels[i : i + side, j : j + side] for i in rows for j in columns]
     return np.repeat(np.stack(cut)[..., None], 3, axis=-1)

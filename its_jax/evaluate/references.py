@@ -1,4 +1,4 @@
-"""What samples are compared with: a folder of pictures or sounds, or the statistics of one in a file."""
+"""Reads what samples are compared with: a folder of images or audio, or statistics in a file."""
 
 import io
 import logging
@@ -14,58 +14,61 @@ from its_jax.scoring.metrics import Gaussian
 from its_jax.settings.records import RECORD
 from its_jax.storage import files, samples
 
-_NAMES = ("mu", "sigma")  # as pytorch-fid writes them
-_OF_A_SAMPLE = ("spectrogram.png", *samples.AUDIO_FILES)
+_NAMES = ("mu", "sigma")  # as in the files of pytorch-fid
+_SAMPLE_FILES = ("spectrogram.png", *samples.SOUNDS)  # the files of our samples that count
 
 
-def gaussian(source: str, features_of_file: Callable[[Path], np.ndarray]) -> Gaussian:
-    """The statistics in SOURCE.npz, or of all files in a folder and below it.
+def read_reference(source: str, extract: Callable[[Path], np.ndarray]) -> Gaussian:
+    """Reads the statistics in SOURCE.npz, or computes those of all files in a folder and its subfolders.
 
     Args:
-      features_of_file: `[n, d]`; `UserError` for a file that is left out, and told of.
+      extract: returns the features of a file, `[n, d]`. A file for which it raises `UserError` is logged and left out.
 
     Raises:
-      UserError: there is no such file or folder, or too little in it.
+      UserError: no such file or folder, or fewer than two usable files.
     """
     path = Path(source).expanduser()
     if path.suffix == ".npz":
-        return _read(path)
+        return _read_statistics(path)
     if not path.is_dir():
-        raise UserError(f"{source}: no such folder; give one of pictures or sounds, or statistics as FILE.npz")
-    found, left_out = [], []
+        raise UserError(f"{source}: no such folder; give one of images or audio, or statistics as FILE.npz")
+    features, left_out = [], []
     for file in sorted(filter(_counts, path.rglob("*"))):
         try:
-            found.append(features_of_file(file))
+            features.append(extract(file))
         except UserError as error:
             left_out.append(str(error))
     if left_out:
         logging.warning("left out of the reference: %d files, the first: %s", len(left_out), left_out[0])
-    if len(found) < 2:
-        there = f"a Frechet distance of {len(found)} files: there must be 2 or more" if found else "there is nothing"
-        raise UserError(f"{source}: {there} in it to compare with")
-    return Gaussian.fit(np.concatenate(found))
+    if len(features) < 2:
+        raise UserError(f"{source}: has {len(features)} files to compare with; a Frechet distance needs 2 or more")
+    return Gaussian.of(np.concatenate(features))
 
 
-def _counts(path):
-    """Of a sample of ours, one file of each kind."""
-    is_ours = (path.parent / RECORD).exists()
-    return path.is_file() and not path.name.startswith(".") and (not is_ours or path.name in _OF_A_SAMPLE)
+def _counts(path: Path) -> bool:
+    """Returns whether a file is part of the reference: of our own samples, one file of each kind is."""
+    is_sample = (path.parent / RECORD).exists()
+    return path.is_file() and not path.name.startswith(".") and (not is_sample or path.name in _SAMPLE_FILES)
 
 
-def write(path: Path, of: Gaussian) -> None:
-    """To a file that `gaussian` and pytorch-fid read; it appears whole. UserError: cannot write."""
+def write_statistics(path: Path, gaussian: Gaussian) -> None:
+    """Writes a file that `read_reference` and pytorch-fid read. It appears whole.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = dict(zip(_NAMES, (of.mean, of.covariance), strict=True))
+    arrays: dict[str, Any] = dict(zip(_NAMES, (gaussian.mean, gaussian.covariance), strict=True))
     np.savez(buffer, **arrays)
     files.write(path, buffer.getvalue())
 
 
-def _read(path):
+def _read_statistics(path: Path) -> Gaussian:
     try:
         with np.load(path) as arrays:
             mean, covariance = (np.asarray(arrays[name], np.float64) for name in _NAMES)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no statistics, an .npz of mu and sigma ({files.describe(error)})") from error
+        raise UserError(f"{path}: must be an .npz with mu and sigma ({files.describe(error)})") from error
     if mean.ndim != 1 or covariance.shape != (len(mean),) * 2:
         raise UserError(f"{path}: mu and sigma must be [d] and [d, d], not {mean.shape} and {covariance.shape}")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

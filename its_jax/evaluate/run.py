@@ -1,20 +1,24 @@
-"""`python -m its_jax.evaluate`, without its flags."""
+"""Evaluates work folders: measures their samples, and writes a table."""
 
+import collections
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from its_jax.errors import UserError
-from its_jax.evaluate import aggregate, feature_networks, measures, references, report
-from its_jax.media import images, sounds
+from its_jax.evaluate import aggregate, missing_scores, references, report, resynthesis, selection
+from its_jax.evaluate.aggregate import References
+from its_jax.evaluate.measures import Measure, read_item
+from its_jax.evaluate.report import Row
+from its_jax.media import images
 from its_jax.runtime import cache, hardware
-from its_jax.scoring import clip_clap, registry
-from its_jax.scoring.metrics import Gaussian
+from its_jax.scoring import registry
+from its_jax.scoring.item import Item
 from its_jax.storage import files, samples
+from its_jax.storage.samples import Sample, Samples
 
-OUT = "evaluation"  # the folder for the tables, in a work folder
-_SHOWN = 4  # samples of a round trip
-_TOLD = 5  # faults; all are in evaluation.json
+OUT = "evaluation"  # the folder for the table in a work folder
+_SHOWN_FAULTS = 5  # in an error message; evaluation.json has all
 
 
 def run(
@@ -22,155 +26,153 @@ def run(
     *,
     by: str = "",
     out: Path | None = None,
-    models: Mapping[str, str] = {},  # noqa: B006  (is not changed)
-    compare_with: Mapping[str, str] = {},  # noqa: B006
-    statistics: Mapping[str, str] = {},  # noqa: B006
+    models: Mapping[str, str] | None = None,
+    compare_with: Mapping[str, str] | None = None,
+    statistics: Mapping[str, str] | None = None,
     fad_features: str = "clap",
-    more: Sequence[str] = (),
-    share: tuple[int, int] = (0, 1),
+    extra: Sequence[str] = (),
+    shard: tuple[int, int] = (0, 1),
 ) -> str:
-    """Measures and sums up.
+    """Measures samples, and writes a table of their scores.
 
     Args:
-      by: a setting whose values get a row each. out: a folder for the tables; None: `OUT` in the first work folder.
-      models: `clip`, `clap` -> source; "" is the paper's, or for embedded models the embedded one.
-      compare_with: `FID`, `FAD` -> a folder or .npz, "" for none. statistics: the same -> an .npz to write.
-      fad_features: `clap` or `vggish`. more: of `griffin_lim` and `round_trip`.
-      share: index and count, of the samples of each folder.
+      by: a setting; each of its values gets a row.
+      out: a folder for the table; by default `OUT` in the first work folder.
+      models: `clip`, `clap` -> source; "" for the paper's model, or the embedded one for samples of embedded models.
+      compare_with: `FID`, `FAD` -> a folder or .npz, "" for none.
+      statistics: `FID`, `FAD` -> an .npz for the statistics of what samples are compared with, "" for none.
+      fad_features: `clap` or `vggish`.
+      extra: any of `griffin_lim` and `round_trip`.
+      shard: index and count; the samples of each folder are divided among this many processes.
 
     Returns:
-      the table as text.
+      the table as text; "" if other shards are not finished.
 
     Raises:
-      UserError: what cannot be read, had or written; of other work folders and samples all is measured and told.
+      UserError: something cannot be read or written, or is not available. All other work folders and samples are
+        measured, and are in the table.
     """
-    folders = list(dict.fromkeys(files.to_path(workdir) for workdir in workdirs))
-    names = [folder.name or str(folder) for folder in folders]
-    label = lambda name, folder: name if names.count(name) == 1 else str(folder)  # noqa: E731
-    labels = {folder: label(name, folder) for name, folder in zip(names, folders, strict=True)}
-    made, faults = _opened(folders)
-    _tell_canvases(made)
+    compare_with = compare_with or {}
+    folders = list(dict.fromkeys(map(files.to_path, workdirs)))
+    finished, faults = _open_folders(folders, by)
+    _warn_about_canvases(finished)
     cache.keep_programs()
-    measured = [sample for of_folder in made.values() for sample in of_folder.values()]
-    scorers = _scorers(models, registry.all_tiny(sample.record["image"]["model"] for sample in measured))
-    wanted = _measures(scorers, compare_with, fad_features, more)
-    distances = _distances(scorers, compare_with, fad_features)
-    for name in (name for name, path in statistics.items() if path and name in distances):
-        references.write(Path(statistics[name]), distances[name][1])
-    rows: list[report.Row] = []
-    left = 0
-    for folder, of_folder in made.items():
-        try:
-            aggregate.score_missing(folder, wanted, share)
-            if share[1] > 1 and (of_others := aggregate.missing(folder, of_folder.values(), wanted)):
-                logging.info("%s: other shares have %d more to measure", folder, len(of_others))
-                left += len(of_others)
-                continue
-            found, of_folder_faults = aggregate.aggregate_rows(folder, wanted, distances, by, labels[folder])
-            rows, faults = rows + found, faults + of_folder_faults
-        except UserError as error:
-            faults.append(str(error))
-    if left:
-        logging.info("the share that ends last tells all")
+    image_models = (sample.record["image"]["model"] for found in finished.values() for sample in found.values())
+    clip, clap = selection.load_scorers(models or {}, embedded=registry.all_tiny(image_models))
+    measures = selection.select_measures(clip, clap, compare_with, fad_features, extra)
+    compared = selection.load_references(clap, compare_with, fad_features)
+    for name, path in (statistics or {}).items():
+        if path and name in compared:
+            references.write_statistics(Path(path), compared[name][1])
+    rows, further_faults, is_complete = _evaluate(finished, _labels(folders), measures, compared, by, shard)
+    if not is_complete:
+        logging.info("the last shard to finish writes the table")
         return ""
-    faults += [f"{row.name}: {fault}" for row in rows for fault in row.faults]
+    faults += [*further_faults, *(f"{row.name}: {fault}" for row in rows for fault in row.faults)]
     if rows:
-        out = out or next(iter(made)) / OUT
-        report.write(out, rows, _about(wanted) | {"faults": faults})
-        if "round_trip" in more and (shown := _round_trip(next(iter(made.values())))) is not None:
-            files.write(out / "round_trip.png", images.png(shown, {}))
-        logging.info("%s holds the table", out)
+        first_folder, first = next(iter(finished.items()))
+        out = out or first_folder / OUT
+        report.write(out, rows, _about(measures) | {"faults": faults})
+        if "round_trip" in extra:
+            _write_round_trip(out, first)
+        logging.info("table: %s", out)
     if faults:
         if rows:
             logging.info("\n%s", report.text(rows))
-        more_of_them = f"; and {len(faults) - _TOLD} more, in evaluation.json" if faults[_TOLD:] else ""
-        raise UserError("; ".join(faults[:_TOLD]) + more_of_them)
+        raise UserError(_shorten(faults))
     return report.text(rows)
 
 
-def _opened(folders):
-    """Folder -> samples, and what is wrong with the others. UserError: none can be opened."""
-    made, faults = {}, []
+def _open_folders(folders: Iterable[Path], by: str) -> tuple[dict[Path, Samples], list[str]]:
+    """Opens work folders, and checks that their samples have the setting `by`.
+
+    Returns:
+      the samples of each folder, and what is wrong with the other folders.
+
+    Raises:
+      UserError: no folder can be evaluated.
+    """
+    found, faults = {}, []
     for folder in folders:
         try:
-            made[folder] = samples.open_samples(folder)
+            opened = samples.open_samples(folder)
+            for sample in opened.values():
+                if by:
+                    samples.get_setting(sample.record, by)
+            found[folder] = opened
         except UserError as error:
             faults.append(str(error))
-    if not made:
+    faults = list(dict.fromkeys(faults))  # folders that lack a setting have the same
+    if not found:
         raise UserError("; ".join(faults))
-    return made, faults
+    return found, faults
 
 
-def _tell_canvases(made):
-    of_folders = {folder: set(aggregate.by_canvas(of_folder.values())) for folder, of_folder in made.items()}
-    sizes = sorted(set().union(*of_folders.values()))
-    if any(len(own) < len(sizes) for own in of_folders.values() if own):  # a folder that mixes them is told of later
-        logging.warning("folders differ: samples of %s pixels have scores that do not compare", " and ".join(sizes))
+def _warn_about_canvases(finished: Mapping[Path, Samples]) -> None:
+    by_folder = [set(aggregate.by_canvas(found.values())) for found in finished.values()]
+    canvases = sorted(set().union(*by_folder))
+    # A single folder with several canvases is reported with its rows.
+    if any(len(own) < len(canvases) for own in by_folder if own):
+        logging.warning("folders differ: samples of %s pixels have scores that do not compare", " and ".join(canvases))
 
 
-def _scorers(models, embedded):
-    own = {"clip": f"{registry.EMBEDDED}clip", "clap": f"{registry.EMBEDDED}clap"}
-    default = own if embedded else {"clip": clip_clap.CLIP, "clap": clip_clap.CLAP}
-    source = {name: models.get(name) or default[name] for name in default}
-    return {"clip": clip_clap.ClipScorer(source["clip"]), "clap": clip_clap.ClapScorer(source["clap"])}
+def _evaluate(
+    finished: Mapping[Path, Samples],
+    labels: Mapping[Path, str],
+    measures: Sequence[Measure],
+    compared: References,
+    by: str,
+    shard: tuple[int, int],
+) -> tuple[list[Row], list[str], bool]:
+    """Measures a shard of each folder.
 
-
-def _measures(scorers, compare_with, fad_features, more):
-    wanted = [measures.clip(scorers["clip"]), measures.clap(scorers["clap"])]
-    if "griffin_lim" in more:
-        wanted.append(measures.griffin_lim(scorers["clap"]))
-    if "round_trip" in more:
-        wanted.append(measures.round_trip())
-    if compare_with.get("FID"):
-        wanted.append(measures.image_features(feature_networks.inception(), "inception"))
-    if compare_with.get("FAD"):
-        extract, identity = _sounds(scorers["clap"], fad_features)
-        wanted.append(measures.audio_features(extract, fad_features, identity))
-    return wanted
-
-
-def _distances(scorers, compare_with, fad_features) -> dict[str, tuple[str, Gaussian]]:
-    """`FID`, `FAD` -> the kind of features that are compared, and those of the reference."""
-    found = {}
-    if compare_with.get("FID"):
-        found["FID"] = "inception", references.gaussian(compare_with["FID"], _pictures_features)
-    if compare_with.get("FAD"):
-        extract, _ = _sounds(scorers["clap"], fad_features)
-        of_file = lambda path: extract(sounds.read_audio(path, _RATE), _RATE)  # noqa: E731
-        found["FAD"] = fad_features, references.gaussian(compare_with["FAD"], of_file)
-    return found
-
-
-def _pictures_features(path):
-    return feature_networks.inception()(measures.squares(images.read_image(path).mean(axis=-1)))
-
-
-def _sounds(clap, kind):
-    """What makes features of sounds, and its identity. CLAP's is one vector for each sound, whatever its length."""
-    if kind == "vggish":
-        return feature_networks.vggish(), ""
-    return lambda waveform, rate: clap.embed_audio(waveform, rate).mean(axis=0, keepdims=True), clap.identity
-
-
-_RATE = 16000  # Hz, of the samples: what they cannot hold does not count in a reference either
-
-
-def _about(wanted):
-    return {"machine": hardware.describe(), "models": {one.name: one.identity for one in wanted if one.identity}}
-
-
-def _round_trip(made):
-    """A few samples, each with the spectrogram of its own sound below: `[h, w, 3]` in [0, 1]; None, if none can be."""
-    pictures: list = []
-    captions: list = []
-    for sample in made.values():
+    Returns:
+      the rows of folders in which nothing is missing, faults, and whether these are all folders.
+    """
+    rows: list[Row] = []
+    faults: list[str] = []
+    is_complete = True
+    for folder, found in finished.items():
         try:
-            item = aggregate.item(sample)
-        except UserError:  # it is among the faults
+            missing_scores.score_missing(folder, measures, shard)
+            if shard[1] > 1 and (others := missing_scores.find_missing(folder, found.values(), measures)):
+                logging.info("%s: other shards have %d more to measure", folder, len(others))
+                is_complete = False
+                continue
+            own_rows, own_faults = aggregate.aggregate_rows(folder, measures, compared, by, labels[folder])
+            rows += own_rows
+            faults += own_faults
+        except UserError as error:
+            faults.append(str(error))
+    return rows, faults, is_complete
+
+
+def _labels(folders: Iterable[Path]) -> dict[Path, str]:
+    """Returns the name of each folder, or its path if another one has the same name."""
+    names = {folder: folder.name or str(folder) for folder in folders}
+    counts = collections.Counter(names.values())
+    return {folder: name if counts[name] == 1 else str(folder) for folder, name in names.items()}
+
+
+def _about(measures: Iterable[Measure]) -> dict[str, object]:
+    models = {measure.name: measure.identity for measure in measures if measure.identity}
+    return {"machine": hardware.describe(), "models": models}
+
+
+def _write_round_trip(out: Path, finished: Samples) -> None:
+    sheet = resynthesis.contact_sheet(_readable_items(finished.values()))
+    if sheet is not None:
+        files.write(out / "round_trip.png", images.png(sheet, {}))
+
+
+def _readable_items(finished: Iterable[Sample]) -> Iterator[Item]:
+    for sample in finished:
+        try:
+            yield read_item(sample)
+        except UserError:  # reported with the scores
             continue
-        prompt = item.settings.terms["audio"].prompt
-        pictures += [item.spectrogram, measures.resynthesize(item)]
-        captions += [f"{prompt}: what was vocoded", f"{prompt}: what the sound shows"]
-        if len(pictures) == 2 * _SHOWN:
-            break
-    return images.contact_sheet(pictures, captions, 2) if pictures else None
+
+
+def _shorten(faults: Sequence[str]) -> str:
+    rest = len(faults) - _SHOWN_FAULTS
+    return "; ".join(faults[:_SHOWN_FAULTS]) + (f"; and {rest} more, in evaluation.json" if rest > 0 else "")
