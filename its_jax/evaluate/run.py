@@ -69,13 +69,9 @@ def run(
         logging.info("the last shard to finish writes the table")
         return ""
     faults += [*further_faults, *(f"{row.name}: {fault}" for row in rows for fault in row.faults)]
+    first_folder, first = next(iter(finished.items()))
     if rows:
-        first_folder, first = next(iter(finished.items()))
-        out = out or first_folder / OUT
-        report.write(out, rows, _about(measures) | {"faults": faults})
-        if "round_trip" in extra:
-            _write_round_trip(out, first)
-        logging.info("table: %s", out)
+        _write_table(out or first_folder / OUT, rows, measures, faults, first if "round_trip" in extra else None)
     if faults:
         if rows:
             logging.info("\n%s", report.text(rows))
@@ -154,15 +150,17 @@ def _labels(folders: Iterable[Path]) -> dict[Path, str]:
     return {folder: name if counts[name] == 1 else str(folder) for folder, name in names.items()}
 
 
-def _about(measures: Iterable[Measure]) -> dict[str, object]:
+def _write_table(
+    out: Path, rows: Sequence[Row], measures: Iterable[Measure], faults: Sequence[str], round_trip: Samples | None
+) -> None:
+    """Writes the table, and a contact sheet of the samples in `round_trip`, if that is not None."""
     models = {measure.name: measure.identity for measure in measures if measure.identity}
-    return {"machine": hardware.describe(), "models": models}
-
-
-def _write_round_trip(out: Path, finished: Samples) -> None:
-    sheet = resynthesis.contact_sheet(_readable_items(finished.values()))
-    if sheet is not None:
-        files.write(out / "round_trip.png", images.png(sheet, {}))
+    report.write(out, rows, {"machine": hardware.describe(), "models": models, "faults": faults})
+    if round_trip is not None:
+        sheet = resynthesis.contact_sheet(_readable_items(round_trip.values()))
+        if sheet is not None:
+            files.write(out / "round_trip.png", images.png(sheet, {}))
+    logging.info("table: %s", out)
 
 
 def _readable_items(finished: Iterable[Sample]) -> Iterator[Item]:
