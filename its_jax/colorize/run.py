@@ -18,6 +18,7 @@ from its_jax.colorize.settings import ColorSettings
 from its_jax.errors import UserError
 from its_jax.generate.runner import running
 from its_jax.pipeline.batching import OUT_OF_MEMORY
+from its_jax.pipeline.placement import DataParallel
 from its_jax.runtime import cache
 from its_jax.storage import files, locks, samples
 from its_jax.storage.samples import Sample
@@ -28,11 +29,13 @@ _LOCK = "colors"
 Load = Callable[[ColorSettings, str, Sequence[str]], Colorizer]
 
 
-def load_colorizer(settings: ColorSettings, latent_model: str, prompts: Sequence[str]) -> Colorizer:
-    """Loads the models of a method; see `Load`."""
+def load_colorizer(
+    settings: ColorSettings, latent_model: str, prompts: Sequence[str], placement: DataParallel | None = None
+) -> Colorizer:
+    """Loads the models of a method, by default on all local devices; see `Load`."""
     if latent_model:
-        return LatentColorizer(settings, latent_model, prompts)
-    return FactorizedColorizer(settings, prompts)
+        return LatentColorizer(settings, latent_model, prompts, placement)
+    return FactorizedColorizer(settings, prompts, placement)
 
 
 def run(settings: ColorSettings, workdir: Path, select: str, *, load: Load = load_colorizer) -> None:

@@ -1,0 +1,70 @@
+"""The command `python -m its_jax.colorize`."""
+
+import sys
+
+import pytest
+from absl import app
+from absl.testing import flagsaver
+
+from its_jax.colorize import __main__
+from its_jax.runtime import cli
+from its_jax.storage import samples
+from tests.colorize.conftest import CONFIG
+from tests.helpers.colorization import SMALL, colored_images
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, pixel_models, latent_model):
+    """Runs the command in this process; returns its exit status, and the lines on stderr."""
+
+    def call(workdir, *flags, **changes):
+        capsys.readouterr()
+        settings = SMALL | pixel_models | {"latent_model": latent_model, "stage_2": ""} | changes
+        argv = ["colorize", f"--workdir={workdir}", *flags]
+        argv += [f"--config.colorize.{name}={value}" for name, value in settings.items()]
+        monkeypatch.setattr(sys, "argv", argv)  # config_flags reads them there
+        monkeypatch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(sys.argv)))
+        status = 0
+        with flagsaver.flagsaver():
+            try:
+                cli.run(__main__.main, config=CONFIG)
+            except SystemExit as stop:
+                status = stop.code
+        lines = capsys.readouterr().err.splitlines()
+        return status, [line for line in lines if line and "colorize:" not in line]
+
+    return call
+
+
+def test_selected_samples_are_colorized(command, workdir):
+    first, second = samples.open_samples(workdir)
+    assert command(workdir, f"--select={first}", trials=1) == (0, [])
+    (workdir / "starred.txt").write_text(f"{second}\n")
+    assert command(workdir, "--select=starred", trials=1, prompt="a bell") == (0, [])
+    assert colored_images(workdir).keys() == {(first, "color_00"), (second, "color_00")}
+    assert samples.open_samples(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
+
+
+def test_prompts_that_are_too_long_are_reported(command, workdir):
+    status, lines = command(workdir, prompt="cat " * 80, trials=1)
+    assert status == 0 and len(lines) == 1
+    assert "is longer than 76 tokens: 'cat cat cat cat' is cut off" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "flags, changes, message",
+    [
+        ([], {"method": "latents"}, "colorize.method='latents' is not known here; choose one of factorized, latent"),
+        ([], {"guidance_scale": "nan"}, "colorize.guidance_scale=nan: must be a finite number"),
+        ([], {"promt": "a"}, "there is no setting 'promt'; Did you mean \"prompt\""),
+        (["--workdir=nowhere/nowhere"], {}, "nowhere/nowhere: there is no such folder"),
+        (["--select=nothing"], {}, "has no finished sample nothing"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(command, workdir, flags, changes, message):
+    status, lines = command(workdir, *flags, **changes)
+    assert status == 2 and len(lines) == 1
+    assert lines[0].startswith("error: ") and message in lines[0]
+    assert not colored_images(workdir)
