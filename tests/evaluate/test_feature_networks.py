@@ -1,6 +1,6 @@
-"""The networks of the extra [eval], at their real size with random weights, through the evaluation of work folders.
+"""The networks of the extra [eval], at full size with random weights, in the evaluation of work folders.
 
-Skipped where they are not installed; `.ci/run` installs them for these tests.
+The tests are skipped if they are not installed; `.ci/run` installs them.
 """
 
 import json
@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 
 from its_jax.errors import UserError
-from its_jax.evaluate import feature_networks, run
+from its_jax.evaluate import feature_networks
+from its_jax.evaluate.run import run
 from its_jax.media import images, sounds
-from tests.helpers import finished_samples as finished
+from tests.helpers import finished_samples
 
 
 @pytest.fixture
 def random_weights(monkeypatch):
-    """In place of those that are downloaded."""
+    """Keeps PyTorch from downloading weights."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: {})
@@ -31,58 +32,60 @@ def random_weights(monkeypatch):
 
 @pytest.fixture
 def fidelity(monkeypatch, random_weights):
-    for name in ("", ".datasets", ".transforms", ".transforms.functional"):  # others than FID's network need them
+    for name in ("", ".datasets", ".transforms", ".transforms.functional"):  # FID's network does not need them
         monkeypatch.setitem(sys.modules, f"torchvision{name}", mock.MagicMock())
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     monkeypatch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
 
 
 @pytest.fixture
-def hears(random_weights):
+def torchvggish(random_weights):
     pytest.importorskip("torchvggish")
 
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path / "cache"))
-    finished.write(tmp_path / "work", [finished.record({"seed": seed}) for seed in range(3)], seconds=2.0)
+    finished_samples.write(
+        tmp_path / "work", [finished_samples.record({"seed": seed}) for seed in range(3)], seconds=2.0
+    )
     return tmp_path / "work"
 
 
-def distance(workdir, name, of, **more):
-    run.run([str(workdir)], compare_with={name: str(of)}, **more)
+def distance(workdir, name, reference, **options):
+    run([str(workdir)], compare_with={name: str(reference)}, **options)
     (row,) = json.loads((workdir / "evaluation" / "evaluation.json").read_text())["rows"]
     return row["distances"][name]
 
 
-def test_pictures_are_compared_by_inception(fidelity, workdir, tmp_path):
+def test_images_are_compared_by_inception(fidelity, workdir, tmp_path):
     found = feature_networks.inception()(np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), dtype=np.uint8))
     assert found.shape == (2, 2048) and np.isfinite(found).all() and np.ptp(found[0] - found[1]) > 0
     same, other = tmp_path / "same", tmp_path / "other"
     for folder in (same, other):
         folder.mkdir()
-    for i, place in enumerate(sorted(workdir.glob("*/spectrogram.png"))):
-        grey = images.read_image(place)
-        Image.fromarray((255 * grey).astype(np.uint8)).save(same / f"{i}.png")
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, grey.shape[:2], dtype=np.uint8)).save(
+    for i, path in enumerate(sorted(workdir.glob("*/spectrogram.png"))):
+        gray = images.read_image(path)
+        Image.fromarray((255 * gray).astype(np.uint8)).save(same / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, gray.shape[:2], dtype=np.uint8)).save(
             other / f"{i}.png"
         )
     near, far = distance(workdir, "FID", same), distance(workdir, "FID", other)
     assert abs(near) < 1e-3 * far and far > 0
 
 
-def test_sounds_are_compared_by_vggish(hears, workdir, tmp_path):
+def test_audio_is_compared_by_vggish(torchvggish, workdir, tmp_path):
     rng = np.random.default_rng(0)
     found = feature_networks.vggish()(rng.normal(size=5 * 16000).astype(np.float32) / 5, 16000)
     assert found.shape == (5, 128) and np.isfinite(found).all() and np.ptp(found[0] - found[1]) > 0
     assert feature_networks.vggish()(rng.normal(size=48000 * 2) / 5, 48000).shape == (2, 128)
-    with pytest.raises(UserError, match="shorter than the 0.96 s that VGGish hears"):
+    with pytest.raises(UserError, match="shorter than 0.96 s, which VGGish needs"):
         feature_networks.vggish()(np.zeros(8000), 16000)
     same, other = tmp_path / "same", tmp_path / "other"
     for folder in (same, other):
         folder.mkdir()
-    for i, place in enumerate(sorted(workdir.glob("*/audio.wav"))):
-        (same / f"{i}.wav").write_bytes(place.read_bytes())
+    for i, path in enumerate(sorted(workdir.glob("*/audio.wav"))):
+        (same / f"{i}.wav").write_bytes(path.read_bytes())
         sounds.write_wav(other / f"{i}.wav", rng.normal(size=32000) / 5, 16000, {})
     far = distance(workdir, "FAD", other, fad_features="vggish")
     assert abs(distance(workdir, "FAD", same, fad_features="vggish")) < 1e-3 * far and far > 0
