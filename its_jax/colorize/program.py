@@ -85,6 +85,6 @@ class ColorProgram:
             raise UserError(f"one image on each device does not fit in memory; {hint}") from error
         if self._requested:
             raise UserError(
-                f"colorize.batch_size={self._requested}: does not fit in memory; set it to less, or to 0, which chooses"
+                f"colorize.batch_size={self._requested} does not fit in memory; set it to less, or to 0, which chooses"
             ) from error
         logging.warning("a batch of %d does not fit in memory; continuing with a smaller one", self.batch_size)
