@@ -104,7 +104,7 @@ class FactorizedColorizer(Colorizer):
 def _abstract_model(settings, name):
     text_encoder = ("text_encoder",) if name == "stage_1" else ()
     source = getattr(settings, name)
-    return pretrained.abstract_model(source, parts=(*text_encoder, "unet"), dtype=settings.dtype)
+    return pretrained.abstract_model(source, components=(*text_encoder, "unet"), dtype=settings.dtype)
 
 
 def _check(settings: ColorSettings, name: str, model: Any, first: Any) -> None:

@@ -35,12 +35,12 @@ class LatentColorizer(Colorizer):
         self, settings: ColorSettings, source: str, prompts: Sequence[str], placement: DataParallel | None = None
     ):
         super().__init__(settings, placement)
-        if isinstance(pretrained.abstract_model(source, parts=("unet",), dtype=settings.dtype).unet, PixelUNet):
+        if isinstance(pretrained.abstract_model(source, components=("unet",), dtype=settings.dtype).unet, PixelUNet):
             raise UserError(
                 f"colorize.latent_model={source}: is a pixel model; with colorize.method=factorized, give it as "
                 "colorize.stage_1 or stage_2"
             )
-        model: Any = pretrained.abstract_model(source, parts=("text_encoder", "unet", "vae"), dtype=settings.dtype)
+        model: Any = pretrained.abstract_model(source, components=("text_encoder", "unet", "vae"), dtype=settings.dtype)
         self.multiple = model.vae.config.factor
         self._check_window()
         model.schedule.timesteps(settings.num_steps)

@@ -18,8 +18,7 @@ from its_jax.media import images, videos
 from its_jax.settings.records import settings_of
 from its_jax.storage import files
 from its_jax.storage.files import json_bytes
-from its_jax.storage.samples import Sample, Samples, colors_folder
-from its_jax.storage.samples import video as video_path
+from its_jax.storage.samples import Sample, Samples, colorings_folder, video_path
 
 GROUP = "colorize"  # the settings of the image in its record
 STARRED = "starred.txt"  # as the gallery exports it
@@ -106,9 +105,9 @@ def read_gray(sample: Sample) -> np.ndarray:
     Raises:
       UserError: it is missing, or does not agree with the sample's record.
     """
-    gray = sample.picture()
+    gray = sample.read_image()
     if gray.ndim != 2:
-        raise UserError(f"{sample.place}: spectrogram.png of {sample.id} must be gray")
+        raise UserError(f"{sample.path}: spectrogram.png of {sample.id} must be gray")
     settings = settings_of(sample.record)
     height, width = settings.get("height"), settings.get("width")
     cropped = settings.get("crop_image") or settings.get("cutoff_latent")
@@ -116,7 +115,7 @@ def read_gray(sample: Sample) -> np.ndarray:
     if rows != height or not (columns < width if cropped else columns == width):
         expected = f"{height} x {'fewer than ' if cropped else ''}{width}"
         raise UserError(
-            f"{sample.place}: spectrogram.png of {sample.id} has {rows} x {columns} pixels; its record says {expected}"
+            f"{sample.path}: spectrogram.png of {sample.id} has {rows} x {columns} pixels; its record says {expected}"
         )
     return np.rint(gray * 255).astype(np.uint8)
 
@@ -132,7 +131,7 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
       UserError: see `read_gray`; or the sound for a video is missing.
     """
     levels = read_gray(sample)
-    digest, known = _digest(levels), sample.color_records()
+    digest, known = _digest(levels), sample.coloring_records()
     names, tasks, without_video = set(known), [], []
     for trial, settings in enumerate(trials):
         name, video = _find_image(known, settings, digest), trial < videos
@@ -143,7 +142,7 @@ def missing(sample: Sample, trials: Iterable[Mapping[str, Any]], videos: int) ->
         elif video and not video_path(sample, name).exists():
             without_video.append(name)
     if any(task.video for task in tasks):
-        sample.waveform()
+        sample.read_audio()
     return tasks, without_video
 
 
@@ -173,7 +172,7 @@ def write(task: ColorTask, image: np.ndarray, about: Mapping[str, Any]) -> None:
     Raises:
       UserError: a file cannot be written.
     """
-    sample, folder = task.sample, colors_folder(task.sample)
+    sample, folder = task.sample, colorings_folder(task.sample)
     with files.explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     record = {"id": sample.id, GROUP: dict(task.settings), "spectrogram_sha256": _digest(task.levels), **about}
@@ -190,5 +189,5 @@ def write_video(sample: Sample, name: str, image: np.ndarray, record: Mapping[st
       UserError: the video cannot be written.
     """
     prompts = record[GROUP]["prompt"], sample.record["audio"]["prompt"]
-    frame = images.stack_vertically(image, sample.picture())
-    media_video.write_video(video_path(sample, name), frame, *sample.waveform(), *prompts, settings=dict(record))
+    frame = images.stack_vertically(image, sample.read_image())
+    videos.write_video(video_path(sample, name), frame, *sample.read_audio(), *prompts, settings=dict(record))

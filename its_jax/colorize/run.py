@@ -77,7 +77,7 @@ def _find_tasks(settings: ColorSettings, selected: Iterable[Sample]) -> tuple[li
             trials = [settings.for_trial(sample.record, trial) for trial in range(settings.trials)]
             missing, without_video = outputs.missing(sample, trials, settings.videos)
             for name in without_video:
-                outputs.write_video(sample, name, sample.picture(name), sample.color_record(name))
+                outputs.write_video(sample, name, sample.read_image(name), sample.coloring_record(name))
             tasks += missing
         except UserError as error:
             faults.append(str(error))

@@ -155,7 +155,7 @@ def _distances(
 
 
 def _distance(name: str, features: Sequence[np.ndarray], reference: Gaussian) -> float:
-    metrics.check_enough(len(features))
+    metrics.check_sample_count(len(features))
     stacked = np.concatenate(features)
     count, size = stacked.shape
     if count <= size:
@@ -166,7 +166,7 @@ def _distance(name: str, features: Sequence[np.ndarray], reference: Gaussian) ->
             count,
             size,
         )
-    return metrics.frechet(Gaussian.of(stacked), reference)
+    return metrics.frechet_distance(Gaussian.fit(stacked), reference)
 
 
 def _median_seconds(group: Iterable[Sample]) -> float | None:

@@ -45,13 +45,13 @@ def read_item(sample: Sample, needs: Sequence[str] = ("spectrogram", "audio")) -
     """
     spectrogram, waveform, sampling_rate = np.zeros((0, 0), np.float32), np.zeros(0, np.float32), 0
     if "spectrogram" in needs:
-        spectrogram = sample.picture()
+        spectrogram = sample.read_image()
         if spectrogram.ndim != 2:
             raise UserError("spectrogram.png must be gray")
     if "audio" in needs:
-        waveform, sampling_rate = sample.waveform()
+        waveform, sampling_rate = sample.read_audio()
         if waveform.ndim != 1 or not len(waveform):
-            raise UserError(f"{sample.sound} has {'more than one channel' if len(waveform) else 'no samples'}")
+            raise UserError(f"{sample.audio_file} has {'more than one channel' if len(waveform) else 'no samples'}")
     return Item(recorded_settings(sample.record), {}, spectrogram, waveform, sampling_rate)
 
 

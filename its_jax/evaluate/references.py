@@ -15,7 +15,7 @@ from its_jax.settings.records import RECORD
 from its_jax.storage import files, samples
 
 _NAMES = ("mu", "sigma")  # as in the files of pytorch-fid
-_SAMPLE_FILES = ("spectrogram.png", *samples.SOUNDS)  # the files of our samples that count
+_SAMPLE_FILES = ("spectrogram.png", *samples.AUDIO_FILES)  # the files of our samples that count
 
 
 def read_reference(source: str, extract: Callable[[Path], np.ndarray]) -> Gaussian:
@@ -42,7 +42,7 @@ def read_reference(source: str, extract: Callable[[Path], np.ndarray]) -> Gaussi
         logging.warning("left out of the reference: %d files, the first: %s", len(left_out), left_out[0])
     if len(features) < 2:
         raise UserError(f"{source}: has {len(features)} files to compare with; a Frechet distance needs 2 or more")
-    return Gaussian.of(np.concatenate(features))
+    return Gaussian.fit(np.concatenate(features))
 
 
 def _counts(path: Path) -> bool:

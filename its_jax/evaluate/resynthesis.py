@@ -38,7 +38,7 @@ def mel_config(item: Item) -> MelConfig:
 
 @functools.cache
 def _mel_config(source, height):
-    vocoder: Any = pretrained.abstract_model(source, parts=("vocoder",), dtype="float32").vocoder
+    vocoder: Any = pretrained.abstract_model(source, components=("vocoder",), dtype="float32").vocoder
     return decoding.mel_config(vocoder.config, height)
 
 

@@ -91,6 +91,6 @@ def _audio_features(kind: str, clap: ClapScorer) -> tuple[Callable[[np.ndarray, 
         return feature_networks.vggish(), ""
 
     def extract(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-        return clap.sound(waveform, sampling_rate).mean(axis=0, keepdims=True)
+        return clap.embed_audio(waveform, sampling_rate).mean(axis=0, keepdims=True)
 
     return extract, clap.identity

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.topology import COLLECTIVES
 from its_jax import pretrained
 from its_jax.colorize import factorized, luminance
 from its_jax.colorize.factorized_colorizer import FactorizedColorizer
@@ -22,6 +21,7 @@ from its_jax.pipeline.placement import DataParallel, data_mesh
 from its_jax.storage import samples
 from tests.helpers import authors_color, pixel_folder
 from tests.helpers.authors_color import jax_side, torch_side
+from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.colorization import assert_gray_is_kept, colored_images, colorize, load, on_devices, write_samples
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -55,7 +55,7 @@ def test_the_record_holds_settings_models_and_versions(colorized, pixel_models):
     assert settings["seed"] == 1 and settings["noise_level"] == 50
     assert settings["stage_1"] == pixel_models["stage_1"]
     identities = {
-        name: pretrained.abstract_model(source, parts=("unet",), dtype="float32").identity
+        name: pretrained.abstract_model(source, components=("unet",), dtype="float32").identity
         for name, source in pixel_models.items()
     }
     assert record["models"] == identities
@@ -66,7 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(colorized, color_settings, workdi
     last = sorted(samples.open_samples(workdir))[-1]
     colorize(color_settings(trials=1, seed=1), workdir, last)
     ((_, found),) = colored_images(workdir).items()
-    expected = samples.open_samples(colorized)[last].picture("color_01")
+    expected = samples.open_samples(colorized)[last].read_image("color_01")
     assert np.abs(found - expected).max() <= 2 / 255
 
 
@@ -75,7 +75,7 @@ def test_the_first_stage_suffices(workdir, color_settings):
     assert_gray_is_kept(workdir)
     assert len(colored_images(workdir)) == 4
     for sample in samples.open_samples(workdir).values():
-        assert sample.color_record("color_00")["run"]["batch_size"] == 1
+        assert sample.coloring_record("color_00")["run"]["batch_size"] == 1
 
 
 def test_loops_are_colorized_in_windows(color_settings, tmp_path):
@@ -89,7 +89,7 @@ def test_a_latent_model_colors_images_and_keeps_their_gray(workdir, color_settin
     assert_gray_is_kept(workdir)
     assert len(colored_images(workdir)) == 4
     for sample in samples.open_samples(workdir).values():
-        record = sample.color_record("color_00")
+        record = sample.coloring_record("color_00")
         assert record["models"].keys() == {"latent_model"} and "stage_1" not in record["colorize"]
 
 
@@ -176,7 +176,7 @@ def test_images_are_colorized_as_they_look_through_their_view(color_settings, vi
 
 def test_each_prompt_is_embedded_once(pixel_models, monkeypatch, tmp_path):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
-    model = pretrained.abstract_model(pixel_models["stage_1"], parts=("text_encoder", "unet"), dtype="float32")
+    model = pretrained.abstract_model(pixel_models["stage_1"], components=("text_encoder", "unet"), dtype="float32")
     without_weights = dataclasses.replace(model, folder=tmp_path / "nowhere")
     found = t5_embeddings.embed(model, ["cat", "bell", "cat"])
     assert len(list((tmp_path / t5_embeddings.FOLDER).iterdir())) == 2

@@ -44,7 +44,7 @@ def test_selected_samples_are_colorized(command, workdir):
     (workdir / "starred.txt").write_text(f"{second}\n")
     assert command(workdir, "--select=starred", trials=1, prompt="a bell") == (0, [])
     assert colored_images(workdir).keys() == {(first, "color_00"), (second, "color_00")}
-    assert samples.open_samples(workdir)[second].color_record("color_00")["colorize"]["prompt"] == "a bell"
+    assert samples.open_samples(workdir)[second].coloring_record("color_00")["colorize"]["prompt"] == "a bell"
 
 
 def test_prompts_that_are_too_long_are_reported(command, workdir):
@@ -58,8 +58,8 @@ def test_prompts_that_are_too_long_are_reported(command, workdir):
     [
         ([], {"method": "latents"}, "colorize.method='latents' is not known here; choose one of factorized, latent"),
         ([], {"guidance_scale": "nan"}, "colorize.guidance_scale=nan: must be a finite number"),
-        ([], {"promt": "a"}, "there is no setting 'promt'; Did you mean \"prompt\""),
-        (["--workdir=nowhere/nowhere"], {}, "nowhere/nowhere: there is no such folder"),
+        ([], {"promt": "a"}, "there is no setting colorize.promt; did you mean colorize.prompt?"),
+        (["--workdir=nowhere/nowhere"], {}, "nowhere/nowhere: no such folder"),
         (["--select=nothing"], {}, "has no finished sample nothing"),
     ],
 )

@@ -14,7 +14,7 @@ from its_jax.evaluate.run import run
 from its_jax.media import images
 from its_jax.media import sounds as media_sounds
 from its_jax.scoring import clip_clap
-from its_jax.scoring.metrics import Gaussian, frechet
+from its_jax.scoring.metrics import Gaussian, frechet_distance
 from its_jax.storage import samples, writers
 from tests.helpers import dual_encoder_folder, finished_samples
 
@@ -62,10 +62,10 @@ def test_each_folder_gets_a_row(layout, models, tmp_path):
     assert a["means"]["mine"] == {"mean": 3.0, "reach": 0.0, "n": 4} and "mine" not in b["means"]
     made = samples.open_samples(tmp_path / "a").values()
     clip, clap = clip_clap.ClipScorer(models["clip"]), clip_clap.ClapScorer(models["clap"])
-    expected = [clip.score(sample.picture(), sample.record["image"]["prompt"]) for sample in made]
+    expected = [clip.score(sample.read_image(), sample.record["image"]["prompt"]) for sample in made]
     assert a["means"]["clip"]["mean"] == pytest.approx(np.mean(expected))
     assert a["means"]["clip"]["reach"] == pytest.approx(3.1824 * np.std(expected, ddof=1) / 2, rel=1e-4)
-    expected = [clap.score(*sample.waveform(), sample.record["audio"]["prompt"]) for sample in made]
+    expected = [clap.score(*sample.read_audio(), sample.record["audio"]["prompt"]) for sample in made]
     assert a["means"]["clap"]["mean"] == pytest.approx(np.mean(expected))
     out = tmp_path / "a" / "evaluation"
     assert (out / "evaluation.md").read_text().startswith("|  | n | mine | CLIP | CLAP |")
@@ -157,7 +157,7 @@ def test_samples_that_cannot_be_scored_are_reported_and_all_others_scored(models
     media_sounds.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
     with pytest.raises(UserError) as error:
         run([str(tmp_path), str(tmp_path / "nowhere")], models=models)
-    assert "nowhere: there is no such folder" in str(error.value)
+    assert "nowhere: no such folder" in str(error.value)
     with pytest.raises(UserError) as error:
         run([str(tmp_path)], models=models)
     (row,) = read_rows(tmp_path)
@@ -306,7 +306,7 @@ def test_each_canvas_gets_a_row(models, tmp_path):
     ]
     for sample in samples.open_samples(tmp_path).values():
         if sample.record["cutoff_latent"]:
-            (sample.place / "sample.json").unlink()
+            (sample.path / "sample.json").unlink()
     run([str(tmp_path)], models=models, by="width")
     assert [row["n"] for row in read_rows(tmp_path)] == [1, 1]
     finished_samples.write(tmp_path, make_records(1, method="imprint"))
@@ -335,28 +335,32 @@ def test_audio_is_compared_with_a_folder_or_its_statistics(models, tmp_path):
     run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(statistics)})
     assert read_rows(tmp_path / "a")[0]["distances"]["FAD"] == pytest.approx(distance)
     clap = clip_clap.ClapScorer(models["clap"])
-    ours = [clap.sound(*sample.waveform()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()]
-    theirs = [clap.sound(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)]
-    assert distance == pytest.approx(frechet(Gaussian.of(ours), Gaussian.of(theirs)), rel=1e-3)
+    ours = [
+        clap.embed_audio(*sample.read_audio()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()
+    ]
+    theirs = [
+        clap.embed_audio(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)
+    ]
+    assert distance == pytest.approx(frechet_distance(Gaussian.fit(ours), Gaussian.fit(theirs)), rel=1e-3)
     assert distance > 1e-3
 
 
 def test_missing_folders_are_reported_and_all_others_evaluated(models, tmp_path):
     finished_samples.write(tmp_path / "a", make_records(2))
-    with pytest.raises(UserError, match="gone: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder"):
         run([str(tmp_path / "gone"), str(tmp_path / "a")], models=models)
     assert [row["name"] for row in read_rows(tmp_path / "a")] == ["a"] and not (tmp_path / "gone").exists()
-    with pytest.raises(UserError, match="gone: there is no such folder; .*; .*away: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder; .*; .*away: no such folder"):
         run([str(tmp_path / "gone"), str(tmp_path / "away")], models=models)
 
 
 def test_too_few_samples_for_a_distance_are_reported(models, tmp_path):
     finished_samples.write(tmp_path / "a", make_records(1))
     rng = np.random.default_rng(0)
-    references.write_statistics(tmp_path / "other.npz", Gaussian.of(rng.normal(size=(20, 12))))
+    references.write_statistics(tmp_path / "other.npz", Gaussian.fit(rng.normal(size=(20, 12))))
     with pytest.raises(UserError, match="FAD: a Frechet distance of 1 samples: there must be 2 or more"):
         run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(tmp_path / "other.npz")})
-    references.write_statistics(tmp_path / "other.npz", Gaussian.of(rng.normal(size=(20, 7))))
+    references.write_statistics(tmp_path / "other.npz", Gaussian.fit(rng.normal(size=(20, 7))))
     finished_samples.write(tmp_path / "a", make_records(2))
     with pytest.raises(UserError, match="FAD: a Frechet distance of features of 12 and 7 numbers"):
         run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(tmp_path / "other.npz")})
