@@ -9,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from bench.topology import COLLECTIVES
 
 from its_jax import pretrained
 from its_jax.colorize import factorized, luminance
@@ -22,6 +21,7 @@ from its_jax.pipeline.placement import DataParallel, data_mesh
 from its_jax.storage import samples
 from tests.helpers import authors_color, pixel_folder
 from tests.helpers.authors_color import jax_side, torch_side
+from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.colorization import assert_gray_is_kept, colored_images, colorize, load, on_devices, write_samples
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -66,7 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(colorized, color_settings, workdi
     last = sorted(samples.open_samples(workdir))[-1]
     colorize(color_settings(trials=1, seed=1), workdir, last)
     ((_, found),) = colored_images(workdir).items()
-    expected = samples.open_samples(colorized)[last].picture("color_01")
+    expected = samples.open_samples(colorized)[last].read_image("color_01")
     assert np.abs(found - expected).max() <= 2 / 255
 
 

@@ -58,8 +58,8 @@ def test_prompts_that_are_too_long_are_reported(command, workdir):
     [
         ([], {"method": "latents"}, "colorize.method='latents' is not known here; choose one of factorized, latent"),
         ([], {"guidance_scale": "nan"}, "colorize.guidance_scale=nan: must be a finite number"),
-        ([], {"promt": "a"}, "there is no setting 'promt'; Did you mean \"prompt\""),
-        (["--workdir=nowhere/nowhere"], {}, "nowhere/nowhere: there is no such folder"),
+        ([], {"promt": "a"}, "there is no setting colorize.promt; did you mean colorize.prompt?"),
+        (["--workdir=nowhere/nowhere"], {}, "nowhere/nowhere: no such folder"),
         (["--select=nothing"], {}, "has no finished sample nothing"),
     ],
 )

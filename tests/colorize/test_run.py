@@ -61,14 +61,14 @@ def fail_to_load(*args):
 
 def test_each_trial_gets_an_image_and_a_record_and_the_first_one_a_video(colorized):
     for sample in samples.open_samples(colorized).values():
-        assert sample.colors == ("color_00", "color_01")
-        names = {path.name for path in sample.place.iterdir()}
+        assert sample.colorings == ("color_00", "color_01")
+        names = {path.name for path in sample.path.iterdir()}
         assert {"color_00.mp4", "color_00.png", "color_01.png", "color_00.json"} <= names
         assert "color_01.mp4" not in names
-        for name in sample.colors:
-            image, settings = images.read_png(sample.place / f"{name}.png")
+        for name in sample.colorings:
+            image, settings = images.read_png(sample.path / f"{name}.png")
             assert image.shape == (HEIGHT, WIDTH, 3)
-            assert settings == read_json(sample.place / f"{name}.json")
+            assert settings == read_json(sample.path / f"{name}.json")
     assert_gray_is_kept(colorized)
     assert len({image.tobytes() for image in colored_images(colorized).values()}) == 4
 
@@ -82,14 +82,14 @@ def test_finished_images_are_not_generated_again(copied, color_settings):
 def test_only_missing_files_are_written(copied, color_settings):
     expected, before = colored_images(copied), modification_times(copied)
     first, second = samples.open_samples(copied).values()
-    (first.place / "color_00.json").unlink()  # as after a kill just before it was written
-    (second.place / "color_00.mp4").unlink()
+    (first.path / "color_00.json").unlink()  # as after a kill just before it was written
+    (second.path / "color_00.mp4").unlink()
     colorize_with_fake(color_settings(videos=1, trials=3), copied)
     after, found = modification_times(copied), colored_images(copied)
     new = {path for path in after if after[path] != before.get(path)}
     names = [f"color_0{n}.{kind}" for n, kind in ((0, "json"), (0, "mp4"), (0, "png"), (2, "json"), (2, "png"))]
-    assert sorted(path.name for path in new if path.parent == first.place) == names
-    assert sorted(path.name for path in new if path.parent == second.place) == [names[1], *names[3:]]
+    assert sorted(path.name for path in new if path.parent == first.path) == names
+    assert sorted(path.name for path in new if path.parent == second.path) == [names[1], *names[3:]]
     for label, image in expected.items():
         np.testing.assert_array_equal(found[label], image)
 
@@ -99,8 +99,8 @@ def test_other_settings_add_images(copied, color_settings):
     colorize_with_fake(color_settings(prompt="cat", trials=1), copied)
     assert before.items() <= modification_times(copied).items()
     for sample in samples.open_samples(copied).values():
-        assert sample.colors == ("color_00", "color_01", "color_02")
-        prompts = [sample.coloring_record(name)["colorize"]["prompt"] for name in sample.colors]
+        assert sample.colorings == ("color_00", "color_01", "color_02")
+        prompts = [sample.coloring_record(name)["colorize"]["prompt"] for name in sample.colorings]
         assert prompts[1:] == ["a colorful photo of trees", "cat"]
 
 
@@ -108,7 +108,7 @@ def test_other_settings_add_images(copied, color_settings):
 def test_a_damaged_image_is_generated_again(copied, color_settings, harm):
     first, _ = samples.open_samples(copied).values()
     expected = colored_images(copied)
-    harm(first.place / "color_00.png")
+    harm(first.path / "color_00.png")
     gallery.write(copied)
     colorize_with_fake(color_settings(videos=1), copied)
     found = colored_images(copied)
@@ -121,10 +121,10 @@ def test_samples_in_tar_files_get_a_folder_of_colored_images(color_settings, tmp
     colorize_with_fake(color_settings(videos=1), tmp_path)
     assert_gray_is_kept(tmp_path)
     for sample in samples.open_samples(tmp_path).values():
-        assert sample.colors == ("color_00", "color_01")
+        assert sample.colorings == ("color_00", "color_01")
         assert (tmp_path / samples.COLORS / sample.id / "color_00.mp4").exists()
         assert (tmp_path / "gallery" / sample.id / "color_01.png").exists()
-        assert samples.open_sample(tmp_path / sample.id).colors == sample.colors
+        assert samples.open_sample(tmp_path / sample.id).colorings == sample.colorings
 
 
 def test_the_gallery_shows_colored_images(colorized, opened):
@@ -140,10 +140,10 @@ def test_the_gallery_shows_colored_images(colorized, opened):
 
 def test_videos_of_other_images_can_be_made_later(copied):
     sample, _ = samples.open_samples(copied)
-    assert video.run(copied / sample, "color_01") == copied / sample / "color_01.mp4"
+    assert video.write_video(copied / sample, "color_01") == copied / sample / "color_01.mp4"
     assert (copied / sample / "color_01.mp4").stat().st_size > 1000
     with pytest.raises(UserError, match="--color=color_07: .* it has color_00, color_01"):
-        video.run(copied / sample, "color_07")
+        video.write_video(copied / sample, "color_07")
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved(workdir, color_settings):
@@ -214,28 +214,28 @@ def add_color(path):
 )
 def test_samples_with_a_wrong_spectrogram_are_named_and_all_others_colorized(workdir, color_settings, harm, message):
     bad, good = samples.open_samples(workdir).values()
-    harm(bad.place / "spectrogram.png")
+    harm(bad.path / "spectrogram.png")
     with pytest.raises(UserError) as error:
         colorize_with_fake(color_settings(trials=1), workdir)
     assert str(error.value).startswith("not colorized: ") and message.format(bad.id) in str(error.value)
-    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colorings == ("color_00",)
 
 
 def test_samples_without_audio_for_a_video_are_named_and_all_others_colorized(workdir, color_settings):
     silent, good = samples.open_samples(workdir).values()
-    (silent.place / "audio.wav").unlink()
+    (silent.path / "audio.wav").unlink()
     with pytest.raises(UserError, match=f"not colorized: .*audio.wav of {silent.id} cannot be"):
         colorize_with_fake(color_settings(trials=1, videos=1), workdir)
     finished = samples.open_samples(workdir)
-    assert finished[good.id].colors == ("color_00",) and finished[silent.id].colors == ()
+    assert finished[good.id].colorings == ("color_00",) and finished[silent.id].colorings == ()
 
 
 def test_folders_that_are_not_samples_are_left_out(workdir, color_settings, caplog):
     bad, good = samples.open_samples(workdir).values()
-    (bad.place / "sample.json").write_text(json.dumps({**bad.record, "image": "a castle"}))
+    (bad.path / "sample.json").write_text(json.dumps({**bad.record, "image": "a castle"}))
     colorize_with_fake(color_settings(trials=1), workdir)
     assert "is not the record of a sample of ours" in caplog.text
-    assert samples.open_samples(workdir)[good.id].colors == ("color_00",)
+    assert samples.open_samples(workdir)[good.id].colorings == ("color_00",)
 
 
 def test_a_selection_without_samples_is_refused(workdir, color_settings):

@@ -14,7 +14,7 @@ from its_jax.evaluate.run import run
 from its_jax.media import images
 from its_jax.media import sounds as media_sounds
 from its_jax.scoring import clip_clap
-from its_jax.scoring.metrics import Gaussian, frechet
+from its_jax.scoring.metrics import Gaussian, frechet_distance
 from its_jax.storage import samples, writers
 from tests.helpers import dual_encoder_folder, finished_samples
 
@@ -157,7 +157,7 @@ def test_samples_that_cannot_be_scored_are_reported_and_all_others_scored(models
     media_sounds.write_wav(tmp_path / ids[2] / "audio.wav", np.zeros(16000), 16000, {})
     with pytest.raises(UserError) as error:
         run([str(tmp_path), str(tmp_path / "nowhere")], models=models)
-    assert "nowhere: there is no such folder" in str(error.value)
+    assert "nowhere: no such folder" in str(error.value)
     with pytest.raises(UserError) as error:
         run([str(tmp_path)], models=models)
     (row,) = read_rows(tmp_path)
@@ -306,7 +306,7 @@ def test_each_canvas_gets_a_row(models, tmp_path):
     ]
     for sample in samples.open_samples(tmp_path).values():
         if sample.record["cutoff_latent"]:
-            (sample.place / "sample.json").unlink()
+            (sample.path / "sample.json").unlink()
     run([str(tmp_path)], models=models, by="width")
     assert [row["n"] for row in read_rows(tmp_path)] == [1, 1]
     finished_samples.write(tmp_path, make_records(1, method="imprint"))
@@ -335,18 +335,22 @@ def test_audio_is_compared_with_a_folder_or_its_statistics(models, tmp_path):
     run([str(tmp_path / "a")], models=models, compare_with={"FAD": str(statistics)})
     assert read_rows(tmp_path / "a")[0]["distances"]["FAD"] == pytest.approx(distance)
     clap = clip_clap.ClapScorer(models["clap"])
-    ours = [clap.embed_audio(*sample.read_audio()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()]
-    theirs = [clap.embed_audio(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)]
-    assert distance == pytest.approx(frechet(Gaussian.fit(ours), Gaussian.fit(theirs)), rel=1e-3)
+    ours = [
+        clap.embed_audio(*sample.read_audio()).mean(axis=0) for sample in samples.open_samples(tmp_path / "a").values()
+    ]
+    theirs = [
+        clap.embed_audio(media_sounds.read_audio(sounds / f"{i}.wav", 16000), 16000).mean(axis=0) for i in range(5)
+    ]
+    assert distance == pytest.approx(frechet_distance(Gaussian.fit(ours), Gaussian.fit(theirs)), rel=1e-3)
     assert distance > 1e-3
 
 
 def test_missing_folders_are_reported_and_all_others_evaluated(models, tmp_path):
     finished_samples.write(tmp_path / "a", make_records(2))
-    with pytest.raises(UserError, match="gone: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder"):
         run([str(tmp_path / "gone"), str(tmp_path / "a")], models=models)
     assert [row["name"] for row in read_rows(tmp_path / "a")] == ["a"] and not (tmp_path / "gone").exists()
-    with pytest.raises(UserError, match="gone: there is no such folder; .*; .*away: there is no such folder"):
+    with pytest.raises(UserError, match="gone: no such folder; .*; .*away: no such folder"):
         run([str(tmp_path / "gone"), str(tmp_path / "away")], models=models)
 
 

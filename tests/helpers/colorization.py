@@ -68,17 +68,17 @@ def write_samples(workdir, count=2, layout="folders", *, height=HEIGHT, width=WI
 def colored_images(workdir):
     """Reads the colored images of all samples, by id and name."""
     return {
-        (sample.id, name): sample.picture(name)
+        (sample.id, name): sample.read_image(name)
         for sample in samples.open_samples(workdir).values()
-        for name in sample.colors
+        for name in sample.colorings
     }
 
 
 def assert_gray_is_kept(workdir):
     """Checks that the mean of the channels of each colored image is the spectrogram, and that there is color."""
     for sample in samples.open_samples(workdir).values():
-        assert sample.colors
-        for name in sample.colors:
-            image = sample.picture(name)
-            assert np.abs(image.mean(axis=-1) - sample.picture()).max() <= 1 / 255
+        assert sample.colorings
+        for name in sample.colorings:
+            image = sample.read_image(name)
+            assert np.abs(image.mean(axis=-1) - sample.read_image()).max() <= 1 / 255
             assert np.ptp(image, axis=-1).max() > 0.1
