@@ -19,7 +19,7 @@ SMALL |= {"image.start_step": 1, "audio.start_step": 0, "video": False}
 
 @pytest.fixture(scope="module")
 def quick_programs(tmp_path_factory):
-    """Compiles programs with little effort, because they run for milliseconds, and keeps them for all test processes."""
+    """Compiles programs with little effort, as they run for milliseconds, and keeps them for all test processes."""
     cache = tmp_path_factory.mktemp("cache")
     base = tmp_path_factory.getbasetemp()
     programs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
