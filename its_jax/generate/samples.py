@@ -5,6 +5,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -99,7 +100,8 @@ def write_sample(
 ) -> None:
     """Scores a sample and adds it to a store, the record last."""
     record = sample.record(video)
-    record["models"] |= {scorer.name: scorer.identity for scorer in scorers if hasattr(scorer, "identity")}
+    named: list[Any] = [scorer for scorer in scorers if hasattr(scorer, "identity")]
+    record["models"] |= {scorer.name: scorer.identity for scorer in named}
     item = Item(sample.settings, sample.images, sample.spectrogram, sample.audio, sample.sampling_rate)
     record |= registry.score_item(scorers, item)
     store.add(sample.id, encode_files(sample, record, type(store).audio_file))

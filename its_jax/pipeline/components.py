@@ -136,7 +136,7 @@ def load_components(
     abstract = {
         source: loader.abstract_model(source, components=names, dtype=dtype) for source, names in needed.items()
     }
-    models = {name: abstract[term.model] for name, term in settings.terms.items()}
+    models: dict[str, Any] = {name: abstract[term.model] for name, term in settings.terms.items()}
     check_models(models)
     check_canvas(settings, models)
     placement.check(models)
@@ -197,7 +197,7 @@ def _prepare_unet(model):
     )
 
 
-def check_models(models: Mapping[str, Model]) -> None:
+def check_models(models: Mapping[str, Any]) -> None:
     """Raises `UserError` unless the terms' latent models share one latent space and one noise schedule."""
     first, *others = (model for model in models.values() if not is_pixel_model(model))
     for other in others:
@@ -213,7 +213,7 @@ def check_models(models: Mapping[str, Model]) -> None:
             raise UserError(f"{first.source} and {other.source} were trained on different noise schedules")
 
 
-def check_canvas(settings: SampleSettings, models: Mapping[str, Model]) -> None:
+def check_canvas(settings: SampleSettings, models: Mapping[str, Any]) -> None:
     """Raises `UserError` unless the numbers of steps and the size of the canvas fit the models."""
     model = next(model for model in models.values() if not is_pixel_model(model))
     for run in denoising_runs(settings):

@@ -57,7 +57,7 @@ def from_audio(path: str, vae, mel: MelConfig, width: int) -> jax.Array:
         found, canvas = len(waveform) / mel.sampling_rate, length / mel.sampling_rate
         logging.info("%s has %.2f s of sound: %s to %.2f s", path, found, change, canvas)
     waveform = np.pad(waveform[:length], (0, max(0, length - len(waveform))))
-    spectrogram = mel_to_image(log_mel(waveform[None], mel), mel)
+    spectrogram = mel_to_image(log_mel(jnp.asarray(waveform[None]), mel), mel)
     return decoding.encode_image(vae, jnp.repeat(spectrogram[..., None], 3, axis=-1))[0]
 
 
@@ -85,5 +85,5 @@ def keep_mask(
         if not touched.any():
             limits = f"{borders[unit][0]:g}-{borders[unit][-1]:g}{unit}"
             raise UserError(f"keep: {low:g}-{high:g}{unit} lies outside of the canvas, which has {limits}")
-        pixels |= touched if unit == "s" else touched[::-1, None]
+        pixels |= np.asarray(touched if unit == "s" else np.asarray(touched)[::-1, None])
     return pixels.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))[..., None]

@@ -114,7 +114,8 @@ class Terms:
     @property
     def distinct(self) -> list[denoise.Term]:
         """Returns one term of each kind, with the texts of all; the program has one branch per kind."""
-        return [denoise.Term(self.texts, None, None, *kind) for kind in dict.fromkeys(self.kinds)]
+        unused: Any = None
+        return [denoise.Term(self.texts, unused, unused, *kind) for kind in dict.fromkeys(self.kinds)]
 
 
 def fused_noise(
@@ -143,7 +144,8 @@ def fused_noise(
         # A weight of zero times a non-finite noise would still spoil the sample.
         return jnp.where(w == 0, 0, w * noise), (*caches[:place], cache, *caches[place + 1 :])
 
-    parts = [lambda caches: (jnp.zeros_like(x), caches), *(functools.partial(part, *mode) for mode in modes)]
+    parts: list[Callable] = [lambda caches: (jnp.zeros_like(x), caches)]
+    parts += [functools.partial(part, *mode) for mode in modes]
     total, caches = lax.switch(taken, parts, tuple(caches))
     return lax.psum(total, ("term", "cfg")) / weights.sum(axis=0)[:, None, None, None], caches
 

@@ -76,8 +76,8 @@ class PromptEncoder:
 
     def prompts(self, settings: SampleSettings, term: str) -> list[str | None]:
         """Returns the prompts of a term that are encoded; None in place of one that the term does not need."""
-        found = list(self._placement.prompts(term_prompts(settings, term)))
-        return found if is_active(settings, term) else [None] * len(found)
+        found = self._placement.prompts(term_prompts(settings, term))
+        return [*found] if is_active(settings, term) else [None] * len(found)
 
     def sharding(self, source: str) -> jax.sharding.Sharding:
         """Returns the sharding of a model's text encoder and UNet."""

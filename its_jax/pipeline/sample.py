@@ -136,6 +136,7 @@ def encode_files(sample: Sample, about: dict[str, Any], sound: str) -> Iterator[
     encode = sounds.flac if sound.endswith(".flac") else sounds.wav
     yield sound, encode(sample.audio, sample.sampling_rate, about)
     if about["run"]["video"]:
-        prompts = (sample.settings.terms[term].prompt for term in TERMS)
-        yield VIDEO, videos.video(sample.spectrogram, sample.audio, sample.sampling_rate, *prompts, settings=about)
+        image_prompt, audio_prompt = (sample.settings.terms[term].prompt for term in TERMS)
+        sound_and_rate = sample.audio, sample.sampling_rate
+        yield VIDEO, videos.video(sample.spectrogram, *sound_and_rate, image_prompt, audio_prompt, settings=about)
     yield RECORD, json_bytes(about | {"seconds": {**sample.seconds, "write": time.perf_counter() - start}})

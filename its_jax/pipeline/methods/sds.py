@@ -13,7 +13,6 @@ import numpy as np
 from jax import Array
 from jax.sharding import PartitionSpec as P
 
-from its_jax.checkpoints.model import Model
 from its_jax.diffusion import denoise
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
@@ -66,7 +65,7 @@ class ScoreDistillation:
         self.programs = {"denoise": self._optimize, "decode": self._show}
 
     @staticmethod
-    def check(models: Mapping[str, Model], placement: DataParallel) -> None:
+    def check(models: Mapping[str, Any], placement: DataParallel) -> None:
         if placement.devices_per_sample > 1:
             raise UserError(f"devices_per_sample={placement.devices_per_sample}: method='sds' has 1")
         for model in filter(is_pixel_model, models.values()):
@@ -101,9 +100,10 @@ class ScoreDistillation:
         def ends(steps):
             return steps.start, steps.stop
 
+        unused: Any = None
         return [
             sds_loop.Guidance(
-                denoise.Term(text, None, None, **self._options[name]),
+                denoise.Term(text, unused, unused, **self._options[name]),
                 weight=numbers(lambda settings, name=name: settings.terms[name].weight, np.float32),
                 guidance_scale=numbers(lambda settings, name=name: settings.terms[name].guidance_scale, np.float32),
                 steps=numbers(lambda settings, name=name: ends(active_steps(settings, name)), np.int32),

@@ -101,7 +101,8 @@ def optimize(
 
 def images(state: State, *, size: tuple[int, int]) -> Array:
     """Renders the images of all samples, `[b H W]` in [0, 1]."""
-    return lax.map(lambda sample: render(*sample, *size), (state.network, state.frequencies))
+    height, width = size
+    return lax.map(lambda sample: render(sample[0], sample[1], height, width), (state.network, state.frequencies))
 
 
 def _share(guide, guidance, image, keys, k):
