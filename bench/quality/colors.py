@@ -41,7 +41,7 @@ class Colored(NamedTuple):
 
     @property
     def is_usual(self) -> bool:
-        """Whether the hue is one of its subject's usual hues."""
+        """Returns whether the hue is one of its subject's usual hues."""
         return self.hue in colors.usual_hues(self.subject)
 
 
