@@ -91,7 +91,8 @@ class DataParallel:
 
     def lower_denoise(self, *args) -> jax.stages.Lowered:
         """Lowers `denoise.denoise` for the shapes of its arguments."""
-        whole, split = P(), P("data")
+        whole: Any = P()
+        split: Any = P("data")
         known = whole if args[-1] is None else denoise.Known(whole, whole, split)
         in_specs = (whole, split, whole, whole, split, whole, whole, known)
         return self.jit_per_device(denoise.denoise, in_specs).lower(*args)

@@ -48,7 +48,7 @@ def step_tables(schedule: NoiseSchedule, batch: Sequence[SampleSettings]) -> Ste
     )
     if settings.method == "alternating":
         weights = alternate(weights, [[sample.terms[term].turn for sample in batch] for term in terms], first)
-        active = weights.any(axis=1)
+        active = np.asarray(weights.any(axis=1))
     scales, modes = [], []
     for term, term_active in zip(terms, active, strict=True):
         scale = np.ones(weights.shape[1:], np.float32)

@@ -179,15 +179,15 @@ def _precise(f: Callable) -> Callable:
 
 
 @_precise
-def _embed_text(model: CLIPModel | ClapModel, ids: np.ndarray) -> jax.Array:
+def _embed_text(model: CLIPModel | ClapModel, ids: jax.Array) -> jax.Array:
     return model.embed_text(ids)
 
 
 @_precise
-def _embed_image(model: CLIPModel, x: np.ndarray) -> jax.Array:
+def _embed_image(model: CLIPModel, x: jax.Array) -> jax.Array:
     return model.embed_image(x)
 
 
 @_precise
-def _embed_audio(model: ClapModel, log_mel: np.ndarray) -> jax.Array:
+def _embed_audio(model: ClapModel, log_mel: jax.Array) -> jax.Array:
     return model.embed_audio(log_mel)

@@ -45,7 +45,7 @@ class PixelGuide:
         def sample_gradient(sample):
             image, key, text, scale = sample
             key_places, key_t, key_eps = jax.random.split(key, 3)
-            side = self.unet.config.sample_size
+            side = self.unet.config.sample_size or 0  # `check_model` refuses models without it
             x0, pull_back = jax.vjp(lambda image: random_crops(image, term.view, key_places, side), image)
             t = jax.random.randint(key_t, (), low, high + 1)
             g = self.sds_gradient(text, scale, x0, t, jax.random.normal(key_eps, x0.shape))
