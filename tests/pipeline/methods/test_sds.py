@@ -94,7 +94,7 @@ def test_an_iteration_computes_what_pytorch_computes(sources, models):
 
     twin = torch_copy(network)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=rate, weight_decay=1e-3)
-    image = twin(torch.from_numpy(frequencies))
+    image = twin(torch.tensor(frequencies))
     chw = lambda a: torch.from_numpy(np.moveaxis(a, -1, 1).copy())  # noqa: E731
     posterior = vae.encode(image.repeat(1, 3, 1, 1) * 2 - 1).latent_dist
     z = (posterior.mean + posterior.std * chw(eps_posterior)) * vae.config.scaling_factor
@@ -198,18 +198,19 @@ def test_a_sample_depends_on_its_seed_only_on_eight_devices(expand, program):
 
 
 def test_one_program_serves_any_number_of_iterations_in_any_blocks(expand, program, monkeypatch):
-    (sample,) = program(expand(SDS)[:1])
-    compilations = []
+    (one_by_one,) = program(expand(SDS, num_samples=1))
+    compilations, stops = [], []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
     )
-    (in_twos,) = program(expand(SDS, num_samples=1, num_steps=40))
-    monkeypatch.setattr(sds, "BLOCK", 1)
-    (one_by_one,) = program(expand(SDS, num_samples=1, num_steps=40))
-    np.testing.assert_array_equal(in_twos.latents, one_by_one.latents)
+    monkeypatch.setattr(sds, "CALLS", 1)
+    monkeypatch.setattr(sds, "SNAPSHOTS", 1)
+    (at_once,) = program(expand(SDS, num_samples=1), lambda found: stops.append(found.step))
+    assert stops == [3]
+    np.testing.assert_array_equal(at_once.latents, one_by_one.latents)
     change = {"image.start_step": 2, "image.weight": 0.1, "audio.guidance_scale": 3.0, "learning_rate": 1e-3}
     (other,) = program(expand(SDS | change, num_samples=1, num_steps=4))
-    assert not compilations and np.abs(other.latents - sample.latents).max() > 1e-3
+    assert not compilations and np.abs(other.latents - one_by_one.latents).max() > 1e-3
 
 
 class SavedAtEachStop(sds.ScoreDistillation):
