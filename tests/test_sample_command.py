@@ -17,14 +17,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from absl import app
-from absl.testing import flagsaver
 
 from its_jax import Pipeline, pretrained, sample
 from its_jax.errors import UserError
 from its_jax.media import images, sounds
 from its_jax.pipeline import decoding
-from its_jax.runtime import cli
 from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import read_settings
 from its_jax.settings.records import recorded_settings
@@ -32,6 +29,7 @@ from its_jax.settings.schema import TERMS, RunOptions
 from its_jax.storage import files
 from its_jax.storage.files import read_json, write_json
 from tests.helpers import model_folder
+from tests.helpers.command import run_main
 from tests.helpers.fixed_pipeline import FixedPipeline, NoPipeline
 from tests.helpers.model_folder import edit, edit_json
 from tests.helpers.small import CONFIG, SMALL
@@ -87,19 +85,11 @@ def made(small, program, tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """Runs the command in this process, and returns its exit status and the lines on stderr."""
 
     def run(*arguments, pipeline=None):
-        argv = ["sample", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", argv)  # config_flags looks there
-        monkeypatch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(argv)))
-        status = 0
-        with flagsaver.flagsaver():
-            try:
-                cli.run(functools.partial(sample.main, pipeline))
-            except SystemExit as stop:
-                status = stop.code
+        status = run_main(functools.partial(sample.main, pipeline), "sample", *arguments)
         return status, capsys.readouterr().err.splitlines()
 
     return run
@@ -247,12 +237,12 @@ def test_a_run_that_was_interrupted_goes_on(small, command, shared, made, tmp_pa
             raise KeyboardInterrupt
         write(path, data)
 
-    monkeypatch.setattr(files, "write", interrupted)
-    status, lines = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags, pipeline=shared)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write", interrupted)
+        status, lines = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags, pipeline=shared)
     assert status == 2 and "error: interrupted" in lines[-1]
     assert sorted(path.name for path in folder_of(1, tmp_path).iterdir()) == ["image.png", "spectrogram.png"]
     whole = state_of(folder_of(0, tmp_path))
-    monkeypatch.setattr(files, "write", write)
     status, _ = command(f"--config={CONFIG}", f"--workdir={tmp_path}", *flags, pipeline=shared)
     assert status == 0
     assert state_of(folder_of(0, tmp_path)) == whole

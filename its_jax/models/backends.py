@@ -93,22 +93,31 @@ def cudnn(q: Array, k: Array, v: Array) -> Array:
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
-def splash(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
+def splash(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    interpret: bool = False,
+    block: int = SPLASH_BLOCK,
+    min_tokens: int = SPLASH_TOKENS,
+) -> Array:
     """Computes `layers.attend` by splash attention, or by `attend` if there are few tokens or the blocks do not fit.
 
     Args:
       q: `[b, n, heads, d]`.
       k, v: `[b, m, heads, d]`.
       interpret: runs the kernel without a TPU, for tests.
+      block, min_tokens: queries and keys of a block, and the fewest of either that the kernel is used for.
     """
     n, (m, heads, d) = q.shape[1], k.shape[1:]
-    if min(n, m) < SPLASH_TOKENS or n % SPLASH_BLOCK or m % SPLASH_BLOCK:
+    if min(n, m) < min_tokens or n % block or m % block:
         return attend(q, k, v)
     # Imported here, because the import is slow and other platforms do not need it.
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     mask = splash_attention.MultiHeadMask([splash_attention.FullMask((n, m))] * heads)
-    blocks = splash_attention.BlockSizes(block_q=SPLASH_BLOCK, block_kv=SPLASH_BLOCK)
+    blocks = splash_attention.BlockSizes(block_q=block, block_kv=block)
     kernel = splash_attention.make_splash_mha(
         mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret
     )

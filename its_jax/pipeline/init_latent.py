@@ -81,9 +81,9 @@ def keep_mask(
     }
     pixels = np.zeros((height, width), bool)
     for low, high, unit in ranges:
-        touched = (borders[unit][1:] > low) & (borders[unit][:-1] < high)
+        touched: np.ndarray = np.asarray((borders[unit][1:] > low) & (borders[unit][:-1] < high))
         if not touched.any():
             limits = f"{borders[unit][0]:g}-{borders[unit][-1]:g}{unit}"
             raise UserError(f"keep: {low:g}-{high:g}{unit} lies outside of the canvas, which has {limits}")
-        pixels |= np.asarray(touched if unit == "s" else np.asarray(touched)[::-1, None])
+        pixels |= touched if unit == "s" else touched[::-1, None]
     return pixels.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))[..., None]

@@ -1,37 +1,25 @@
 """The command `python -m its_jax.colorize`."""
 
-import sys
-
 import pytest
-from absl import app
-from absl.testing import flagsaver
 
 from its_jax.colorize import __main__
-from its_jax.runtime import cli
 from its_jax.storage import samples
 from tests.colorize.conftest import CONFIG
 from tests.helpers.colorization import SMALL, colored_images
+from tests.helpers.command import run_main
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, pixel_models, latent_model):
+def command(capsys, pixel_models, latent_model):
     """Runs the command in this process; returns its exit status, and the lines on stderr."""
 
     def call(workdir, *flags, **changes):
         capsys.readouterr()
         settings = SMALL | pixel_models | {"latent_model": latent_model, "stage_2": ""} | changes
-        argv = ["colorize", f"--workdir={workdir}", *flags]
-        argv += [f"--config.colorize.{name}={value}" for name, value in settings.items()]
-        monkeypatch.setattr(sys, "argv", argv)  # config_flags reads them there
-        monkeypatch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(sys.argv)))
-        status = 0
-        with flagsaver.flagsaver():
-            try:
-                cli.run(__main__.main, config=CONFIG)
-            except SystemExit as stop:
-                status = stop.code
+        flags = [*flags, *(f"--config.colorize.{name}={value}" for name, value in settings.items())]
+        status = run_main(__main__.main, "colorize", f"--workdir={workdir}", *flags, config=CONFIG)
         lines = capsys.readouterr().err.splitlines()
         return status, [line for line in lines if line and "colorize:" not in line]
 

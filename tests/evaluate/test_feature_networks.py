@@ -23,8 +23,8 @@ def random_weights(monkeypatch):
     """Keeps PyTorch from downloading weights."""
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: {})
-    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
+    for owner, name in ((torch.hub, "load_state_dict_from_url"), (torch.nn.Module, "load_state_dict")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: {})
     yield
     feature_networks.inception.cache_clear()
     feature_networks.vggish.cache_clear()

@@ -23,11 +23,9 @@ def device(platform, capability=None):
 
 
 @pytest.mark.parametrize(("heads", "features"), [(3, 40), (2, 80), (2, 160), (1, 512)])
-def test_splash_attention_equals_the_reference(features, heads, monkeypatch):
-    monkeypatch.setattr(backends, "SPLASH_BLOCK", 128)
-    monkeypatch.setattr(backends, "SPLASH_TOKENS", 256)
+def test_splash_attention_equals_the_reference(features, heads):
     q, k, v = (normal((2, n, heads, features), seed) for seed, n in enumerate((384, 256, 256)))
-    kernel = functools.partial(backends.splash, interpret=True)
+    kernel = functools.partial(backends.splash, interpret=True, block=128, min_tokens=256)
     assert "pallas_call" in str(jax.make_jaxpr(kernel)(q, k, v))
     kernel = jit(kernel)
     expected = attend(3 * q, k, v)  # far from uniform, so that a wrong scale would be noticed

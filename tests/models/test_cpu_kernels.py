@@ -28,13 +28,18 @@ BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 
 @pytest.fixture(autouse=True)
 def include_narrow_layers(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "WIDE", 1)
-    monkeypatch.setattr(cpu_kernels, "WIDE_UNPREPARED", 1)
-    monkeypatch.setattr(cpu_kernels, "BLOCK_CHANNELS", 1)  # so that few channels make several blocks
+    # With BLOCK_CHANNELS=1, few channels make several blocks.
+    set_limits(monkeypatch, WIDE=1, WIDE_UNPREPARED=1, BLOCK_CHANNELS=1)
+
+
+def set_limits(monkeypatch, **limits):
+    """Sets the sizes from which on kernels are used, so that small layers use them."""
+    for name, value in limits.items():
+        monkeypatch.setattr(cpu_kernels, name, value)
 
 
 def test_narrow_layers_in_float32_are_not_changed(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "WIDE", 8)
+    set_limits(monkeypatch, WIDE=8)
     for dtype, prepared in (("float32", False), ("bfloat16", True)):
         layers = Group(
             narrow=conv3x3(8, 4, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0)), wide=conv3x3(8, 9, rngs=nnx.Rngs(0))
@@ -46,7 +51,7 @@ def test_narrow_layers_in_float32_are_not_changed(monkeypatch):
 
 
 def test_convolutions_that_are_not_prepared_must_be_wider(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "WIDE_UNPREPARED", 9)
+    set_limits(monkeypatch, WIDE_UNPREPARED=9)
     kw = dict(dtype=jnp.float32, rngs=nnx.Rngs(0))
     layers = Group(narrow=conv3x3(8, 9, **kw), wide=conv3x3(9, 9, **kw))
     cpu_kernels.use_cpu_kernels(layers)
@@ -77,7 +82,7 @@ def test_convolutions_equal_the_reference(name, prepare, dtype):
 
 @pytest.mark.parametrize(("kernel", "dilation", "frames"), [(3, 1, 40), (7, 3, 2050), (11, 5, 3), (1, 1, 1030)])
 def test_convolutions_over_time_equal_the_reference(kernel, dilation, frames, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "TIME_CHANNELS", 4)
+    set_limits(monkeypatch, TIME_CHANNELS=4)
     kw = dict(padding=dilation * (kernel // 2), kernel_dilation=dilation, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     layers = Group(
         conv=nnx.Conv(6, 5, (kernel,), dtype=jnp.bfloat16, **kw), narrow=nnx.Conv(3, 5, 3, dtype=jnp.bfloat16, **kw)
@@ -112,7 +117,7 @@ def test_large_values_in_float16_do_not_overflow():
     ("queries", "keys"), [(5, 7), (cpu_kernels.QUERY_CHUNK, 3), (2 * cpu_kernels.QUERY_CHUNK + 3, 9)]
 )
 def test_attention_equals_the_reference(queries, keys, few, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "FEW_SCORES", few)
+    set_limits(monkeypatch, FEW_SCORES=few)
     q, k, v = (normal((2, n, 3, 8), seed) for seed, n in enumerate((queries, keys, keys)))
     expected = attend(q, k, v)
     found = jax.jit(cpu_kernels.attend)(*(jnp.asarray(a, dtype) for a in (q, k, v)))
@@ -168,7 +173,7 @@ def run_model(part, model):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("part", WHOLE)
 def test_whole_models_equal_the_reference(part, dtype, monkeypatch, highest_precision):
-    monkeypatch.setattr(cpu_kernels, "TIME_CHANNELS", 4)
+    set_limits(monkeypatch, TIME_CHANNELS=4)
     make, module, config = WHOLE[part]
     twin = make()
     config = config.from_dict(model_folder.VOCODER if part == "vocoder" else dict(twin.config))
