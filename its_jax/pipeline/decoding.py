@@ -23,13 +23,13 @@ WRAPPED_FRAMES = 64
 
 
 @jax.jit
-def encode_image(vae, image):
+def encode_image(vae: Any, image: Array | np.ndarray) -> Array:
     """Encodes images `[b, H, W, 3]` in [0, 1] as scaled latents `[b, h, w, 4]` float32, the mean of the posterior."""
     return vae.encode(image * 2 - 1).mean.astype(jnp.float32) * vae.config.scaling_factor
 
 
 @jax.jit
-def decode_latents(vae, latents):
+def decode_latents(vae: Any, latents: Array) -> Array:
     """Decodes scaled latents `[b, h, w, 4]` as images `[b, H, W, 3]` float32 in [0, 1]."""
     image = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
     return jnp.clip(image / 2 + 0.5, 0.0, 1.0)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def load_known(settings: SampleSettings, components: Components) -> tuple[jax.Ar
     return components.placement.put((mask, z))
 
 
-def from_image(path: str, vae, view: View, height: int, width: int) -> jax.Array:
+def from_image(path: str, vae: Any, view: View, height: int, width: int) -> jax.Array:
     """Encodes an image so that `view` shows it upright: `[h, w, 4]` in the layout of the spectrogram.
 
     Args:
@@ -49,7 +50,7 @@ def from_image(path: str, vae, view: View, height: int, width: int) -> jax.Array
     return view.invert(decoding.encode_image(vae, image[None]))[0]
 
 
-def from_audio(path: str, vae, mel: MelConfig, width: int) -> jax.Array:
+def from_audio(path: str, vae: Any, mel: MelConfig, width: int) -> jax.Array:
     """Encodes a sound, cut or padded with silence to `width` frames: `[h, w, 4]`."""
     waveform, length = sounds.read_audio(path, mel.sampling_rate), width * mel.hop_length
     if len(waveform) != length:

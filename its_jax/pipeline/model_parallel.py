@@ -11,7 +11,7 @@ negative) written as (1 - s) negative + s positive if the two are on different d
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -189,39 +189,39 @@ class TermParallel(placement.DataParallel):
         super().__init__(term_mesh(terms, devices_per_sample, devices))
         self.devices_per_sample = devices_per_sample
 
-    def model_sharding(self, terms):
+    def model_sharding(self, terms: Sequence[int]) -> NamedSharding:
         return sub_mesh_sharding(self.mesh, terms)
 
-    def prompt_sharding(self, term):
+    def prompt_sharding(self, term: int) -> NamedSharding:
         return sub_mesh_sharding(self.mesh, [term])
 
-    def texts_sharding(self, term):
+    def texts_sharding(self, term: int) -> NamedSharding:
         return sub_mesh_sharding(self.mesh, [term], TEXTS)
 
-    def check(self, models):
+    def check(self, models: Mapping[str, Any]) -> None:
         check_models(models)
 
-    def prompts(self, prompts):
+    def prompts(self, prompts: Sequence[str]) -> Sequence[str]:
         """Returns two prompts for each term, because stacked terms must have equal shapes."""
         return [prompts[0], prompts[-1]]
 
-    def models(self, models):
+    def models(self, models: Sequence[Any]) -> Any:
         return stack_shards(models, self.mesh, MODELS)
 
-    def terms(self, terms):
+    def terms(self, terms: Iterable[denoise.Term]) -> Any:
         return Terms.stack(tuple(terms), self.mesh)
 
-    def jit_join(self, function, term):
+    def jit_join(self, function: Callable, term: int) -> jax.stages.Wrapped:
         """Jits a join that each device computes for all samples; XLA's own division would need communication."""
         whole = self.prompt_sharding(term)
         return jax.jit(
             lambda *args: lax.with_sharding_constraint(function(*args), whole), out_shardings=self.texts_sharding(term)
         )
 
-    def jit_empty_caches(self, terms):
+    def jit_empty_caches(self, terms: Any) -> jax.stages.Wrapped:
         return jit_empty_caches(self.mesh, terms)
 
-    def lower_denoise(self, *args):
+    def lower_denoise(self, *args: Any) -> jax.stages.Lowered:
         return lower_denoise(self.mesh, *args)
 
 

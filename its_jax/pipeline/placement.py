@@ -89,7 +89,7 @@ class DataParallel:
         """Jits `feature_cache.empty_caches`."""
         return jax.jit(feature_cache.empty_caches, out_shardings=self.sharded)
 
-    def lower_denoise(self, *args) -> jax.stages.Lowered:
+    def lower_denoise(self, *args: Any) -> jax.stages.Lowered:
         """Lowers `denoise.denoise` for the shapes of its arguments."""
         whole: Any = P()
         split: Any = P("data")

@@ -129,7 +129,12 @@ class TextStacker:
     """
 
     def __init__(
-        self, encoder: PromptEncoder, models: Mapping[str, Model], placement: DataParallel, settings, batch_size: int
+        self,
+        encoder: PromptEncoder,
+        models: Mapping[str, Model],
+        placement: DataParallel,
+        settings: SampleSettings,
+        batch_size: int,
     ):
         self._programs, self.shapes = {}, {}
         for i, (name, model) in enumerate(models.items()):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from its_jax.models.unet import PrecomputedUNet
 
@@ -57,13 +58,13 @@ def _warn_about_unknown_words(prompt, vocabulary):
 
 
 @jax.jit
-def encode_tokens(text_encoder, ids):
+def encode_tokens(text_encoder: Any, ids: Array) -> Array:
     """Encodes token ids `[b, n]` as text features `[b, n, d]`."""
     return text_encoder(ids)
 
 
 @jax.jit
-def encode_tokens_for_pixels(text_encoder, ids):
+def encode_tokens_for_pixels(text_encoder: Any, ids: Array) -> Array:
     """Encodes token ids `[b, 77]` with a T5 encoder, `[b, 77, d]`.
 
     Its tokens do not attend to the padding, but the UNets of DeepFloyd IF do.
@@ -72,13 +73,13 @@ def encode_tokens_for_pixels(text_encoder, ids):
 
 
 @jax.jit
-def prepare_texts(text_encoder, unet, ids):
+def prepare_texts(text_encoder: Any, unet: Any, ids: Array) -> Any:
     """Computes what a UNet takes from token ids `[b, n]`, see `UNet2DConditionModel.project_text`."""
     return unet.project_text(text_encoder(ids))
 
 
 @jax.jit
-def project_text(unet, text):
+def project_text(unet: Any, text: Array) -> Any:
     """Computes what a UNet takes from text features `[b, n, d]`, leaves `[b, ...]`."""
     return unet.project_text(text)
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from its_jax.checkpoints.model import Model
-from its_jax.diffusion.views import VIEWS
+from its_jax.diffusion.views import VIEWS, View
 from its_jax.pipeline import decoding
 from its_jax.pipeline.components import Components, Requirements
 from its_jax.pipeline.denoiser import Denoiser
@@ -111,7 +111,9 @@ class Imprint:
         return list(np.asarray(images[0]))
 
 
-def decode_imprinted(vaes, *args, vae_of_term, view, cutoff, wrap):
+def decode_imprinted(
+    vaes: Sequence[Any], *args: Array, vae_of_term: Sequence[int], view: View, cutoff: bool, wrap: bool
+) -> tuple[Array, tuple[Array, ...]]:
     """Decodes and imprints, one sample after the other to save memory.
 
     Args:

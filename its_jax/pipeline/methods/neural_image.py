@@ -14,10 +14,10 @@ NORM_EPSILON = 1e-5  # PyTorch's default
 class BatchNorm(nnx.Module):
     """Batch normalization over the pixels of the image itself, in training and afterwards."""
 
-    def __init__(self, features):
+    def __init__(self, features: int):
         self.scale, self.bias = nnx.Param(jnp.ones(features)), nnx.Param(jnp.zeros(features))
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         """Normalizes `[n, features]`."""
         mean = x.mean(axis=0)
         factor = lax.rsqrt(jnp.square(x - mean).mean(axis=0) + NORM_EPSILON) * self.scale[...]
@@ -30,14 +30,14 @@ class FourierImage(nnx.Module):
     It is initialized as PyTorch initializes its layers.
     """
 
-    def __init__(self, *, rngs):
+    def __init__(self, *, rngs: nnx.Rngs):
         def linear(features_in, features_out):
             return nnx.Linear(features_in, features_out, kernel_init=_kernel, bias_init=_bias, rngs=rngs)
 
         self.convs = List([linear(2 * FEATURES, WIDTH), linear(WIDTH, WIDTH), linear(WIDTH, 1)])
         self.norms = List([BatchNorm(WIDTH) for _ in range(2)])
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
             x = norm(nnx.relu(conv(x)))
         return nnx.sigmoid(self.convs[-1](x))[:, 0]
