@@ -1,0 +1,27 @@
+"""Records for the tests of evaluation, and its results."""
+
+import json
+
+from its_jax.evaluate import score_cache
+from tests.helpers import finished_samples
+
+
+def make_records(count=4, scores=None, **changes):
+    return [finished_samples.record({"seed": seed, **changes}, scores) for seed in range(count)]
+
+
+def read_report(workdir):
+    return json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+
+
+def read_rows(workdir):
+    return read_report(workdir)["rows"]
+
+
+def measured(workdir):
+    """Returns the ids of samples and the names of measures in the score files, by file."""
+    lines = {
+        path.name: [json.loads(line)["key"] for line in path.read_bytes().splitlines()]
+        for path in (workdir / score_cache.FOLDER).glob("*.jsonl")
+    }
+    return {name: [(key[0], key[2]) for key in keys] for name, keys in lines.items()}
