@@ -21,7 +21,7 @@ _SINGLES = flags.DEFINE_integer("singles", 12, "Samples of each subject and of e
 _BATCH = flags.DEFINE_integer("batch", 12, "Batch size.", lower_bound=1)
 
 
-def main():
+def main() -> None:
     """Evaluates the config."""
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, say configs/default.py")

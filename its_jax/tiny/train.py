@@ -21,7 +21,7 @@ _STAGE = flags.DEFINE_enum(
 )
 
 
-def main():
+def main() -> None:
     """Runs the requested stages."""
     from its_jax.tiny.training import stages  # JAX is slow to import, and errors in flags should appear at once.
 
