@@ -17,7 +17,7 @@ COLOR = np.array([0.3, 0.0, -0.3], np.float32)
 
 @jax.tree_util.register_static
 class FakeVAE:
-    """Its latents are images of half the size."""
+    """A VAE whose latents are images of half the size."""
 
     config = types.SimpleNamespace(scaling_factor=0.5, factor=2)
 

@@ -1,4 +1,4 @@
-"""What is measured of one sample."""
+"""Measures of one sample."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What samples are compared with."""
+"""References that samples are compared with."""
 
 import io
 

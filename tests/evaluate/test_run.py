@@ -371,6 +371,6 @@ def test_griffin_lim_and_the_round_trip_can_be_measured(models, tmp_path):
     run([str(tmp_path)], models=models, extra=["griffin_lim", "round_trip"])
     (row,) = read_rows(tmp_path)
     assert {"clap", "clap_griffin_lim", "round_trip"} <= row["means"].keys()
-    assert 0.05 < row["means"]["round_trip"]["mean"] < 0.9  # a tone is no bright rectangle
+    assert 0.05 < row["means"]["round_trip"]["mean"] < 0.9  # a tone differs from the bright rectangle
     shown = images.read_image(tmp_path / "evaluation" / "round_trip.png")
     assert shown.shape[1] > 1000 and shown.std() > 0.1
