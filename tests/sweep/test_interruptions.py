@@ -55,6 +55,7 @@ def small_disk(path, size):
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_a_sweep_killed_at_any_moment_ends_with_the_same_samples(layout, uninterrupted, tmp_path):
     rng, kills = random.Random(layout), 0
@@ -158,6 +159,7 @@ def test_a_sweep_continues_after_a_full_disk(layout, tiny, tmp_path, monkeypatch
     assert latents(tmp_path / "out") == latents(tmp_path / "whole") and not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", writers.LAYOUTS)
 def test_a_sweep_continues_after_a_small_disk_is_really_full(layout, tiny, tmp_path):
     tiny(tmp_path / "whole", ["seed=0..9"], layout=layout)
