@@ -140,6 +140,7 @@ def test_a_sample_is_generated_again_on_as_many_devices(small, programs, tmp_pat
     np.testing.assert_array_equal(*(sounds.read_wav(f / "audio.wav")[0] for f in (folder, again)))
 
 
+@pytest.mark.slow
 def test_a_third_term_windows_a_loop_and_an_audio_file_give_the_sample_of_one_device(small, tmp_path):
     """The third term uses the image's model on devices of its own; audio has no guidance, and a part of it is kept."""
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 960), 16000)
