@@ -87,4 +87,5 @@ def keep_mask(
             limits = f"{borders[unit][0]:g}-{borders[unit][-1]:g}{unit}"
             raise UserError(f"keep: {low:g}-{high:g}{unit} lies outside of the canvas, which has {limits}")
         pixels |= touched if unit == "s" else touched[::-1, None]
-    return pixels.reshape(height // factor, factor, width // factor, factor).any(axis=(1, 3))[..., None]
+    cells = pixels.reshape(height // factor, factor, width // factor, factor)
+    return np.asarray(cells.any(axis=(1, 3)))[..., None]
