@@ -94,7 +94,10 @@ def test_the_versions_on_colab_meet_the_requirements():
             assert requirement.specifier.contains(COLAB[requirement.name]), requirement
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, marks=pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
+)
 def run(request, tmp_path_factory, quick_programs):
     """Runs a notebook on one device; returns it and its work folder."""
     folder = tmp_path_factory.mktemp(request.param.stem)

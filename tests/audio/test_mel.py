@@ -92,6 +92,7 @@ def test_an_image_has_the_highest_mel_on_top_and_is_clipped():
     assert float(image.sum()) == pytest.approx(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [8, 32, 64])
 def test_griffin_lim_converges_as_fast_as_librosa(iterations):
     """Both start from |stft| of the same waveforms, librosa in its own framing; mean of three seeds."""

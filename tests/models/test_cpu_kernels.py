@@ -170,7 +170,7 @@ def run_model(part, model):
     return jit(lambda model, mel: model(mel))(model, normal((2, 1030, 12)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("part", WHOLE)
 def test_whole_models_equal_the_reference(part, dtype, monkeypatch, highest_precision):
     set_limits(monkeypatch, TIME_CHANNELS=4)
