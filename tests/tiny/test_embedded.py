@@ -57,7 +57,6 @@ def test_the_record_of_the_training_is_complete():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", latent.KINDS)
 def test_diffusers_and_transformers_open_the_latent_models_and_agree(kind, highest_precision):
-@pytest.mark.slow
     folder = WEIGHTS / kind
     model = pretrained.load_model(f"tiny/{kind}", components=("text_encoder", "unet", "vae"), dtype=jnp.float32)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -78,8 +77,10 @@ def test_diffusers_and_transformers_open_the_latent_models_and_agree(kind, highe
     ours = (our_text, model.unet(z, np.array([500]), our_text), model.vae.decode(z / model.vae.config.scaling_factor))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
-def test_diffusers_and_transformers_open_the_pixel_model_and_agree(highest_precision):
+
+
 @pytest.mark.slow
+def test_diffusers_and_transformers_open_the_pixel_model_and_agree(highest_precision):
     folder = WEIGHTS / "color"
     model = pretrained.load_model("tiny/color", components=("text_encoder", "unet"), dtype=jnp.float32)
     ids = transformers.T5Tokenizer.from_pretrained(folder / "tokenizer")("a photo of trees", return_tensors="np")
@@ -92,6 +93,9 @@ def test_diffusers_and_transformers_open_the_pixel_model_and_agree(highest_preci
     our_text = model.text_encoder(ids.input_ids)
     for a, b in zip((our_text, model.unet(x, np.array([500]), our_text)), (text, noise), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
+
+
+@pytest.mark.slow
 def test_most_colored_images_have_the_usual_colors_of_their_subject(one_device):
     settings = runpy.run_path(ROOT / "configs" / "colorize.py")["get_config"]().to_dict()["colorize"]
     prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in items.SUBJECTS]
@@ -109,9 +113,11 @@ def test_most_colored_images_have_the_usual_colors_of_their_subject(one_device):
 
 @pytest.fixture
 def one_device(monkeypatch):
-@pytest.mark.slow
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
     monkeypatch.setattr(placement, "data_mesh", lambda: mesh)
+
+
+@pytest.mark.slow
 def test_the_judges_recognize_the_prompts_of_the_default_config():
     pipe = Pipeline.from_settings(default_config() | {"batch_size": 4}, devices=jax.devices()[:1])
     samples = pipe(num_samples=4)

@@ -33,7 +33,6 @@ def models():
 
 @pytest.fixture(scope="module")
 def folder(models, tmp_path_factory):
-@pytest.mark.slow
     """The export of these models."""
     workdir = tmp_path_factory.mktemp("tiny")
     for name, module in models.items():
@@ -41,6 +40,9 @@ def folder(models, tmp_path_factory):
         write_json(workdir / f"{name}.json", {"latent_std": 2.0})
     export.export(workdir)
     return workdir / "export"
+
+
+@pytest.mark.slow
 def test_diffusers_and_transformers_open_the_export(folder, models, highest_precision):
     rng = np.random.default_rng(0)
     x, text = rng.standard_normal((1, 16, 16, 4), np.float32), rng.standard_normal((1, 16, 96), np.float32)
