@@ -242,6 +242,10 @@ def test_python_examples_run_one_after_another(path, small, models, tmp_path, mo
     terms = {term: models[f"{term}.model"] for term in ("image", "audio")}
     sizes = {"height": 12, "width": 48, "window": 48, "num_steps": 4, "crop_image": False, "dtype": "float32"}
     namespace = {"CONFIG": small({"num_steps": 4}), "SMALL": terms | sizes}
+    for folder in ("out", "sweep"):  # which commands of the page write
+        finished.write(
+            tmp_path / folder, [finished.record({"seed": seed}, {"clip": 30.0, "clap": 20.0}) for seed in range(2)]
+        )
     for block in python_blocks(path):
         for long, short in IN_SMALL.items():
             block = block.replace(long, short)

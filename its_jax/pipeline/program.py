@@ -15,7 +15,7 @@ from its_jax.pipeline import decoding, progress, prompts, step_tables
 from its_jax.pipeline.batching import BatchSize
 from its_jax.pipeline.components import Components
 from its_jax.pipeline.methods.base import method_class
-from its_jax.pipeline.progress import OnProgress
+from its_jax.pipeline.progress import OnProgress, Progress
 from its_jax.pipeline.prompt_encoder import TextStacker
 from its_jax.pipeline.sample import Sample
 from its_jax.settings.ids import batch_key, program_key
@@ -113,8 +113,13 @@ class Program:
         self._logged = True
         with timed("encode", seconds, log):
             texts = jax.block_until_ready(self._stack(self.components.prompts.encode(filled)))
+        own = slice(batch_index, batch_index + len(batch))  # without the copies
+
+        def report(found: Progress) -> None:
+            on_progress(found._replace(preview=lambda: found.preview()[own]))
+
         with timed("denoise", seconds, log):
-            generated = self.method.generate(filled, texts, on_progress)
+            generated = self.method.generate(filled, texts, report)
         seconds["denoise"] += generated.seconds_before
         with timed("decode", seconds, log):
             spectrogram, images = jax.block_until_ready(self.method.render(filled, generated.latents))

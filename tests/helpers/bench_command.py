@@ -25,12 +25,26 @@ def run(module: str, *arguments: object) -> int:
 
 @contextlib.contextmanager
 def _own_flags() -> Iterator[None]:
-    """Removes the flags that are defined inside, because several commands define flags of the same name."""
+    """Hides the flags of other commands inside, and removes the flags that are defined inside.
+
+    Several commands define flags of the same name, and some flags are required.
+    """
     app.define_help_flags()
+    others = {name: flags.FLAGS[name] for name in flags.FLAGS if _is_ours(name)}
+    for name in others:
+        delattr(flags.FLAGS, name)
     before = set(flags.FLAGS)
     try:
         yield
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
+        for name, flag in others.items():
+            flags.FLAGS[name] = flag
         flags.FLAGS.unparse_flags()
+
+
+def _is_ours(name: str) -> bool:
+    """Returns whether a flag is defined by a command of the package."""
+    module = flags.FLAGS.find_module_defining_flag(name, "")
+    return module.split(".")[0] in ("its_jax", "convert", "bench")

@@ -14,8 +14,8 @@ import transformers
 from its_jax import pretrained
 from its_jax.colorize.factorized_colorizer import FactorizedColorizer
 from its_jax.colorize.settings import ColorSettings
-from its_jax.pipeline import placement
 from its_jax.pipeline.pipeline import Pipeline
+from its_jax.pipeline.placement import DataParallel, data_mesh
 from its_jax.settings.schema import TERMS
 from its_jax.storage.files import read_json
 from its_jax.tiny import judges
@@ -96,12 +96,13 @@ def test_diffusers_and_transformers_open_the_pixel_model_and_agree(highest_preci
 
 
 @pytest.mark.slow
-def test_most_colored_images_have_the_usual_colors_of_their_subject(one_device):
+def test_most_colored_images_have_the_usual_colors_of_their_subject():
     settings = runpy.run_path(ROOT / "configs" / "colorize.py")["get_config"]().to_dict()["colorize"]
     prompts = [f"a colorful photo of {pictures.SUBJECTS[subject][0]}" for subject in items.SUBJECTS]
     subjects = enumerate(items.SUBJECTS)
     gray = np.stack([pictures.draw(subject, items.generator("picture", "held_out", i)) for i, subject in subjects])
-    colorizer = FactorizedColorizer(ColorSettings.from_dict(settings), prompts)
+    one_device = DataParallel(data_mesh(jax.devices()[:1]))
+    colorizer = FactorizedColorizer(ColorSettings.from_dict(settings), prompts, one_device)
     colored = colorizer(gray, prompts, list(range(len(prompts))))
     assert np.abs(colored.mean(axis=-1) - gray).max() < 1e-5
     usual = [
@@ -109,12 +110,6 @@ def test_most_colored_images_have_the_usual_colors_of_their_subject(one_device):
         for name, image in zip(items.SUBJECTS, colored, strict=True)
     ]
     assert np.mean(usual) >= 0.75, usual
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
-    monkeypatch.setattr(placement, "data_mesh", lambda: mesh)
 
 
 @pytest.mark.slow
