@@ -109,6 +109,7 @@ def test_little_strength_stays_near_an_image_and_what_is_kept_stays_nearer(gener
     assert 0.03 < error[136:].mean() < 0.08 and error[:112].mean() < 0.5 * error[136:].mean()
 
 
+@pytest.mark.slow  # tests/pipeline/test_program.py has a fast one with small models
 def test_half_precision_is_close_to_float32(generate):
     """The schedule, guidance, solver, statistics of norms, attention scores and the text encoder's attention are in
     float32 in any case; no other part needs to be."""
