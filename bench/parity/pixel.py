@@ -68,7 +68,7 @@ def t5():
         if layer == 0:
             theirs, ours = twin.shared(torch.from_numpy(ids)), model.shared(ids)
             their_bias = twin.encoder.block[0].layer[0].SelfAttention.compute_bias(TOKENS, TOKENS)
-            our_bias = model.encoder.bias(TOKENS)
+            our_bias = model.encoder.position_bias(TOKENS)
         theirs = twin.encoder.block[0](theirs, attention_mask=their_mask, position_bias=their_bias)[0]
         ours = run_layer(model.encoder.block[0], ours, our_bias, mask[:, None, None])
         if (layer + 1) % 4 == 0:
