@@ -1,6 +1,7 @@
 """Prompts in, images that sound out: the public API, on which the commands are built."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ class Pipeline:
         program.warn([requested[i] for i in indices])
         while indices:
             samples = run_fitting(program, [requested[i] for i in indices], on_progress)
+            samples = [dataclasses.replace(sample, with_video=options.video) for sample in samples]
             found.update(zip(indices, samples, strict=False))
             indices = indices[len(samples) :]
 

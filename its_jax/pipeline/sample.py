@@ -40,6 +40,7 @@ class Sample:
       devices_per_sample: how many devices shared the sample.
       seconds: for each stage the duration of its batch.
       state_folder: a folder to be removed once all samples of the batch are written, or None.
+      with_video: whether `save` writes a video by default, as the setting `video` says.
     """
 
     settings: SampleSettings
@@ -55,6 +56,7 @@ class Sample:
     devices_per_sample: int = 1
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state_folder: Path | None = None
+    with_video: bool = False
 
     @property
     def id(self) -> str:
@@ -95,12 +97,12 @@ class Sample:
         about = {"id": self.id, "run": run, "models": dict(self.models), "versions": record.versions()}
         return self.settings.to_dict() | about
 
-    def save(self, workdir: str | Path, video: bool = False) -> Path:
+    def save(self, workdir: str | Path, video: bool | None = None) -> Path:
         """Writes WORKDIR/<id>/ with the files that `python -m its_jax.sample` writes; returns that folder.
 
         Args:
           workdir: a folder, or gs://BUCKET/FOLDER. It is made if it does not exist.
-          video: whether to write video.mp4, too.
+          video: whether to write video.mp4, too; by default as the setting `video` says.
 
         Raises:
           UserError: the sample is not finite, or the folder cannot be written.
@@ -108,7 +110,8 @@ class Sample:
         folder = files.to_path(workdir)
         if self.fault:
             raise UserError(f"{self.id}: {self.fault}")
-        FolderWriter(folder).add(self.id, encode_files(self, self.record(video), FolderWriter.audio_file))
+        about = self.record(self.with_video if video is None else video)
+        FolderWriter(folder).add(self.id, encode_files(self, about, FolderWriter.audio_file))
         return folder / self.id
 
     def _repr_html_(self) -> str:

@@ -77,9 +77,9 @@ def test_crop_image_is_applied(pipe):
 
 
 def test_save_writes_what_the_command_writes(small, pipe, tmp_path):
-    config = small({"num_samples": 1, "batch_size": 0})
+    config = small({"num_samples": 1, "batch_size": 0, "video": True})
     sample_command.run(config, tmp_path / "command")
-    (sample,) = pipe(seed=config.seed)
+    (sample,) = pipe(seed=config.seed, video=True)
     sample.save(tmp_path / "api")
     (by_command,), (by_api,) = ((tmp_path / name).glob("*/") for name in ("command", "api"))
     assert by_command.name == by_api.name
