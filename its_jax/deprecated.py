@@ -181,24 +181,20 @@ def renamed_attributes(**names: str) -> Callable[[_Class], _Class]:
 
 def job_id(job: Any) -> str:
     """Returns the id of a sample. The settings can be a dictionary, as they were in `its_jax.jobs`."""
-    from its_jax.settings.ids import sample_id
-    from its_jax.settings.schema import SampleSettings
-
-    return sample_id(job if isinstance(job, SampleSettings) else SampleSettings.from_dict(job))
+    settings_class = _resolve("its_jax.settings.schema:SampleSettings")
+    settings = job if isinstance(job, settings_class) else settings_class.from_dict(job)
+    return _resolve("its_jax.settings.ids:sample_id")(settings)
 
 
 def load(source: str, *, parts: Any = None, **options: Any) -> Any:
     """Calls `its_jax.pretrained.load_model`, whose `components` were `parts` in `its_jax.load`."""
-    from its_jax import pretrained
-
-    return pretrained.load_model(source, **({} if parts is None else {"components": parts}), **options)
+    components = {} if parts is None else {"components": parts}
+    return _resolve("its_jax.pretrained:load_model")(source, **components, **options)
 
 
 def outline(source: str, *, parts: Any, **options: Any) -> Any:
     """Calls `its_jax.pretrained.abstract_model`, whose `components` were `parts` in `its_jax.load`."""
-    from its_jax import pretrained
-
-    return pretrained.abstract_model(source, components=parts, **options)
+    return _resolve("its_jax.pretrained:abstract_model")(source, components=parts, **options)
 
 
 def _resolve(place: str) -> Any:
