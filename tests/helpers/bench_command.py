@@ -30,21 +30,20 @@ def _own_flags() -> Iterator[None]:
     Several commands define flags of the same name, and some flags are required.
     """
     app.define_help_flags()
-    others = {name: flags.FLAGS[name] for name in flags.FLAGS if _is_ours(name)}
-    for name in others:
-        delattr(flags.FLAGS, name)
-    before = set(flags.FLAGS)
+    others = _take_flags()
     try:
         yield
     finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+        _take_flags()
         for name, flag in others.items():
             flags.FLAGS[name] = flag
         flags.FLAGS.unparse_flags()
 
 
-def _is_ours(name: str) -> bool:
-    """Returns whether a flag is defined by a command of the package."""
-    module = flags.FLAGS.find_module_defining_flag(name, "")
-    return module.split(".")[0] in ("its_jax", "convert", "bench")
+def _take_flags() -> dict[str, flags.Flag]:
+    """Removes all flags but absl's own, and returns them."""
+    names = [name for name in flags.FLAGS if not flags.FLAGS.find_module_defining_flag(name, "").startswith("absl")]
+    taken = {name: flags.FLAGS[name] for name in names}
+    for name in names:
+        delattr(flags.FLAGS, name)
+    return taken

@@ -70,7 +70,7 @@ def test_a_few_numbers_that_are_not_finite_count_as_zero_and_a_whole_sample_of_t
     """The authors replace them by zero; a model that returns nothing finite must not pass for one that agrees."""
     z = jnp.zeros((2, 2, 4, 4))
     given = z.at[0, 0, 0, 0].set(jnp.nan).at[1].set(jnp.nan)
-    unet = types.SimpleNamespace(each=lambda x, t, text: jnp.repeat(given, len(x) // 2, axis=0))
+    unet = types.SimpleNamespace(predict_batch=lambda x, t, text: jnp.repeat(given, len(x) // 2, axis=0))
     model = sds_latent.LatentGuide(unet, None, jnp.full(1000, 0.5))
     term = denoise.Term(jnp.zeros((2, 2, 1)), None, None)
     g = sds_latent.sds_gradient(model, term, jnp.ones(2), z, jnp.int32([5, 5]), z + 1)
