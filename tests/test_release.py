@@ -15,6 +15,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 # The public API: what programs of others import. Its functions tell the types of all that they take and give.
 PUBLIC = ("diffusion", "pipeline", "checkpoints", "settings", "scoring", "storage", "media", "sweep.grid")
+LARGEST = 60 * 10**6  # bytes of the wheel
+LARGE = 256 * 2**10  # no file but weights exceeds this many bytes
 
 
 @pytest.fixture(scope="module")
