@@ -112,22 +112,23 @@ def components_key(settings: SampleSettings, devices_per_sample: int, requiremen
     return settings.dtype, devices_per_sample, sources, requirements
 
 
-def load_components(
+def open_models(
     settings: SampleSettings,
     placement: DataParallel,
     loader: Loader,
     requirements: Requirements,
     check: Callable[[Mapping[str, Model], DataParallel], None],
-    share: Sequence[Model] = (),
-) -> Components:
-    """Loads the models of a sample; reports what does not fit before weights are read.
+) -> dict[str, Model]:
+    """Opens the models of a sample without their weights, and checks that they fit each other and the settings.
 
     Args:
       check: the method's own check of its models, see `methods.base.Method.check`.
-      share: models that are loaded with the same dtype and placement; what equals one of theirs is not loaded again.
+
+    Returns:
+      by source, models with shapes in place of weights.
 
     Raises:
-      UserError: a model cannot be loaded, the models do not fit each other, or the settings do not fit them.
+      UserError: a model cannot be opened, the models do not fit each other, or the settings do not fit them.
     """
     dtype = jnp.dtype(settings.dtype)
     needed = _needed_components(settings, loader, dtype, requirements)
@@ -142,6 +143,28 @@ def load_components(
     placement.check(models)
     check(models, placement)
     decoding.mel_config(models["audio"].vocoder.config, settings.height)
+    return abstract
+
+
+def load_components(
+    settings: SampleSettings,
+    placement: DataParallel,
+    loader: Loader,
+    requirements: Requirements,
+    opened: Mapping[str, Model],
+    share: Sequence[Model] = (),
+) -> Components:
+    """Loads the weights of models.
+
+    Args:
+      opened: the result of `open_models`.
+      share: models that are loaded with the same dtype and placement; what equals one of theirs is not loaded again.
+
+    Raises:
+      UserError: weights cannot be read.
+    """
+    abstract = dict(opened)
+    models = {name: abstract[term.model] for name, term in settings.terms.items()}
     pixel_models = {source: model for source, model in abstract.items() if is_pixel_model(model)}
     requested = [prompt for term in settings.terms for prompt in term_prompts(settings, term)]
     for source, model in pixel_models.items():

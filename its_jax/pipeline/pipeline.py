@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from its_jax import pretrained
-from its_jax.errors import Cancelled
+from its_jax.errors import Cancelled, UserError
 from its_jax.pipeline import progress, requests
 from its_jax.pipeline.batching import run_fitting, useful_batch
-from its_jax.pipeline.components import Components, Loader, components_key, load_components
+from its_jax.pipeline.components import Components, Loader, components_key, load_components, open_models
 from its_jax.pipeline.methods.base import method_class
 from its_jax.pipeline.model_parallel import choose_placement
 from its_jax.pipeline.program import Program, timed
@@ -69,6 +69,9 @@ class Pipeline:
           UserError: the config or a model cannot be read.
         """
         found = load_config(config) if isinstance(config, str | Path) else config
+        if not hasattr(found, "to_dict"):
+            kind = type(found).__name__
+            raise UserError(f"config: must be the name of a file or a ConfigDict, not a {kind}; see from_settings")
         return cls.from_settings(found.to_dict(), devices=devices)
 
     @classmethod
@@ -184,13 +187,15 @@ class Pipeline:
         method = method_class(settings.method)
         key = components_key(settings, devices_per_sample, method.requirements)
         if self._components is None or self._components_key != key:
-            share = self._models_in_common(key, settings)
-            self._programs.clear()
-            self._components = None  # Models that are not used any more make room before others are loaded.
             placement = choose_placement(len(settings.terms), devices_per_sample, self._devices)
             with timed("load", {}):
+                # A mistake is reported here, while the present models are still loaded.
+                opened = open_models(settings, placement, self._loader, method.requirements, method.check)
+                share = self._models_in_common(key, settings)
+                self._programs.clear()
+                self._components = None  # Models that are not used any more make room before others are loaded.
                 self._components = load_components(
-                    settings, placement, self._loader, method.requirements, method.check, share
+                    settings, placement, self._loader, method.requirements, opened, share
                 )
             self._components_key = key
         return self._components

@@ -107,7 +107,7 @@ def _check_start(settings: SampleSettings) -> None:
     if not 0 < settings.strength <= 1:
         raise UserError(f"strength={settings.strength}: must be above 0 (as it was) and at most 1 (all steps)")
     if first_step(settings) == settings.num_steps:
-        raise UserError(f"strength={settings.strength}: of {settings.num_steps} steps it leaves none")
+        raise UserError(f"strength={settings.strength}: leaves 0 of {settings.num_steps} steps; set it higher")
     for name, default in (("strength", 1.0), ("keep", "")):
         value = getattr(settings, name)
         if not given and value != default:
@@ -151,7 +151,7 @@ def _check_steps(settings: SampleSettings) -> None:
         if first <= k < settings.num_steps and not any(k in steps for steps in active):
             spans = ", ".join(f"{name} at {_span(term)}" for name, term in settings.terms.items())
             raise UserError(
-                f"no model takes part at step {k} of {settings.num_steps}: one with a weight above 0 must ({spans})"
+                f"no model is active at step {k} of {settings.num_steps}: one with a weight above 0 must be ({spans})"
             )
 
 

@@ -48,7 +48,7 @@ class Worker:
 
         if self._key != key:
             self._runner.finish()
-            self._key, self._program = "", None  # frees its memory for the next one
+            self._key, self._program = "", None
             self._program = compile_group(
                 self._pipeline, representatives, self._workdir, pending, batch_size, self._options
             )

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
         ({"image.view": "block_rearrange", "crop_image": True}, "crop_image cuts the end of the spectrogram off"),
         ({"image.view": "flip"}, "image.view='flip' is not known here; choose one of identity, block_rearrange"),
         ({"num_steps": 0}, "num_steps=0: must be 1 or more"),
-        ({"image.start_step": 4, "audio.start_step": 7}, "no model takes part at step 0 of 4"),
+        ({"image.start_step": 4, "audio.start_step": 7}, "no model is active at step 0 of 4"),
         ({"image.weight": 0.0, "audio.weight": 0.0}, "sum to zero"),
         ({"num_samples": -1}, "num_samples=-1: must be 1 or more"),
         ({"batch_size": -1}, "batch_size=-1: must be 0"),

@@ -82,11 +82,11 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"image__guidance_scale": float("nan")}, r"image\.guidance_scale=nan"),
         ({"audio__weight": float("inf")}, r"audio\.weight=inf"),
         ({"image__start_step": 25, "audio__start_step": 99}, "image at 25, audio at 99"),  # beyond the end
-        ({"audio__start_step": 1}, "no model takes part at step 0"),
-        ({"audio__weight": 0.0}, "no model takes part at step 0"),  # the picture's starts at step 2
+        ({"audio__start_step": 1}, "no model is active at step 0"),
+        ({"audio__weight": 0.0}, "no model is active at step 0"),  # the picture's starts at step 2
         ({"image__prompt": "\udcff"}, r"image\.prompt=.*UTF-8"),
         ({"image__stop_step": -2}, r"image\.stop_step=-2: must be a step, or -1"),
-        ({"audio__stop_step": 5, "image__start_step": 6}, r"no model takes part at step 5 .*audio at 0 to 4"),
+        ({"audio__stop_step": 5, "image__start_step": 6}, r"no model is active at step 5 .*audio at 0 to 4"),
         ({"audio__view": "rotate_180"}, r"audio\.view='rotate_180': must be 'identity'"),
         ({"image__view": "rotate_180", "crop_image": True}, r"crop_image.*not image\.view='rotate_180'"),
         ({"wrap": True, "cutoff_latent": True}, "cutoff_latent.*wrap"),
@@ -99,7 +99,7 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"method": "imprint", "mag_ratio": 1.5}, "mag_ratio=1.5: must be 0"),
         ({"image__num_steps": -1}, r"image\.num_steps=-1: must be 0"),
         ({"image__turn": 0}, r"image\.turn=0: must be 1 or more"),
-        ({"method": "alternating", "audio__start_step": 3}, "no model takes part at step 0"),
+        ({"method": "alternating", "audio__start_step": 3}, "no model is active at step 0"),
         ({"strength": 0.5}, "strength=0.5: needs something to start from"),
         ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
         ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
@@ -117,7 +117,7 @@ def test_what_no_sample_can_have_is_refused_by_name(change, message):
         ({"strength": 0.0}, r"strength=0.0: must be above 0"),
         ({"strength": 1.5}, r"strength=1.5: must be above 0 .* and at most 1"),
         ({"strength": float("nan")}, "strength=nan"),
-        ({"strength": 0.01}, "of 25 steps it leaves none"),
+        ({"strength": 0.01}, "leaves 0 of 25 steps; set it higher"),
         ({"keep": "0-1"}, "keep='0-1': must be rising ranges in seconds or Hz"),
         ({"keep": "2-1s"}, "keep='2-1s': must be rising"),
         ({"keep": "0-1s;2-3s"}, "must be rising ranges"),
