@@ -9,12 +9,13 @@ The same call again generates only the missing samples. After a machine is lost,
 """
 
 import contextlib
+import functools
 import io
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from its_jax import deprecated, gallery
 from its_jax import sample as sample_command
@@ -29,6 +30,9 @@ from its_jax.settings.records import VIDEO
 from its_jax.settings.schema import TERMS
 from its_jax.storage import files, samples
 from its_jax.sweep.run import run_sweep
+
+if TYPE_CHECKING:
+    from its_jax.pipeline.pipeline import Pipeline
 
 _DRIVE = Path("/content/drive")  # Colab mounts it here.
 # Settings that are arguments of `sweep`.
@@ -72,7 +76,7 @@ def sample(config: str, workdir: str | Path, settings: Mapping[str, Any] | None 
       UserError: the config or a setting is wrong, or some samples could not be generated.
     """
     with _logging():
-        sample_command.run(load_config(config, settings), Path(workdir))
+        sample_command.run(load_config(config, settings), Path(workdir), _pipeline())
     return gallery.show(workdir)
 
 
@@ -103,7 +107,7 @@ def sweep(
     prompts = {"image.prompt": _split(image_prompts), "audio.prompt": _split(audio_prompts)}
     requested = load_config(config, settings).to_dict() | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
     with _logging():
-        run_sweep(requested, Path(workdir), plan_only=plan_only)
+        run_sweep(requested, Path(workdir), plan_only=plan_only, pipeline=None if plan_only else _pipeline())
 
 
 def best(workdir: str | Path, by: str, share: float = 0.2, count: int = 12) -> Any:
@@ -148,6 +152,14 @@ def best_samples(workdir: str | Path, by: str, share: float = 0.2) -> list[sampl
         return list(finished.values())
     scores = score_cache.scores(Path(workdir), finished)
     return [finished[name] for name in ranking.best_on_all(scores, columns, share)]
+
+
+@functools.cache
+def _pipeline() -> "Pipeline":
+    """Returns the pipeline that all cells share, so that a second cell loads and compiles only what is new."""
+    from its_jax.pipeline.pipeline import Pipeline  # slow, because it imports JAX
+
+    return Pipeline()
 
 
 def _split(prompts: str | Sequence[str]) -> tuple[str, ...]:

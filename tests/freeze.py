@@ -3,7 +3,7 @@
     python -m tests.freeze > before.txt
 
 in one checkout, then the same in another on the same machine with the same packages, and `diff` shows what changed:
-ids of samples, bits of latents, pictures and sounds, and what wrong commands are told. It takes some ten minutes on 2
+ids of samples, bits of latents, pictures and sounds, and the messages of wrong commands. It takes some ten minutes on 2
 busy CPU cores; --only=ids, --only=samples or --only=mistakes prints one part.
 """
 
@@ -111,8 +111,8 @@ def print_ids(tmp):
         config = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"](*argument)
         config.update_from_flattened_dict(json.loads(json.dumps(changes).replace("TMP", str(tmp))))
         ids = ids_of(config.to_dict())
-        told = " ".join(f"{key}={value!r}" for key, value in changes.items())
-        print(f"id of {name} {told}: {len(ids)} samples, {ids[0]}, {digest_of(chr(10).join(ids).encode())}", flush=True)
+        what = " ".join(f"{key}={value!r}" for key, value in changes.items())
+        print(f"id of {name} {what}: {len(ids)} samples, {ids[0]}, {digest_of(chr(10).join(ids).encode())}", flush=True)
 
 
 def print_samples(tmp):
@@ -160,7 +160,7 @@ def run(tmp, line):
 
 
 def content_digest(file):
-    """Returns a digest of the pixels or samples in a file: the rest of it tells versions and seconds."""
+    """Returns a digest of the pixels or samples in a file: the rest of it holds versions and seconds."""
     array = np.asarray(Image.open(file)) if file.suffix == ".png" else soundfile.read(file, dtype="int16")[0]
     return digest_of(f"{array.shape} {array.dtype} ".encode() + array.tobytes())
 

@@ -1,4 +1,4 @@
-"""What a release holds: the wheel, its version wherever it is told, and types of what others call."""
+"""What a release holds: the wheel, its version wherever it appears, and the types of the public functions."""
 
 import ast
 import email.parser

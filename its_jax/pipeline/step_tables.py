@@ -12,6 +12,7 @@ from its_jax.diffusion.solvers import SolverTable, solver_table
 from its_jax.diffusion.term_schedule import alternate, select_modes, term_weights
 from its_jax.diffusion.views import VIEWS
 from its_jax.diffusion.windows import Windows
+from its_jax.settings.methods import METHODS
 from its_jax.settings.schema import SampleSettings
 from its_jax.settings.steps import active_steps, always_guided, first_step, guided_steps, term_weight
 
@@ -46,7 +47,7 @@ def step_tables(schedule: NoiseSchedule, batch: Sequence[SampleSettings]) -> Ste
         stop_steps=[[span.stop for span in of_term] for of_term in spans],
         first=first,
     )
-    if settings.method == "alternating":
+    if METHODS[settings.method].takes_turns:
         weights = alternate(weights, [[sample.terms[term].turn for sample in batch] for term in terms], first)
         active = np.asarray(weights.any(axis=1))
     scales, modes = [], []

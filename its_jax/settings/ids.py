@@ -46,7 +46,7 @@ def batch_key(settings: SampleSettings) -> dict[str, Any]:
     own = {name: getattr(settings, name) for name in (*_PER_BATCH, "method")}
     own["runs"] = tuple(run.num_steps for run in denoising_runs(settings))
     active = {term: (term_weight(settings, term) > 0, active_steps(settings, term)) for term in settings.terms}
-    if settings.method == "alternating":
+    if METHODS[settings.method].takes_turns:
         own["turns"] = tuple((settings.terms[term].turn, *active[term]) for term in settings.terms)
     if settings.cache_interval > 1:
         own |= {f"{term}.steps": (*active[term], guided_steps(settings, term)) for term in settings.terms}

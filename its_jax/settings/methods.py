@@ -25,6 +25,7 @@ class MethodSpec:
       implementation: 'package.module:Class'. It is imported when it is used, because it needs JAX.
       only: the one term that is active, or '' for all.
       separate_runs: whether `image` and `audio` are denoised on their own, each with its own number of steps.
+      takes_turns: whether one term is evaluated at each step, in turn.
       denoises: whether latents are denoised by a solver. If not, `num_steps` counts iterations.
       program: samples of methods with equal names here share compiled programs.
       check: raises `UserError` for settings that do not suit the method.
@@ -33,6 +34,7 @@ class MethodSpec:
     implementation: str
     only: str = ""
     separate_runs: bool = False
+    takes_turns: bool = False
     denoises: bool = True
     program: str = ""
     check: Callable[["SampleSettings"], None] = _accept
@@ -70,7 +72,7 @@ METHODS: dict[str, MethodSpec] = {
     "fused": MethodSpec(implementation=_FUSED),
     "image_only": MethodSpec(implementation=_FUSED, only="image"),
     "audio_only": MethodSpec(implementation=_FUSED, only="audio"),
-    "alternating": MethodSpec(implementation=_FUSED),
+    "alternating": MethodSpec(implementation=_FUSED, takes_turns=True),
     "imprint": MethodSpec(
         implementation="its_jax.pipeline.methods.imprint:Imprint",
         separate_runs=True,

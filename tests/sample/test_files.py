@@ -164,8 +164,8 @@ def test_a_changed_model_or_version_is_warned_about(made, shared, tmp_path, capl
     record["models"]["audio"], record["versions"]["jax"] = "0123456789ab", "0.1"
     write_json(tmp_path / "sample.json", record)
     sample.run_again(tmp_path / "sample.json", tmp_path / "again", shared)
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [re.match(r"\S+ was \S+", line)[0] for line in told] == [
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [re.match(r"\S+ was \S+", line)[0] for line in warnings] == [
         "models.audio was 0123456789ab",
         "versions.jax was 0.1",
     ]
