@@ -42,7 +42,7 @@ def test_the_published_examples():
 
 
 @pytest.mark.parametrize("example", ["upside_down", "square"])
-def test_the_examples_of_views(example):
+def test_the_view_examples_have_the_documented_terms(example):
     (one,) = expand(get_config("views", example).to_dict(), 1)
     assert image_terms(one) == (["image", "upside_down"] if example == "upside_down" else ["image"])
     with pytest.raises(ValueError, match="no example 'x'; choose one of upside_down, square"):

@@ -85,7 +85,7 @@ IDS = [f"{path.name}: {command[-60:]}" for path, command in OF_PAGES]
 
 
 @pytest.mark.parametrize(("path", "command"), OF_PAGES, ids=IDS)
-def test_a_command_is_one_that_could_run(path, command):
+def test_documented_commands_name_existing_modules_flags_and_settings(path, command):
     """Its module, flags, config, settings and extras are there."""
     if "pip install" in command:
         for extra in (name for names in re.findall(r"\.\[([\w,]+)\]", command) for name in names.split(",")):
@@ -95,7 +95,7 @@ def test_a_command_is_one_that_could_run(path, command):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_so_are_those_within_the_text(path):
+def test_commands_and_paths_within_sentences_exist(path):
     for span in spans(path):
         check(re.sub(r"\.\.\.", "x", span))
     for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", path.read_text(encoding="utf-8")):
@@ -232,7 +232,7 @@ IN_SMALL = {
 }
 
 
-def test_the_api_is_shown():
+def test_readme_and_docs_show_the_python_api():
     assert {path.name for path in PYTHON_PAGES} >= {"README.md", "python.md"}
 
 

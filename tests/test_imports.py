@@ -127,7 +127,7 @@ def test_a_layer_imports_only_layers_below_it():
     assert not upward
 
 
-def test_the_house_stays_small():
+def test_rooms_layers_and_edges_stay_within_their_limits():
     counts = {"rooms": len(rooms()), "layers": len(LAYERS), "edges": len(edges())}
     print(", ".join(f"{count} {name} (at most {LIMITS[name]})" for name, count in counts.items()))
     assert all(count <= LIMITS[name] for name, count in counts.items()), counts

@@ -44,7 +44,7 @@ def test_the_wheel_holds_weights_and_nothing_else_of_size(wheel):
     assert {name.split("/")[0] for name in sizes} <= {"its_jax", "convert", f"its_jax-{version()}.dist-info"}
 
 
-def test_the_wheel_is_whole(wheel):
+def test_the_wheel_contains_every_file_of_the_package(wheel):
     names = set(wheel.namelist())
     weights = {
         path.relative_to(ROOT).as_posix() for path in (ROOT / "its_jax/tiny/weights").rglob("*") if path.is_file()
@@ -63,7 +63,7 @@ def version():
     return re.search(r'version="([\d.]+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))[1]
 
 
-def test_the_version_is_one():
+def test_all_files_name_the_same_version():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## ([\d.]+)", changes, re.MULTILINE)[1] == version()
     assert f"\nversion: {version()}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

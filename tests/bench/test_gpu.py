@@ -164,7 +164,7 @@ def test_a_wrong_attention_does_not_agree(factor, agrees):
         ("loop_convert_fusion_3", trace.REST),
     ],
 )
-def test_kernels_have_kinds(name, kind):
+def test_kernels_are_sorted_by_kind(name, kind):
     assert trace.find_kind(name) == kind
 
 

@@ -69,7 +69,7 @@ def test_the_authors_loop_is_float16_with_one_sample_at_a_time(options, pipeline
     assert 1e-6 < contest.run(work, 1, ["eager"])["relative_difference"] < 0.1
 
 
-def test_each_call_has_new_prompts(options):
+def test_each_timed_call_encodes_new_prompts(options):
     """Texts are encoded each time; the first call is the same on either side."""
     seen = []
     run = parts.with_new_prompts(seen.append, settings(options), 1)

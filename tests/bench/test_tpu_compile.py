@@ -17,7 +17,7 @@ GOOD = {
 }
 
 
-def test_good_results_have_no_faults():
+def test_correct_results_pass_the_check():
     assert tpu_compile.find_faults(GOOD) == []
 
 

@@ -51,7 +51,7 @@ def test_prompts_that_are_too_long_are_reported(command, workdir):
         (["--select=nothing"], {}, "has no finished sample nothing"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(command, workdir, flags, changes, message):
+def test_wrong_input_is_reported_in_one_line(command, workdir, flags, changes, message):
     status, lines = command(workdir, *flags, **changes)
     assert status == 2 and len(lines) == 1
     assert lines[0].startswith("error: ") and message in lines[0]

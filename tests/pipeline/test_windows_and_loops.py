@@ -83,7 +83,7 @@ def sound(tmp_path_factory):
     return path
 
 
-def test_what_is_kept_of_an_audio_file_stays(generate, sound):
+def test_the_kept_part_of_an_audio_file_is_unchanged(generate, sound):
     program, sample = generate(init_audio=str(sound), keep="0-1.28s, 0-200Hz", num_steps=6)
     waveform = sounds.read_audio(sound, 16000)
     source = np.asarray(items.to_spectrogram(waveform[None])[0])

@@ -93,7 +93,7 @@ def test_a_command_that_makes_no_sense_is_refused(command, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_process_says_no_in_one_line_too(tmp_path):
+def test_an_unknown_setting_ends_the_process_with_one_line(tmp_path):
     result = in_a_process(f"--config={CONFIG}", f"--workdir={tmp_path / 'out'}", "--config.num_step=3")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and "did you mean num_steps?" in result.stderr
@@ -185,7 +185,7 @@ def test_a_model_without_vocoder_cannot_sound(models, refused):
     assert "has no vocoder" in refused({"audio.model": models["image.model"]})
 
 
-def test_a_config_of_ones_own_is_checked_too(command, tmp_path):
+def test_an_unknown_setting_in_a_users_config_is_reported(command, tmp_path):
     own = CONFIG.read_text().replace("config.num_steps", "config.num_stepps")
     (tmp_path / "own.py").write_text(own)
     status, lines = command(f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'out'}")

@@ -53,8 +53,7 @@ def test_the_id_is_stable():
     assert sample_id(as_integers) == sample_id(default_settings(image__guidance_scale=7.0))
 
 
-def test_what_there_was_before_methods_keeps_its_id():
-    """Whether a config, or a record, says so or says nothing."""
+def test_settings_without_a_method_keep_their_ids():
     before, (one, *_) = settings(), expand(settings(), 4)
     for group in (before, before["image"], before["audio"]):
         group.pop("method", None)

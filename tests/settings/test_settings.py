@@ -106,7 +106,7 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"init_audio": "/"}, "init_audio=/: cannot be read .Is a directory"),
     ],
 )
-def test_what_no_sample_can_have_is_refused_by_name(change, message):
+def test_impossible_settings_are_refused_by_name(change, message):
     with pytest.raises(UserError, match=message):
         read_settings(settings(**change))
 
@@ -124,7 +124,7 @@ def test_what_no_sample_can_have_is_refused_by_name(change, message):
         ({"init_image": __file__}, "from one of them, not from both"),
     ],
 )
-def test_a_start_that_makes_no_sense_is_refused(change, message):
+def test_an_impossible_start_is_refused(change, message):
     with pytest.raises(UserError, match=message):
         read_settings(settings(init_audio=__file__, **change))
 

@@ -32,7 +32,7 @@ def load(kind):
     return state_dict.load_state_dict(abstract, load_file(WEIGHTS / kind / "model.safetensors"), name=kind)
 
 
-def test_the_folders_are_small():
+def test_the_weights_of_the_dual_encoders_take_at_most_2_4_mb():
     files = [file for kind in dual_encoder.KINDS for file in (WEIGHTS / kind).iterdir()]
     assert sum(file.stat().st_size for file in files) <= 2.4e6
 
