@@ -15,6 +15,7 @@ _PICTURE = flags.DEFINE_string("picture", "spectrogram", "Or image, the term of 
 
 
 def main(workdir: str) -> None:
+    """Writes contact sheets of a work folder."""
     from its_jax.gallery import contact_sheet  # It takes long to import, as NumPy does.
 
     for path in contact_sheet.write(workdir, x=_X.value, y=_Y.value, image=_PICTURE.value):

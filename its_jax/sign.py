@@ -21,6 +21,7 @@ _TIMESTAMPS = flags.DEFINE_string("timestamps", "", "The address of a time stamp
 
 
 def main(file: str) -> None:
+    """Signs a file of a sample, or all of them."""
     if not (_CERTIFICATE.value and _KEY.value):
         raise UserError("give --certificate=CHAIN.pem and --key=KEY.pem")
     sign = functools.partial(

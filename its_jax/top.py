@@ -13,6 +13,7 @@ _BEST = flags.DEFINE_float("best", 0.2, "The share of the samples that passes in
 
 
 def main(workdir: str) -> None:
+    """Prints the ids of the best samples with their scores, best first."""
     from its_jax.evaluate import score_cache  # These take long to import, as NumPy does.
     from its_jax.scoring import ranking
     from its_jax.storage import samples

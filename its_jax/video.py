@@ -16,6 +16,7 @@ _COLOR = flags.DEFINE_string("color", "", "One of the sample's colored images, s
 
 
 def main(path: str) -> None:
+    """Writes the video of a sample."""
     logging.info("%s", write_video(path, _COLOR.value))
 
 

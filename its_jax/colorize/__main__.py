@@ -29,6 +29,7 @@ _SELECT = flags.DEFINE_string(
 
 
 def main() -> None:
+    """Colors the samples of a work folder, as the flags say."""
     if _CONFIG.value is None:
         raise UserError("give --config=FILE.py, such as configs/colorize.py")
     config = _CONFIG.value.to_dict()

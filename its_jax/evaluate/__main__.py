@@ -33,6 +33,7 @@ _COUNT = flags.DEFINE_integer("num_shards", None, "The number of processes that 
 
 
 def main() -> None:
+    """Scores the samples of the work folders and writes the table."""
     if not _WORKDIR.value:
         raise UserError("give --workdir=FOLDER, once or several times")
     for source, target in ((_FID, _SAVE_FID), (_FAD, _SAVE_FAD)):

@@ -15,6 +15,7 @@ _EMBED = flags.DEFINE_bool("embed", False, "A single file that contains all imag
 
 
 def main(workdir: str) -> None:
+    """Writes the gallery of a work folder."""
     logging.info("%s", gallery.write(workdir, embed=_EMBED.value).absolute())
 
 

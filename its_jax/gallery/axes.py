@@ -22,6 +22,7 @@ def columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def is_prompt(name: str) -> bool:
+    """Returns whether a setting is the prompt of a term."""
     return name.endswith(".prompt")
 
 

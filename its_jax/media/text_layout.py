@@ -205,6 +205,7 @@ class Paragraph:
 
     @property
     def height(self) -> int:
+        """Returns the height in pixels."""
         return max(1, len(self.lines)) * self.line_height
 
     def draw(self, canvas: Image.Image, x: int, y: int, fill: str) -> None:

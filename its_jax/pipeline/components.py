@@ -25,11 +25,17 @@ LATENT_COMPONENTS, PIXEL_COMPONENTS = ("text_encoder", "unet", "vae"), ("text_en
 class Loader(Protocol):
     """Loads models, as the module `its_jax.pretrained` does."""
 
-    def check_components(self, source: str, components: Sequence[str]) -> None: ...
+    def check_components(self, source: str, components: Sequence[str]) -> None:
+        """Raises `UserError` unless the model exists and has the components."""
+        ...
 
-    def abstract_model(self, source: str, *, components: Sequence[str], dtype: Any) -> Model: ...
+    def abstract_model(self, source: str, *, components: Sequence[str], dtype: Any) -> Model:
+        """Returns the model with the shapes of its weights in place of the weights."""
+        ...
 
-    def restore_weights(self, model: Model, *, sharding: Any, share: Sequence[Model]) -> Model: ...
+    def restore_weights(self, model: Model, *, sharding: Any, share: Sequence[Model]) -> Model:
+        """Returns the model with its weights on devices; those that it has in common with `share` are not loaded."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Components:
 
     @property
     def vocoder(self) -> Any:
+        """Returns the vocoder of the audio model."""
         return self.models["audio"].vocoder
 
     @property

@@ -82,6 +82,7 @@ class Program:
 
     @property
     def batch_size(self) -> int:
+        """Returns the number of samples that are generated at once."""
         return self._size.value
 
     @property
@@ -91,6 +92,7 @@ class Program:
 
     @property
     def devices_per_sample(self) -> int:
+        """Returns the number of devices that share a sample."""
         return self.components.placement.devices_per_sample
 
     def __call__(

@@ -65,6 +65,7 @@ class Sample:
 
     @property
     def seed(self) -> int:
+        """Returns the seed of the initial noise."""
         return self.settings.seed
 
     @property

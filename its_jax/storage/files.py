@@ -33,6 +33,7 @@ def to_path(name: str | os.PathLike) -> pathlib.Path:
 
 
 def is_local(path: str | os.PathLike) -> bool:
+    """Returns whether a path is on a disk of this machine, rather than in an object store."""
     return not str(path).startswith(_REMOTE)
 
 

@@ -64,6 +64,7 @@ class Sample:
 
     @property
     def is_in_tar(self) -> bool:
+        """Returns whether the sample lies in a tar file, rather than in a folder."""
         return self.path.suffix == ".tar"
 
     @property

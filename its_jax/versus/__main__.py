@@ -23,6 +23,7 @@ _ANSWERS = flags.DEFINE_string("answers", None, "The folder of a page, with answ
 
 
 def main() -> None:
+    """Writes a study over two work folders, or counts the answers to one."""
     if bool(_WORKDIR.value) == bool(_ANSWERS.value) or bool(_WORKDIR.value) != bool(_OUT.value):
         raise UserError("give either --workdir=A --workdir=B --out=FOLDER or --answers=FOLDER")
     from its_jax.storage.files import write_json
