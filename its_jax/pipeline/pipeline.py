@@ -80,7 +80,7 @@ class Pipeline:
         image: str,
         audio: str,
         *,
-        dtype: str | None = None,
+        dtype: Any = None,
         devices: Sequence[jax.Device] | None = None,
         **settings: Any,
     ) -> "Pipeline":
@@ -91,14 +91,14 @@ class Pipeline:
         Args:
           image, audio: hub ids, folders, single files (each with `+LORA@SCALE` for LoRAs), or models that come with
             the package, such as 'tiny/image' and 'tiny/audio'.
-          dtype: 'float32', 'bfloat16' or 'float16'; None is that of the default config.
+          dtype: float32, bfloat16 or float16, as a name or as `jnp.float32`; None is that of the default config.
           settings: any settings of the config, see `__call__`.
 
         Raises:
           UserError: a model cannot be loaded, the models do not fit each other, or a setting is wrong.
         """
         changes: dict[str, Any] = {"image": {"model": image}, "audio": {"model": audio}}
-        changes |= {"dtype": dtype} if dtype else {}
+        changes |= {} if dtype is None else {"dtype": dtype}
         base = requests.merge_settings(default_settings(image), changes)
         return cls.from_settings(requests.merge_settings(base, settings), devices=devices)
 
@@ -146,9 +146,11 @@ class Pipeline:
           one sample for each pair of prompts and each seed, in the order of the pairs.
 
         Raises:
-          UserError: a setting is unknown or wrong, a model cannot be loaded, or a sample does not fit in memory.
+          UserError: an argument is unknown or wrong, a model cannot be loaded, or a sample does not fit in memory.
           Cancelled: the callback has raised it. Its attribute `samples` holds those of the batches before.
         """
+        if callback is not None and not callable(callback):
+            raise UserError(f"callback={callback!r}: must be a function of step, num_steps and preview")
         changes = {name: value for name, value in (("image", image), ("audio", audio)) if value is not None}
         requested, options = requests.expand_request(self._base, changes | settings, seed, num_samples)
         found: dict[int, Sample] = {}

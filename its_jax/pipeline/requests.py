@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from its_jax.errors import UserError, unknown_setting
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, RunOptions, SampleSettings, term_names
@@ -64,7 +66,9 @@ def _is_new_term(value):
 
 
 def _plain(value):
-    """Converts a NumPy number to Python's."""
+    """Converts a NumPy number to Python's, and a dtype such as `jnp.float32` to its name."""
+    if isinstance(value, type | np.dtype):
+        return np.dtype(value).name
     return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
 
 

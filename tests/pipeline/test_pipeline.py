@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -159,6 +160,9 @@ def test_numpy_numbers_are_numbers(pipe):
         ({"seed": -1}, "seed=-1: seeds must be 0 to"),
         ({"seed": "x"}, "seed='x': must be an integer or a list of integers"),
         ({"seed": []}, "must be an integer or a list of integers"),
+        ({"callback": 3}, "callback=3: must be a function of step, num_steps and preview"),
+        ({"dtype": "double"}, "dtype='double' is not known here; choose one of float32, bfloat16, float16"),
+        ({"dtype": np.float64}, "dtype='float64' is not known here"),
         ({"solver": "heun"}, "solver='heun' is not known here; choose one of ddim"),
         ({"image": {"model": "/nowhere/at/all"}}, "/nowhere/at/all"),
     ],
@@ -203,10 +207,11 @@ def test_a_config_that_cannot_be_read_is_refused_in_one_line(name, tmp_path):
         Pipeline.from_config(str(tmp_path / name))
 
 
-def test_from_pretrained_takes_models_and_the_defaults_of_their_kind(models):
+@pytest.mark.parametrize("dtype", ["float32", jnp.float32, np.dtype("float32")])
+def test_from_pretrained_takes_models_and_the_defaults_of_their_kind(dtype, models):
     sizes = {"height": 12, "width": 48, "window": 48, "num_steps": 2, "crop_image": False}
     sources = {term: models[f"{term}.model"] for term in ("image", "audio")}
-    pipe = Pipeline.from_pretrained(**sources, dtype="float32", **sizes)
+    pipe = Pipeline.from_pretrained(**sources, dtype=dtype, **sizes)
     (sample,) = pipe(image="a cat", audio="rain")
     assert sample.settings.terms["image"].model == sources["image"]
     assert sample.settings.dtype == "float32" and sample.settings.solver == "ddim"  # of configs/sd15_auffusion.py
