@@ -1,6 +1,6 @@
 """Full-size programs for TPU chips that need not be present, built from shapes alone.
 
-`AbstractProgram` and `AbstractComponents` contain all uses of our pipeline's private parts in `bench/device`.
+They are compiled by the pipeline's own classes, whose arrays are replaced by shapes.
 """
 
 import functools
@@ -90,15 +90,15 @@ class AbstractProgram:
 
     def compiled(self) -> dict[str, jax.stages.Compiled]:
         """Returns all large programs, by stage."""
-        encoders = self.components.prompts._encode
+        encoders = self.components.prompts.programs
         return {**self._program.programs, **{f"encode_{name}": program for name, program in encoders.items()}}
 
     def bytes_needed(self) -> dict[str, int]:
         """Returns the bytes on each device: of all UNets, of a batch, and of the texts of a batch."""
-        joins: list[Any] = [program.memory_analysis() for program in self._program._stack._programs.values()]
+        joins: list[Any] = [program.memory_analysis() for program in self._program.stack_texts.programs.values()]
         texts = sum(join.output_size_in_bytes for join in joins)
         unets = bytes_per_device(self.components.unets)
-        return {"unet_weights": unets, "batch": self._program._needed_bytes(), "texts": texts}
+        return {"unet_weights": unets, "batch": self._program.needed_bytes(), "texts": texts}
 
     def fits(self, total: int) -> bool:
         """Returns whether this many bytes fit on a device beside the cache of encoded prompts."""

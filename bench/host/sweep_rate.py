@@ -32,7 +32,7 @@ def measure_rate(scratch: Path, rounds: int) -> dict[str, Any]:
             program(batch)
 
     def run_sweep(folder):
-        program.components.prompts._on_device.clear()  # the sweep encodes its prompts
+        program.components.prompts.forget()  # the sweep encodes its prompts
         with writing(writers.FolderWriter(folder), sum(batches, []), video=False) as runner:
             for batch in batches:
                 runner.run_all(program, batch)

@@ -34,7 +34,7 @@ class Program:
       load_seconds: how long it took to load the components for this program.
 
     Attributes:
-      components: the models. method: the compiled method. mel: the vocoder's mel front end.
+      components: the models. stack_texts, method: compiled programs. mel: the vocoder's mel front end.
       seconds: duration of 'load' (of the components, if they were loaded for this program) and 'compile'.
 
     Raises:
@@ -67,18 +67,19 @@ class Program:
     def _compile(self, batch_size):
         """Compiles a program for each stage from shapes alone; returns a function for the bytes that a batch needs."""
         settings, components, place = self._settings, self.components, self.components.placement
-        self._stack = TextStacker(components.prompts, components.models, place, settings, batch_size)
+        self.stack_texts = TextStacker(components.prompts, components.models, place, settings, batch_size)
         method = method_class(settings.method)
-        self.method = method(settings, components, self._stack.shapes, batch_size, workdir=self._workdir)
+        self.method = method(settings, components, self.stack_texts.shapes, batch_size, workdir=self._workdir)
         vocode = functools.partial(decoding.vocode, config=self.mel, method=settings.vocoder, wrap=settings.wrap)
         vocode = place.jit_per_device(vocode, (P(), P("data")))
         self._vocode = vocode.lower(components.vocoder, self.method.spectrogram).compile()
-        return self._needed_bytes
+        return self.needed_bytes
 
-    def _needed_bytes(self):
+    def needed_bytes(self) -> int:
         """Returns the bytes of a device that a batch needs, padding included, if all of its prompts differ."""
         analyses: list[Any] = [program.memory_analysis() for program in self.programs.values()]
-        return self._stack.bytes + max(found.temp_size_in_bytes + found.output_size_in_bytes for found in analyses)
+        largest = max(found.temp_size_in_bytes + found.output_size_in_bytes for found in analyses)
+        return self.stack_texts.bytes + largest
 
     @property
     def batch_size(self) -> int:
@@ -114,7 +115,7 @@ class Program:
         seconds, log = dict(self.seconds), not self._logged  # of the first batch only, as there may be thousands
         self._logged = True
         with timed("encode", seconds, log):
-            texts = jax.block_until_ready(self._stack(self.components.prompts.encode(filled)))
+            texts = jax.block_until_ready(self.stack_texts(self.components.prompts.encode(filled)))
         own = slice(batch_index, batch_index + len(batch))  # without the copies
 
         def report(found: Progress) -> None:

@@ -31,6 +31,7 @@ class PromptEncoder:
 
     Attributes:
       shapes: by source, the shapes of an encoded prompt, leaves `[1, ...]`.
+      programs: by source, the compiled program that encodes a prompt.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class PromptEncoder:
         self._on_device: dict[Key, Any] = {}
         self._on_host: dict[Key, Any] = {}
         lowered = {model.source: self._lower(model) for model in models.values()}
-        self._encode = {source: stage.compile() for source, stage in lowered.items()}
+        self.programs = {source: stage.compile() for source, stage in lowered.items()}
         self.shapes = {
             source: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), stage.out_info)
             for source, stage in lowered.items()
@@ -73,6 +74,11 @@ class PromptEncoder:
             # Terms that share a model may lie on different devices.
             texts[name] = jax.device_put(found, self._placement.prompt_sharding(i))
         return texts
+
+    def forget(self) -> None:
+        """Forgets all encoded prompts."""
+        self._on_device.clear()
+        self._on_host.clear()
 
     def prompts(self, settings: SampleSettings, term: str) -> list[str | None]:
         """Returns the prompts of a term that are encoded; None in place of one that the term does not need."""
@@ -101,9 +107,9 @@ class PromptEncoder:
             return jax.device_put(blank, sharding)
         if source in self._pixel_models:
             text = t5_embeddings.embed(self._pixel_models[source], [prompt])[prompt][None]
-            return self._encode[source](model.unet, jax.device_put(text, sharding))
+            return self.programs[source](model.unet, jax.device_put(text, sharding))
         ids = jax.device_put(prompts.tokenize(model.tokenizer, [prompt]), sharding)
-        return self._encode[source](model.text_encoder, model.unet, ids)
+        return self.programs[source](model.text_encoder, model.unet, ids)
 
     def _make_room(self, wanted):
         """Moves the least recently used texts to the host until those of the batch fit on the device."""
@@ -126,6 +132,7 @@ class TextStacker:
 
     Attributes:
       shapes: by term, the shapes of its texts, leaves `[b, prompts, ...]`.
+      programs: by term, the compiled program that stacks its texts.
     """
 
     def __init__(
@@ -136,22 +143,22 @@ class TextStacker:
         settings: SampleSettings,
         batch_size: int,
     ):
-        self._programs, self.shapes = {}, {}
+        self.programs, self.shapes = {}, {}
         for i, (name, model) in enumerate(models.items()):
             text = placement.abstract_like(encoder.shapes[model.source], placement.prompt_sharding(i))
             join = placement.jit_join(functools.partial(prompts.stack_texts, batch_size), i)
             lowered = join.lower([text] * (batch_size * len(encoder.prompts(settings, name))))
-            self._programs[name] = lowered.compile()
+            self.programs[name] = lowered.compile()
             self.shapes[name] = placement.abstract_like(lowered.out_info, placement.texts_sharding(i))
 
     def __call__(self, texts: Mapping[str, list[Any]]) -> dict[str, Any]:
         """Stacks the result of `PromptEncoder.encode`, leaves `[b, prompts, ...]` for each term."""
-        return {name: self._programs[name](found) for name, found in texts.items()}
+        return {name: self.programs[name](found) for name, found in texts.items()}
 
     @property
     def bytes(self) -> int:
         """Returns the device memory that texts take before and after they are stacked, if all of them differ."""
-        analyses: list[Any] = [program.memory_analysis() for program in self._programs.values()]
+        analyses: list[Any] = [program.memory_analysis() for program in self.programs.values()]
         return sum(found.argument_size_in_bytes + found.output_size_in_bytes for found in analyses)
 
 

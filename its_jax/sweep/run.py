@@ -1,4 +1,4 @@
-"""Runs a sweep: expands the grid, generates the missing samples, and writes the gallery."""
+"""Runs a sweep, or resumes it: expands the grid, generates the missing samples, and writes the gallery."""
 
 import contextlib
 import dataclasses
