@@ -15,8 +15,9 @@ import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import its_jax
 from its_jax import deprecated, gallery
 from its_jax import sample as sample_command
 from its_jax.errors import UserError
@@ -30,9 +31,6 @@ from its_jax.settings.records import VIDEO
 from its_jax.settings.schema import TERMS
 from its_jax.storage import files, samples
 from its_jax.sweep.run import run_sweep
-
-if TYPE_CHECKING:
-    from its_jax.pipeline.pipeline import Pipeline
 
 _DRIVE = Path("/content/drive")  # Colab mounts it here.
 # Settings that are arguments of `sweep`.
@@ -155,11 +153,9 @@ def best_samples(workdir: str | Path, by: str, share: float = 0.2) -> list[sampl
 
 
 @functools.cache
-def _pipeline() -> "Pipeline":
+def _pipeline() -> "its_jax.Pipeline":
     """Returns the pipeline that all cells share, so that a second cell loads and compiles only what is new."""
-    from its_jax.pipeline.pipeline import Pipeline  # slow, because it imports JAX
-
-    return Pipeline()
+    return its_jax.Pipeline()
 
 
 def _split(prompts: str | Sequence[str]) -> tuple[str, ...]:

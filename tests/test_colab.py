@@ -128,6 +128,12 @@ def test_all_cells_run_and_log_the_plan_and_the_samples(run):
     assert not any("Traceback" in printed(cell) for cell in code(book))
 
 
+def test_the_cells_of_a_notebook_load_the_models_once(run):
+    book, _ = run
+    log = "".join(printed(cell) for cell in code(book))
+    assert len(re.findall(r"\bload +[\d.]+ s", log)) == 1
+
+
 def test_the_best_samples_are_shown_with_a_player(run):
     book, folder = run
     shown = outputs(cell_of(book, "best"))
