@@ -206,11 +206,8 @@ def small(module, arguments, models):
     return few
 
 
-@pytest.mark.parametrize(
-    "path",
-    [PAGES[0], *(pytest.param(path, marks=pytest.mark.slow) for path in PAGES[1:])],
-    ids=[path.name for path in PAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_commands_of_a_page_run_one_after_another(path, run):
     if path.name != "README.md" and any("workdir" not in command for command in filter(is_run, commands(path))):
         run("python -m its_jax.sample --config=configs/default.py --workdir=out")

@@ -136,6 +136,7 @@ def test_a_view_lays_out_the_image_in_its_own_way(other_program):
     assert sample.audio.shape == (48 * 20,) and sample.fault is None
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(expand, program):
     requested = expand({"dtype": "bfloat16"}, num_samples=1)
     (rounded,) = Pipeline().compile(requested[0])(requested)

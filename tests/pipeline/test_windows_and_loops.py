@@ -53,6 +53,7 @@ def assert_no_seams(sample, columns, wrap):
         assert jumps[borders].mean() < 1.5 * jumps.mean() and jumps[borders].max() < np.quantile(jumps, 0.999)
 
 
+@pytest.mark.slow
 def test_a_loop_four_times_as_long_has_no_seams(long_loop):
     assert long_loop.spectrogram.shape == (128, 2048) and len(long_loop.audio) == 2048 * 160
     assert long_loop.spectrogram.std() > 0.1
@@ -63,6 +64,7 @@ def test_a_canvas_twice_as_long_has_no_seams(generate):
     assert_no_seams(generate(width=1024, num_steps=5)[1], 128, wrap=False)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_loop_leads_into_its_beginning(long_loop):
     jumps = column_jumps(long_loop.spectrogram)
     assert jumps[0] < 1.5 * jumps.mean()

@@ -43,6 +43,7 @@ def latents(workdir):
 
 
 @pytest.mark.usefixtures("quick_programs")
+@pytest.mark.slow
 def test_the_batches_of_a_killed_actor_are_generated_again_to_the_same_bits(small, tmp_path, caplog):
     settings, axes = small(num_samples=1, batch_size=8).to_dict(), ["seed=0..11", "num_steps=4,5"]
     run_sweep(settings, tmp_path / "here", axes=axes)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from its_jax import pretrained
 from its_jax.pipeline import decoding
@@ -32,6 +33,7 @@ def test_summaries_are_means_over_all_samples_and_by_class():
     assert means["by_sound"][items.SOUNDS[0]] == {"picture": 1.0, "sound": 0.5, "both": 0.5}
 
 
+@pytest.mark.slow
 def test_held_out_sounds_are_recognized_and_likely_under_their_own_caption(tmp_path, monkeypatch):
     monkeypatch.setenv("ITS_JAX_CACHE", str(tmp_path))
     audio = pretrained.load_model("tiny/audio", dtype=jnp.float32)

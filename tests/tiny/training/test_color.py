@@ -46,6 +46,7 @@ def test_the_bound_is_smallest_at_the_right_variance(batch):
 
 
 @pytest.mark.usefixtures("quick_programs")
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(batch):
     graph, params = nnx.split(pixel.random_text_and_unet())
     table = color.ddpm_table()

@@ -18,6 +18,8 @@ from its_jax.tiny.data import items
 from its_jax.tiny.recipe import canvas, dual_encoder, latent, pixel, tokenizers
 from its_jax.tiny.training import export, loop, vocoder
 
+pytestmark = pytest.mark.slow  # all untrained models are exported first
+
 
 @pytest.fixture(scope="module")
 def models():
@@ -42,7 +44,6 @@ def folder(models, tmp_path_factory):
     return workdir / "export"
 
 
-@pytest.mark.slow
 def test_diffusers_and_transformers_open_the_export(folder, models, highest_precision):
     rng = np.random.default_rng(0)
     x, text = rng.standard_normal((1, 16, 16, 4), np.float32), rng.standard_normal((1, 16, 96), np.float32)
