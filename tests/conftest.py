@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from tests.helpers.browser import browser, opened  # noqa: F401
-from tests.helpers.small import models, quick_programs, small, sources  # noqa: F401
+from tests.helpers.small import expand, models, quick_programs, small, sources  # noqa: F401
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a release holds: the wheel, its version wherever it appears, and the types of the public functions."""
+"""Tests of a release: the contents of the wheel, the version in all places, and the types of public functions."""
 
 import ast
 import email.parser

@@ -12,7 +12,7 @@ from its_jax.colorize.outputs import ColorTask
 from its_jax.colorize.settings import ColorSettings
 from its_jax.errors import UserError
 from its_jax.pipeline import progress, record
-from its_jax.pipeline.batching import CPU_BATCH, OUT_OF_MEMORY
+from its_jax.pipeline.batching import CPU_BATCH, OUT_OF_MEMORY, fill_up
 from its_jax.pipeline.progress import OnProgress
 
 
@@ -51,8 +51,7 @@ class ColorProgram:
         Args:
           batch_index: index of the first task in the batch.
         """
-        filled = [*[batch[0]] * batch_index, *batch]
-        filled += [batch[-1]] * (self.batch_size - len(filled))
+        filled = fill_up(batch, self.batch_size, batch_index)
         images = self._colorizer(
             np.stack([task.gray for task in filled]),
             [task.settings["prompt"] for task in filled],

@@ -120,6 +120,13 @@ def useful_batch(pending: int, at_once: int, device: jax.Device) -> int:
     return math.ceil(min(pending, limit) / at_once) * at_once
 
 
+def fill_up(items: Sequence[Any], size: int, index: int = 0) -> list[Any]:
+    """Returns a batch of `size` items that has `items` from `index` on, and copies of them elsewhere."""
+    before = [items[0]] * index
+    after = [items[-1]] * (size - index - len(items))
+    return [*before, *items, *after]
+
+
 def run_fitting(program: Any, batch: Sequence[Any], on_progress: Any, *, batch_index: int = 0) -> list[Any]:
     """Generates as many of the first samples as fit in memory, with a smaller batch size if that is necessary.
 

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from its_jax.pipeline import decoding, progress, prompts, step_tables
-from its_jax.pipeline.batching import BatchSize
+from its_jax.pipeline.batching import BatchSize, fill_up
 from its_jax.pipeline.components import Components
 from its_jax.pipeline.methods.base import method_class
 from its_jax.pipeline.progress import OnProgress, Progress
@@ -110,8 +110,7 @@ class Program:
           batch_index: index of the first sample in the batch. At another index the last bits of a sample may differ.
         """
         self._check_batch(batch)
-        filled = [*[batch[0]] * batch_index, *batch]
-        filled += [batch[-1]] * (self.batch_size - len(filled))
+        filled = fill_up(batch, self.batch_size, batch_index)
         seconds, log = dict(self.seconds), not self._logged  # of the first batch only, as there may be thousands
         self._logged = True
         with timed("encode", seconds, log):

@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-CALLS = (
-    20  # A batch is denoised in this many calls, after each of which progress is reported; bits do not depend on it.
-)
+# A batch is denoised in this many calls, after each of which progress is reported. Bits do not depend on it.
+CALLS = 20
 
 
 class Progress(NamedTuple):

@@ -18,9 +18,9 @@ from typing import Any
 from its_jax.errors import UserError
 from its_jax.scoring.item import Item, Scorer
 from its_jax.settings.ids import sample_id
+from its_jax.settings.schema import EMBEDDED
 
 BUILTIN = ("clip", "clap")
-EMBEDDED = "tiny/"  # the beginning of the names of models that come with the package
 
 
 def all_tiny(image_models: Iterable[str]) -> bool:

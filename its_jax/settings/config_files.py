@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from its_jax.errors import UserError, describe_exception, unknown_setting
+from its_jax.settings.schema import EMBEDDED
 
 _PACKAGE = Path(__file__).parents[1]
 _FOLDERS = _PACKAGE.parent, _PACKAGE  # a clone has configs/ beside the package, an installed wheel inside it
@@ -67,5 +68,5 @@ def default_settings(image_model: str) -> Mapping[str, Any]:
     These are `configs/default.py` for the models that come with the package, and `configs/sd15_auffusion.py` for all
     others, which are of Stable Diffusion's architecture.
     """
-    name = "default" if image_model.startswith("tiny/") else "sd15_auffusion"
+    name = "default" if image_model.startswith(EMBEDDED) else "sd15_auffusion"
     return load_config(f"configs/{name}.py").to_dict()

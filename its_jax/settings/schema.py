@@ -7,6 +7,7 @@ from typing import Any
 from its_jax.errors import UserError
 from its_jax.settings.fields import field_defaults, field_docs, field_types, parse_types, setting
 
+EMBEDDED = "tiny/"  # the beginning of the names of models that come with the package
 TERMS = ("image", "audio")  # every sample has these; `audio` gives the waveform, all others give images
 DTYPES = ("float32", "bfloat16", "float16")
 VOCODERS = ("hifigan", "griffin_lim")

@@ -11,7 +11,6 @@ from its_jax.errors import UserError
 from its_jax.generate.samples import write_samples
 from its_jax.media import embedded_settings
 from its_jax.settings.ids import sample_id
-from its_jax.settings.parse import read_settings
 from its_jax.settings.records import from_record
 from its_jax.settings.schema import RunOptions
 from its_jax.storage import files
@@ -30,12 +29,6 @@ ALL_PROMPTS = (
 )
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Returns the settings of samples, with changes of the small config."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +75,7 @@ def test_batches_follow_one_another(expand, program, tmp_path):
 
 
 class Scarce(Wrapped):
-    """Fails for want of memory after two steps of a batch of more than two samples, on one device."""
+    """Runs out of memory after two steps of a batch of more than two samples, on one device."""
 
     def __call__(self, batch, on_progress, **more):
         def fail(progress):

@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from convert import conversion
+from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from tests.helpers import model_folder
 
@@ -65,3 +66,9 @@ def small(models):
         return config.lock()
 
     return get
+
+
+@pytest.fixture(scope="module")
+def expand(small):
+    """Returns the settings of samples, with changes of the small config."""
+    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]

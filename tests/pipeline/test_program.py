@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 
 from its_jax import Pipeline
-from its_jax.settings.parse import read_settings
 from tests.helpers.collectives import COLLECTIVES
 from tests.helpers.sample_settings import replace_in_term
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Returns the settings of samples, with changes of the small config."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,10 @@ import functools
 import pytest
 
 from its_jax import Pipeline, sample
-from its_jax.settings.parse import read_settings
 from tests.helpers.command import run_main
 from tests.helpers.fixed_pipeline import FixedPipeline
 from tests.helpers.sample_files import folder_of
 from tests.helpers.small import CONFIG, SMALL
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Makes settings of samples, in the same way."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_a_second_run_makes_only_what_is_missing(made, small, shared, tmp_path, 
     before = state_of(workdir)
     shutil.rmtree(folder_of(0, workdir))
     (folder_of(1, workdir) / "sample.json").unlink()  # killed just before it was written
-    (folder_of(2, workdir) / "video.mp4").unlink()  # not asked for
+    (folder_of(2, workdir) / "video.mp4").unlink()  # not requested
     with caplog.at_level("INFO"):
         sample.run(small(), workdir, shared)
     assert "1 of 3 samples are in" in caplog.text

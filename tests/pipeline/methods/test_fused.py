@@ -8,15 +8,8 @@ from its_jax import Pipeline
 from its_jax.generate import batches
 from its_jax.pipeline.step_tables import step_tables
 from its_jax.settings.ids import sample_id
-from its_jax.settings.parse import read_settings
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Returns the settings of samples, with changes of the small config."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from its_jax.pipeline import decoding, progress
 from its_jax.pipeline.denoiser import Denoiser
 from its_jax.pipeline.methods.imprint import decode_imprinted, imprint, two_noises
 from its_jax.pipeline.prompt_encoder import TextStacker
-from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from its_jax.settings.steps import single_term, total_steps
 from tests.helpers.fixed_pipeline import FixedPipeline
@@ -24,12 +23,6 @@ from tests.helpers.sample_settings import replace_in_term
 IMPRINT = {"method": "imprint", "num_samples": 2}
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Returns the settings of samples, with changes of the small config."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from its_jax.pipeline import prompts
 from its_jax.pipeline.methods import sds, sds_latent, sds_loop
 from its_jax.pipeline.methods.resume import FOLDER
 from its_jax.settings.methods import METHODS
-from its_jax.settings.parse import read_settings
 from its_jax.settings.steps import total_steps
 from its_jax.storage.files import read_json, write_json
 from tests.helpers.collectives import COLLECTIVES
@@ -166,12 +165,6 @@ def test_a_run_stops_for_progress_and_at_snapshots():
 
 
 # As a method
-
-
-@pytest.fixture(scope="module")
-def expand(small):
-    """Returns the settings of samples, with changes of the small config."""
-    return lambda *change, **more: read_settings(small(*change, **more).to_dict())[0]
 
 
 @pytest.fixture(scope="module")
