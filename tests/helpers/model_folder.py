@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 
 from convert.torch_vocoder import TorchGenerator
 from its_jax.pipeline import placement
+from tests.helpers.compilation import few_optimizations
 from tests.helpers.random_weights import randomize
 
 TEXT_WIDTH = 24
@@ -26,13 +27,10 @@ VOCODER = dict(
 @contextlib.contextmanager
 def one_quick_device(cache):
     """One device, a cache folder, and programs compiled without effort; gives a patch that ends with it."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    with pytest.MonkeyPatch.context() as patch:
+    with few_optimizations(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITS_JAX_CACHE", str(cache))
         patch.setattr(placement, "data_mesh", lambda: jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield patch
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def small_unet(seed=0, **change):

@@ -12,6 +12,7 @@ from convert import conversion
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import TERMS
 from tests.helpers import model_folder
+from tests.helpers.compilation import few_optimizations
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
 SMALL = {"num_samples": 3, "batch_size": 2, "num_steps": 4, "solver": "ddim", "height": 12, "width": 48}
@@ -24,15 +25,14 @@ def quick_programs(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     base = tmp_path_factory.getbasetemp()
     programs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    options = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", *options)}
-    with pytest.MonkeyPatch.context() as patch:
+    options = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_compilation_cache_dir": str(programs)}
+    before = {name: jax.config.values[name] for name in options}
+    with few_optimizations(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITS_JAX_CACHE", str(cache))
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # these variables are for processes that tests start
         for name, value in options.items():
-            patch.setenv(name.upper(), str(int(value)))  # for processes that tests start
+            patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(programs))
-        jax.config.update("jax_compilation_cache_dir", str(programs))
         compilation_cache.reset_cache()  # else a folder that is named after the first compilation is not used
         yield
     for name, value in before.items():

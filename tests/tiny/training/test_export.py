@@ -1,7 +1,6 @@
 """The export of untrained models."""
 
 import diffusers
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from its_jax.tiny import judges
 from its_jax.tiny.data import items
 from its_jax.tiny.recipe import canvas, dual_encoder, latent, pixel, tokenizers
 from its_jax.tiny.training import export, loop, vocoder
+from tests.helpers.compilation import few_optimizations
 
 pytestmark = pytest.mark.slow  # all untrained models are exported first
 
@@ -24,12 +24,11 @@ pytestmark = pytest.mark.slow  # all untrained models are exported first
 @pytest.fixture(scope="module")
 def models():
     """Untrained models by name."""
-    jax.config.update("jax_disable_most_optimizations", True)  # Each is initialized only once.
-    made = {"vae": latent.random_vae(), "vocoder": vocoder.initial_vocoder(), "color": pixel.random_text_and_unet()}
-    made |= {kind: latent.random_text_and_unet(kind) for kind in latent.KINDS}
-    made |= {f"judge_{kind}": judges.Judge(rngs=nnx.Rngs(0)) for kind in judges.KINDS}
-    made |= {"clip": dual_encoder.random_clip(), "clap": dual_encoder.random_clap()}
-    jax.config.update("jax_disable_most_optimizations", False)
+    with few_optimizations():  # Each is initialized only once.
+        made = {"vae": latent.random_vae(), "vocoder": vocoder.initial_vocoder(), "color": pixel.random_text_and_unet()}
+        made |= {kind: latent.random_text_and_unet(kind) for kind in latent.KINDS}
+        made |= {f"judge_{kind}": judges.Judge(rngs=nnx.Rngs(0)) for kind in judges.KINDS}
+        made |= {"clip": dual_encoder.random_clip(), "clap": dual_encoder.random_clap()}
     return made
 
 
