@@ -1,6 +1,5 @@
 """Colorizes batches of tasks, for `its_jax.generate.runner`."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +9,8 @@ import numpy as np
 from its_jax.colorize.colorizer import Colorizer
 from its_jax.colorize.outputs import ColorTask
 from its_jax.colorize.settings import ColorSettings
-from its_jax.errors import UserError
 from its_jax.pipeline import progress, record
-from its_jax.pipeline.batching import CPU_BATCH, OUT_OF_MEMORY, fill_up
+from its_jax.pipeline.batching import CPU_BATCH, check_can_shrink, fill_up
 from its_jax.pipeline.progress import OnProgress
 
 
@@ -43,6 +41,9 @@ class ColorProgram:
     def _round(self, size):
         return -(-size // self._colorizer.at_once) * self._colorizer.at_once
 
+    def _half(self):
+        return self._round(max(1, self.batch_size // 2))
+
     def __call__(
         self, batch: Sequence[ColorTask], on_progress: OnProgress = progress.ignore, *, batch_index: int = 0
     ) -> list[ColorResult]:
@@ -68,7 +69,7 @@ class ColorProgram:
 
     def shrink(self) -> None:
         """Halves the batch size."""
-        self.batch_size = self._round(self.batch_size // 2)
+        self.batch_size = self._half()
 
     def check_can_shrink(self, error: jax.errors.JaxRuntimeError) -> None:
         """Logs that a batch does not fit in memory, if a smaller one may.
@@ -77,13 +78,6 @@ class ColorProgram:
           UserError: the batch size was requested, or is the smallest possible.
           JaxRuntimeError: `error` has another cause.
         """
-        if OUT_OF_MEMORY not in str(error):
-            raise error
-        if self.batch_size == self._colorizer.at_once:
-            hint = "set a dtype of fewer bits, or a window"
-            raise UserError(f"one image on each device does not fit in memory; {hint}") from error
-        if self._requested:
-            raise UserError(
-                f"colorize.batch_size={self._requested} does not fit in memory; set it to less, or to 0, which chooses"
-            ) from error
-        logging.warning("a batch of %d does not fit in memory; continuing with a smaller one", self.batch_size)
+        adjustable, remedy = not self._requested, "set a dtype of fewer bits, or a window"
+        size, smaller = self.batch_size, self._half()
+        check_can_shrink(error, "colorize.batch_size", size, smaller, adjustable=adjustable, remedy=remedy)

@@ -81,15 +81,8 @@ class BatchSize:
           UserError: the batch size was requested, or is the smallest possible.
           JaxRuntimeError: `error` has another cause.
         """
-        if OUT_OF_MEMORY not in str(error):
-            raise error
-        if self.value == self._at_once:
-            hint = "set a dtype of fewer bits, or a smaller width or window"
-            raise UserError(f"one sample on each device does not fit in memory; {hint}") from error
-        if not self._adjustable:
-            hint = f"set it to {self._half()} or less, or to 0, which chooses"
-            raise UserError(f"batch_size={self.value} does not fit in memory; {hint}") from error
-        logging.warning("a batch of %d does not fit in memory; continuing with %d", self.value, self._half())
+        remedy = "set a dtype of fewer bits, or a smaller width or window"
+        check_can_shrink(error, "batch_size", self.value, self._half(), adjustable=self._adjustable, remedy=remedy)
 
     def _try(self, size):
         """Compiles for a batch size, or for a smaller one if the compiler finds that it does not fit in memory."""
@@ -144,6 +137,29 @@ def run_fitting(program: Any, batch: Sequence[Any], on_progress: Any, *, batch_i
         except jax.errors.JaxRuntimeError as error:
             program.check_can_shrink(error)
         program.shrink()  # outside of the except clause, because the error holds on to arrays of the failed batch
+
+
+def check_can_shrink(
+    error: jax.errors.JaxRuntimeError, setting: str, size: int, smaller: int, *, adjustable: bool, remedy: str
+) -> None:
+    """Logs that a batch of `size` does not fit in memory, if one of `smaller` may.
+
+    Args:
+      setting: the name of the batch size. adjustable: whether it may change.
+      remedy: what the user can change if no batch fits.
+
+    Raises:
+      UserError: the batch size must not change, or is the smallest possible.
+      JaxRuntimeError: `error` has another cause.
+    """
+    if OUT_OF_MEMORY not in str(error):
+        raise error
+    if smaller == size:
+        raise UserError(f"one sample on each device does not fit in memory; {remedy}") from error
+    if not adjustable:
+        hint = f"set it to {smaller} or less, or to 0, which chooses"
+        raise UserError(f"{setting}={size} does not fit in memory; {hint}") from error
+    logging.warning("a batch of %d does not fit in memory; continuing with %d", size, smaller)
 
 
 def fits_on_cpu(pixels: int) -> int:

@@ -152,9 +152,9 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(workdir, color_settings):
     assert len(colored_images(workdir)) == 4
     for sample in samples.open_samples(workdir).values():
         assert sample.coloring_record("color_00")["run"]["batch_size"] == 1
-    with pytest.raises(UserError, match="colorize.batch_size=2 does not fit in memory; set it to less, or to 0"):
+    with pytest.raises(UserError, match="colorize.batch_size=2 does not fit in memory; set it to 1 or less, or to 0"):
         colorize(color_settings(trials=4, batch_size=2), workdir, load=load)
-    with pytest.raises(UserError, match="one image on each device does not fit in memory"):
+    with pytest.raises(UserError, match="one sample on each device does not fit in memory"):
         colorize(color_settings(prompt="cat", batch_size=0), workdir, load=functools.partial(load, max_batch=0))
 
 

@@ -2,20 +2,18 @@
 
 import contextlib
 import runpy
-import sys
 import warnings
 from collections.abc import Iterator
 
-import pytest
 from absl import app, flags
+
+from tests.helpers.command import command_line
 
 
 def run(module: str, *arguments: object) -> int:
     """Runs `python -m MODULE ARGUMENTS` and returns its exit status."""
-    with pytest.MonkeyPatch.context() as patch, _own_flags(), warnings.catch_warnings():
+    with command_line(module, *arguments), _own_flags(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # runpy warns about modules that the tests have imported before
-        patch.setattr(sys, "argv", [module, *map(str, arguments)])
-        patch.setattr(app, "run", lambda main, flags_parser: main(flags_parser(sys.argv)))
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as stop:
