@@ -23,10 +23,10 @@ from its_jax.pipeline.step_tables import step_tables, term_options
 from its_jax.runtime import hardware
 from its_jax.settings.methods import METHODS
 from its_jax.settings.parse import expand, read_settings
+from its_jax.settings.records import STAGES
 from its_jax.settings.schema import RunOptions, SampleSettings, term_names
 from its_jax.settings.steps import is_active, term_prompts
 
-STAGES = ("encode", "denoise", "decode", "vocode")
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 

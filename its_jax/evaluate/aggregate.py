@@ -14,12 +14,10 @@ from its_jax.evaluate.report import Row
 from its_jax.evaluate.score_cache import CachedScore
 from its_jax.scoring import metrics
 from its_jax.scoring.metrics import Gaussian
-from its_jax.settings.records import settings_of
+from its_jax.settings.records import STAGES, settings_of
 from its_jax.settings.schema import term_names
 from its_jax.storage import samples
 from its_jax.storage.samples import Sample
-
-_STAGES = ("encode", "denoise", "decode", "vocode")  # durations of a batch; "write" is that of one sample
 
 # For each distance, `FID` or `FAD`: the kind of features, and the reference.
 References = Mapping[str, tuple[str, Gaussian]]
@@ -174,6 +172,6 @@ def _median_seconds(group: Iterable[Sample]) -> float | None:
     found = []
     for sample in group:
         seconds, size = sample.record.get("seconds", {}), sample.record.get("run", {}).get("batch_size", 1)
-        if all(stage in seconds for stage in _STAGES):
-            found.append(sum(seconds[stage] for stage in _STAGES) / size + seconds.get("write", 0.0))
+        if all(stage in seconds for stage in STAGES):
+            found.append(sum(seconds[stage] for stage in STAGES) / size + seconds.get("write", 0.0))
     return float(np.median(found)) if found else None

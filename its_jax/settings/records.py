@@ -13,6 +13,7 @@ from its_jax.settings.steps import first_of_views
 
 RECORD = "sample.json"  # written last: a sample is finished once its record exists
 VIDEO = "video.mp4"
+STAGES = ("encode", "denoise", "decode", "vocode")  # of a batch, in `seconds`; "write" is of one sample
 # The part of a record about its run, and what older records leave out of it.
 _RUN_TYPES = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
 _RUN_DEFAULTS = {"devices_per_sample": 1}

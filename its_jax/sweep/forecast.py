@@ -9,13 +9,13 @@ from typing import Any
 
 from its_jax.generate import batches
 from its_jax.runtime.duration import format_duration
+from its_jax.settings.records import STAGES
 from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.settings.steps import image_terms
 from its_jax.storage import files
 from its_jax.storage.writers import FolderWriter, ShardWriter
 
 RECORDS_READ = 20  # finished samples, from which the time and space of the others are estimated
-STAGES = ("encode", "denoise", "decode", "vocode")
 _AUDIO_BYTES = 320  # bytes of audio for each column of pixels: 10 ms at 16 kHz and 16 bits
 
 

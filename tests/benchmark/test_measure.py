@@ -14,6 +14,7 @@ from its_jax.pipeline import decoding
 from its_jax.pipeline.pipeline import Pipeline
 from its_jax.runtime import hardware
 from its_jax.settings.parse import read_settings
+from its_jax.settings.records import STAGES
 from its_jax.settings.schema import TERMS
 from tests.helpers import model_folder
 from tests.helpers.sample_settings import replace_in_term
@@ -78,7 +79,7 @@ def fake(program, error="") -> Any:
 def test_every_stage_is_timed(settings, program):
     figures = measure.measure_batch(settings | {"batch_size": 2}, repeats=2, pipeline=fake(program))
     assert figures["batch_size"] == 2 and figures["compile_seconds"] > 0 and figures["peak_memory_mb"] > 100
-    assert list(figures["stages"]) == [*measure.STAGES, "all"]
+    assert list(figures["stages"]) == [*STAGES, "all"]
     for stage in figures["stages"].values():
         first, second = stage["batch_seconds"]
         assert stage["sample_seconds"] == pytest.approx((first + second) / 4, abs=1e-4)
@@ -87,7 +88,7 @@ def test_every_stage_is_timed(settings, program):
 
 
 def test_operations_follow_steps_and_guidance(program, sample, work):
-    assert work.keys() == set(measure.STAGES) and min(work.values()) > 0
+    assert work.keys() == set(STAGES) and min(work.values()) > 0
     unguided = measure.stage_flops(
         program.components, replace_in_term(sample, "image", start_step=0, guidance_scale=1.0)
     )
