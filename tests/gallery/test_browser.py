@@ -194,7 +194,7 @@ def test_stars_are_kept_and_exported(opened, folders):
     assert arguments(again) == ["python", "-m", "its_jax.video", f"{folders}/{ids[5]}"]
     again.click("#close")
     again.keyboard.press("s")
-    reloaded(page)
+    reloaded(page, written_by=again)
     page.click("#starred")
     assert len(shown(page)) == 1
 

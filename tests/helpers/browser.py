@@ -46,12 +46,13 @@ def opened(browser):
     assert not faults
 
 
-def reloaded(page):
-    """Reloads a page that has stored something, once the browser has it.
+def reloaded(page, written_by=None):
+    """Reloads a page once the browser has what it, or the page `written_by`, has stored.
 
-    The storage is a process of its own: on a busy machine a reload within a moment of the last write finds it empty.
+    The storage is a process of its own: on a busy machine a reload within a moment of the last write finds it empty,
+    and another page sees the write a moment later.
     """
-    stored = page.evaluate("({...localStorage})")
+    stored = (written_by or page).evaluate("({...localStorage})")
     for _ in range(50):
         page.reload()
         if page.evaluate("({...localStorage})") == stored:
