@@ -4,7 +4,6 @@ import diffusers
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from its_jax.errors import UserError
 from its_jax.models.layers import QUERY_CHUNK, timestep_embedding
@@ -104,8 +103,8 @@ def test_projections_of_time_and_text_can_be_computed_once(highest_precision):
 # The last layer has attention of two blocks, of one, and none.
 @pytest.mark.parametrize("name", [*list(TWINS)[2:3], *list(TWINS)[4:]])
 def test_the_last_layer_continues_from_inner_features(name, highest_precision):
-    _, config, (x, _, text), _ = torch_twin(name)
-    model = UNet2DConditionModel(config, rngs=nnx.Rngs(0))
+    twin, config, (x, _, text), _ = torch_twin(name)
+    model = loaded(UNet2DConditionModel, config, twin)
     prepared, texts = prompts.precompute_unet(model, 30), jit(lambda model, text: model.project_text(text))(model, text)
     t = np.array([21, 21])
     eps, features = jit(lambda model, *a: model.with_features(*a))(prepared, x, t, texts)
