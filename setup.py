@@ -19,8 +19,10 @@ setup(
     # The wheel holds the configs inside the package; a clone has them beside it.
     packages=[*find_packages(include=["its_jax", "its_jax.*", "convert"]), "its_jax.configs"],
     package_dir={"its_jax.configs": "configs"},
+    entry_points={"console_scripts": ["its-jax = its_jax.runtime.console:main"]},
     package_data={
         "its_jax": ["py.typed"],
+        "its_jax.configs": ["*.txt"],
         "its_jax.tiny": ["weights/**"],
         "its_jax.gallery": ["web/*"],
         "its_jax.versus": ["web/*"],

@@ -12,12 +12,12 @@ and colors with the latent image model that generated the sample.
 
 from ml_collections import ConfigDict
 
-MODELS = ("tiny", "deepfloyd")
+ARGUMENTS = ("tiny", "deepfloyd")
 
 
 def get_config(models="tiny"):
-    if models not in MODELS:
-        raise ValueError(f"configs/colorize.py has no {models!r}; choose one of {', '.join(MODELS)}")
+    if models not in ARGUMENTS:
+        raise ValueError(f"configs/colorize.py has no {models!r}; choose one of {', '.join(ARGUMENTS)}")
     tiny = models == "tiny"
     config = ConfigDict()
     config.colorize = colorize = ConfigDict()

@@ -10,26 +10,21 @@ sample: one sample of each of 12 pairs, in which every subject and every sound o
 they were interrupted.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
 
-HERE = pathlib.Path(__file__).parent
+from its_jax.runtime.config_files import SHIPPED, shipped
+
+ARGUMENTS = ("sds",)
 SUBJECTS = ("castle towers", "dogs", "tigers", "trains", "flowers", "trees", "fish", "sailing boats", "butterflies",
             "mushrooms", "guitars", "elephants")  # fmt: skip
 SOUNDS = ("bell ringing", "birds singing", "cat meowing", "clock ticking", "dog barking", "engine running",
           "frog croaking", "knocking", "laser firing", "rain falling", "siren wailing", "train whistling")  # fmt: skip
 
 
-def _config(name):
-    return runpy.run_path(str(HERE / f"{name}.py"))["get_config"]()
-
-
 def get_config(method=""):
-    if method not in ("", "sds"):
+    if method not in ("", *ARGUMENTS):
         raise ValueError(f"configs/comparison.py has no method {method!r}; give it none, or sds")
-    config = _config("sds" if method else "default")
+    config = shipped("sds" if method else "default")["get_config"]()
     config.num_samples = 1
     config.video = False
     config.layout = "folders"
@@ -38,7 +33,7 @@ def get_config(method=""):
     config.grid = ConfigDict()
     config.prompts = ""
     if method:
-        config.prompts = str(HERE / "twelve_pairs.txt")
+        config.prompts = str(SHIPPED / "twelve_pairs.txt")
         return config
     config.grid.image = ConfigDict({"prompt": tuple(f"a painting of {name}, grayscale" for name in SUBJECTS)})
     config.grid.audio = ConfigDict({"prompt": SOUNDS})

@@ -8,16 +8,14 @@ dark). 4 samples of the embedded models take half a minute on 2 CPU cores. With 
 configs/sd15_auffusion.py as argument, it uses Stable Diffusion 1.5 and Auffusion with the settings of the authors.
 """
 
-import pathlib
-import runpy
+from its_jax.runtime.config_files import shipped
 
-
-def _config(name, *argument):
-    return runpy.run_path(str(pathlib.Path(__file__).with_name(f"{name}.py")))["get_config"](*argument)
+AUTHORS = shipped("sd15_auffusion")
+ARGUMENTS = tuple(AUTHORS["EXAMPLES"])
 
 
 def get_config(example=None):
-    config = _config("default") if example is None else _config("sd15_auffusion", example)
+    config = shipped("default")["get_config"]() if example is None else AUTHORS["get_config"](example)
     config.method = "imprint"
     config.inverse_image = True  # attenuates the dark parts of the image instead of the bright ones
     config.mag_ratio = 0.5  # the attenuation: 0 is none, 1 is silence

@@ -39,6 +39,7 @@ EXAMPLES = {
 # A quarter of the work. Judges find 86 % of the embedded models' samples right in both image and audio, and 90 % with
 # 100 steps of DDIM (README, Speed).
 FAST = {"solver": "dpmpp_2m", "num_steps": 25, "image.start_step": 2}
+ARGUMENTS = (*EXAMPLES, "fast", *(f"{name}+fast" for name in EXAMPLES))
 
 
 def get_config(example="bell"):

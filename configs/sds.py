@@ -10,16 +10,14 @@ settings of the authors: 40,000 iterations per sample. IF's license must be acce
 --config.image.model=stable-diffusion-v1-5/stable-diffusion-v1-5 guides the image in latent space.
 """
 
-import pathlib
-import runpy
+from its_jax.runtime.config_files import shipped
 
-
-def _config(name, *argument):
-    return runpy.run_path(str(pathlib.Path(__file__).with_name(f"{name}.py")))["get_config"](*argument)
+AUTHORS = shipped("sd15_auffusion")
+ARGUMENTS = tuple(AUTHORS["EXAMPLES"])
 
 
 def get_config(example=None):
-    config = _config("default") if example is None else _config("sd15_auffusion", example)
+    config = shipped("default")["get_config"]() if example is None else AUTHORS["get_config"](example)
     config.method = "sds"
     config.noise = "jax"
     config.audio.guidance_scale = 10.0

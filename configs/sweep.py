@@ -7,17 +7,16 @@ Generates 96 samples in about three minutes on 2 CPU cores. Axes on the command 
 Any other config can be swept in the same way, for example configs/sd15_auffusion.py with --prompts=pairs.csv.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
+
+from its_jax.runtime.config_files import shipped
 
 SUBJECTS = ("castle towers", "dogs", "trees", "sailing boats", "butterflies", "guitars")
 SOUNDS = ("bell ringing", "birds singing", "dog barking", "train whistling")
 
 
 def get_config():
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("default.py")))["get_config"]()
+    config = shipped("default")["get_config"]()
     config.num_samples = 1  # per cell, if the grid has no axis over seeds
     config.video = False  # python -m its_jax.video WORKDIR/ID makes one later
     config.layout = "folders"  # or "shards": tar files with an index

@@ -8,10 +8,9 @@ both images. `square` is a square image whose upper and lower halves lie side by
 about a minute on 2 CPU cores. Any further term can be added in the same way.
 """
 
-import pathlib
-import runpy
-
 from ml_collections import ConfigDict
+
+from its_jax.runtime.config_files import shipped
 
 
 def _upside_down(config):
@@ -32,12 +31,12 @@ def _square(config):
     config.audio.weight = 0.3
 
 
-EXAMPLES = {"upside_down": _upside_down, "square": _square}
+ARGUMENTS = {"upside_down": _upside_down, "square": _square}
 
 
 def get_config(example="upside_down"):
-    if example not in EXAMPLES:
-        raise ValueError(f"configs/views.py has no example {example!r}; choose one of {', '.join(EXAMPLES)}")
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("default.py")))["get_config"]()
-    EXAMPLES[example](config)
+    if example not in ARGUMENTS:
+        raise ValueError(f"configs/views.py has no example {example!r}; choose one of {', '.join(ARGUMENTS)}")
+    config = shipped("default")["get_config"]()
+    ARGUMENTS[example](config)
     return config

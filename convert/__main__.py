@@ -1,4 +1,9 @@
-"""`python -m convert --source=MODEL --out=FOLDER`: see `convert.conversion.convert`."""
+"""Converts a model into the layout of its_jax: `python -m convert --source=MODEL --out=FOLDER`.
+
+The source is a folder in diffusers' or transformers' layout, a hub id, or a single file of Stable Diffusion 1.x. A run
+converts what it needs by itself; this command keeps a conversion in a folder of your choice, and `--check` compares it
+with PyTorch.
+"""
 
 import logging
 

@@ -37,9 +37,14 @@ def check_choice(name: str, value: Any, known: Collection[Any]) -> None:
 
 def unknown_setting(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Returns the message for a setting that is not among `known`, with the nearest known one."""
+    return unknown_name("setting", name, known, prefix)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns the message for a name of this kind that is not among `known`, with the nearest known one."""
     close = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(sorted(known))}"
-    return f"there is no setting {prefix}{name}; {hint}"
+    return f"there is no {kind} {prefix}{name}; {hint}"
 
 
 def describe_exception(error: Exception, self_explanatory: tuple[type[Exception], ...] = SELF_EXPLANATORY) -> str:

@@ -25,8 +25,8 @@ from its_jax.evaluate import score_cache
 from its_jax.media import sounds, videos
 from its_jax.media.player import player
 from its_jax.runtime import cli
+from its_jax.runtime.config_files import load_config
 from its_jax.scoring import ranking
-from its_jax.settings.config_files import load_config
 from its_jax.settings.records import VIDEO
 from its_jax.settings.schema import TERMS
 from its_jax.storage import files, samples

@@ -16,15 +16,20 @@ from its_jax import gallery
 from its_jax.errors import UserError
 from its_jax.runtime import cli
 from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import setting_docs
 
 if TYPE_CHECKING:
     from its_jax.pipeline.pipeline import Pipeline
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings: a file of configs/, or your own.", lock_config=True, allow_override=True
+    "config",
+    None,
+    "Settings: a shipped config (its-jax configs lists them), or your own.",
+    lock_config=True,
+    allow_override=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the samples; created if it does not exist.", required=True, allow_override=True
+    "workdir", "out", "Folder for the samples; created if it does not exist.", allow_override=True
 )
 _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of its_jax: regenerates that sample.")
 
@@ -32,7 +37,7 @@ _FROM = flags.DEFINE_string("from", None, "A PNG, WAV or sample.json of its_jax:
 def main(pipeline: "Pipeline | None" = None) -> None:
     """Generates the samples of the flags, with this pipeline in place of a new one."""
     if (_CONFIG.value is None) == (_FROM.value is None):
-        raise UserError("give either --config=FILE.py or --from=FILE.png|FILE.wav|sample.json")
+        raise UserError("give either --config or --from=FILE.png|FILE.wav|sample.json")
     if _FROM.value is not None:
         run_again(Path(_FROM.value), Path(_WORKDIR.value), pipeline)
     else:
@@ -71,4 +76,4 @@ def run_again(file: Path, workdir: Path, pipeline: "Pipeline | None" = None) -> 
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, config="default", config_unless="from", docs=setting_docs)

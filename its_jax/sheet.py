@@ -14,7 +14,7 @@ _Y = flags.DEFINE_string("y", "", "The setting along the rows, such as image.pro
 _PICTURE = flags.DEFINE_string("picture", "spectrogram", "Or image, the term of a further view, or color_00.")
 
 
-def main(workdir: str) -> None:
+def main(workdir: str = "out") -> None:
     """Writes contact sheets of a work folder."""
     from its_jax.gallery import contact_sheet  # It takes long to import, as NumPy does.
 
@@ -23,4 +23,4 @@ def main(workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "WORKDIR")
+    cli.run(main, "[WORKDIR]")

@@ -12,7 +12,7 @@ _BY = flags.DEFINE_list("by", [], "Names of scores, separated by commas.")
 _BEST = flags.DEFINE_float("best", 0.2, "The share of the samples that passes in each score.")
 
 
-def main(workdir: str) -> None:
+def main(workdir: str = "out") -> None:
     """Prints the ids of the best samples with their scores, best first."""
     from its_jax.evaluate import score_cache  # These take long to import, as NumPy does.
     from its_jax.scoring import ranking
@@ -24,4 +24,4 @@ def main(workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, "WORKDIR")
+    cli.run(main, "[WORKDIR]")

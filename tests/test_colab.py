@@ -191,7 +191,7 @@ def test_a_text_of_prompts_is_split_at_semicolons(prompts, count, tmp_path, capl
     [
         ("configs/nowhere.py", {}, "configs/nowhere.py: no such file; give one such as configs/default.py"),
         ("", {}, "no such file"),
-        ("configs", {}, "configs: no such file"),
+        ("configs", {}, "config configs: neither a file nor a shipped config"),
         ("README.md", {}, "README.md: "),
         ("its_jax/errors.py", {}, "its_jax/errors.py: must have a function get_config that returns a ConfigDict"),
         ("configs/default.py", {"num_step": 3}, "num_step=3: there is no setting num_step; did you mean num_steps?"),

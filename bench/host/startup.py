@@ -66,20 +66,19 @@ def measure_runs(scratch: pathlib.Path, rounds: int) -> dict[str, Any]:
         for name, figures in found.items():
             arguments = ["--config=configs/default.py", f"--workdir={scratch / f'{name}{number}'}"]
             arguments = [sys.executable, "-m", "its_jax.sample", *(["--help"] if name == "help" else arguments)]
-            status = 1 if name == "help" else 0  # absl's status for --help
-            for values, value in zip(figures.values(), run_process(arguments, environment, status), strict=True):
+            for values, value in zip(figures.values(), run_process(arguments, environment), strict=True):
                 values.append(value)
             print(name, {key: values[-1] for key, values in figures.items()}, flush=True)
     return {name: {key: command.spread(values) for key, values in figures.items()} for name, figures in found.items()}
 
 
-def run_process(arguments: Sequence[str], environment: dict[str, str], status: int) -> tuple[float, float]:
-    """Returns the seconds and megabytes of a process; raises SystemExit if it does not end with `status`."""
+def run_process(arguments: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Returns the seconds and megabytes of a process; raises SystemExit if it fails."""
     start, null = time.perf_counter(), subprocess.DEVNULL
     child = subprocess.Popen(arguments, cwd=command.ROOT, env=environment, stdout=null, stderr=null)
     _, ended, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(ended)
-    if child.returncode != status:
+    if child.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed with status {child.returncode}")
     return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e6
 

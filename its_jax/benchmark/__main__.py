@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from its_jax.errors import UserError
 from its_jax.runtime import cli
 from its_jax.settings.parse import read_settings
+from its_jax.settings.schema import setting_docs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Settings, as its_jax.sample takes them.", lock_config=True, allow_override=True
@@ -27,8 +28,6 @@ _OUT = flags.DEFINE_string("out", None, "A JSON file for the figures.")
 
 def main() -> None:
     """Runs the benchmark of the flags."""
-    if _CONFIG.value is None:
-        raise UserError("give --config=FILE.py")
     settings, sizes = _CONFIG.value.to_dict(), _parse_sizes(_BATCHES.value)
     requested, options = read_settings(settings)
     out = Path(_OUT.value).absolute() if _OUT.value else None
@@ -100,4 +99,4 @@ def _numbers(stage: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, config="default", docs=setting_docs)

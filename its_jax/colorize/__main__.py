@@ -6,22 +6,27 @@ spectrogram, and the gallery. The mean of the channels of a colored image is the
 settings generates only what is missing. Other settings, or more trials, add images.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
+from its_jax.colorize.settings import ColorSettings
 from its_jax.errors import UserError
 from its_jax.runtime import cli
+from its_jax.settings.fields import field_docs
 from its_jax.storage import files
 
-_DEFAULT = Path(__file__).parents[2] / "configs" / "colorize.py"  # an installed wheel lacks it
-
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings: configs/colorize.py, or your own.", lock_config=True, allow_override=True
+    "config",
+    None,
+    "Settings: the shipped colorize or colorize:deepfloyd, or your own.",
+    lock_config=True,
+    allow_override=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "A folder that its_jax.sample or its_jax.sweep wrote to.", required=True, allow_override=True
+    "workdir", "out", "A folder that its_jax.sample or its_jax.sweep wrote to.", allow_override=True
 )
 _SELECT = flags.DEFINE_string(
     "select", "all", "Which samples: all, starred (of WORKDIR/starred.txt, as the gallery exports it), or ID,ID."
@@ -30,13 +35,9 @@ _SELECT = flags.DEFINE_string(
 
 def main() -> None:
     """Colors the samples of a work folder, as the flags say."""
-    if _CONFIG.value is None:
-        raise UserError("give --config=FILE.py, such as configs/colorize.py")
     config = _CONFIG.value.to_dict()
     if "colorize" not in config:
-        raise UserError("the config has no group colorize; start from configs/colorize.py")
-    from its_jax.colorize.settings import ColorSettings
-
+        raise UserError("the config has no group colorize; start from the config colorize")
     settings = ColorSettings.from_dict(config["colorize"])
     # JAX is slow to import, so wrong settings are reported before.
     from its_jax.colorize.run import run
@@ -44,5 +45,10 @@ def main() -> None:
     run(settings, files.to_path(_WORKDIR.value), _SELECT.value)
 
 
+def _docs(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a line of documentation for each setting."""
+    return {f"colorize.{name}": doc for name, doc in field_docs(ColorSettings).items()}
+
+
 if __name__ == "__main__":
-    cli.run(main, config=_DEFAULT if _DEFAULT.exists() else None)
+    cli.run(main, config="colorize", docs=_docs)

@@ -14,7 +14,7 @@ from absl import flags
 from its_jax.errors import UserError
 from its_jax.runtime import cli, process_shard
 
-_WORKDIR = flags.DEFINE_multi_string("workdir", [], "A folder of samples; may be given several times.")
+_WORKDIR = flags.DEFINE_multi_string("workdir", ["out"], "A folder of samples; may be given several times.")
 _BY = flags.DEFINE_string("by", "", "The setting that gets a row for each of its values.")
 _OUT = flags.DEFINE_string("out", None, "A folder for the tables.")
 _CLIP = flags.DEFINE_string("clip", "", "The CLIP model; by default the paper's, for embedded models tiny/clip.")
@@ -34,8 +34,6 @@ _COUNT = flags.DEFINE_integer("num_shards", None, "The number of processes that 
 
 def main() -> None:
     """Scores the samples of the work folders and writes the table."""
-    if not _WORKDIR.value:
-        raise UserError("give --workdir=FOLDER, once or several times")
     for source, target in ((_FID, _SAVE_FID), (_FAD, _SAVE_FAD)):
         if target.value and not source.value:
             raise UserError(f"--{target.name} saves the statistics of what --{source.name} names: give both")

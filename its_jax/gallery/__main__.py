@@ -14,10 +14,10 @@ from its_jax.runtime import cli
 _EMBED = flags.DEFINE_bool("embed", False, "A single file that contains all images and audio.")
 
 
-def main(workdir: str) -> None:
+def main(workdir: str = "out") -> None:
     """Writes the gallery of a work folder."""
     logging.info("%s", gallery.write(workdir, embed=_EMBED.value).absolute())
 
 
 if __name__ == "__main__":
-    cli.run(main, "WORKDIR")
+    cli.run(main, "[WORKDIR]")

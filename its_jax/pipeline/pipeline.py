@@ -20,7 +20,7 @@ from its_jax.pipeline.program import Program, timed
 from its_jax.pipeline.progress import OnProgress
 from its_jax.pipeline.sample import Sample
 from its_jax.runtime.cache import keep_programs
-from its_jax.settings.config_files import default_settings, load_config
+from its_jax.runtime.config_files import load_config
 from its_jax.settings.ids import batch_key, program_key
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import SampleSettings
@@ -63,7 +63,8 @@ class Pipeline:
         """Loads the models of a config.
 
         Args:
-          config: 'FILE.py' or 'FILE.py:ARGUMENT', such as 'configs/sd15_auffusion.py:tiger', or a ConfigDict.
+          config: the name of a shipped config or 'FILE.py', also with an argument, as in 'sd15_auffusion:tiger'; or a
+            ConfigDict.
 
         Raises:
           UserError: the config or a model cannot be read.
@@ -99,7 +100,7 @@ class Pipeline:
         """
         changes: dict[str, Any] = {"image": {"model": image}, "audio": {"model": audio}}
         changes |= {} if dtype is None else {"dtype": dtype}
-        base = requests.merge_settings(default_settings(image), changes)
+        base = requests.merge_settings(requests.default_settings(image), changes)
         return cls.from_settings(requests.merge_settings(base, settings), devices=devices)
 
     @classmethod

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec as P
 
-from its_jax.pipeline import decoding, progress, prompts, step_tables
-from its_jax.pipeline.batching import BatchSize, fill_up
+from its_jax.pipeline import compile_times, decoding, progress, prompts, step_tables
+from its_jax.pipeline.batching import BatchSize, fill_up, useful_batch
 from its_jax.pipeline.components import Components
 from its_jax.pipeline.methods.base import method_class
 from its_jax.pipeline.progress import OnProgress, Progress
@@ -61,8 +61,15 @@ class Program:
         adjustable = may_shrink or not batch_size
         self._size = BatchSize(self._compile, place.device, place.at_once, adjustable)
         cpu_pixels = settings.height * settings.width * components.vae.config.block_out_channels[0]
-        with timed("compile", self.seconds):
+        with self._compiling(batch_size or useful_batch(pending, place.at_once, place.device)):
             self._size.choose(pending, batch_size, cpu_pixels=cpu_pixels, reserved=components.prompts.device_bytes)
+
+    @contextlib.contextmanager
+    def _compiling(self, batch_size):
+        """Logs that programs for this batch size, or smaller ones, are compiled inside, and adds to `seconds`."""
+        device = self.components.placement.device
+        with timed("compile", self.seconds), compile_times.announced(self._key, batch_size, device):
+            yield
 
     def _compile(self, batch_size):
         """Compiles a program for each stage from shapes alone; returns a function for the bytes that a batch needs."""
@@ -185,7 +192,7 @@ class Program:
 
     def shrink(self) -> None:
         """Compiles for half the batch size."""
-        with timed("compile", self.seconds):
+        with self._compiling(self.batch_size // 2):
             self._size.shrink()
 
     def check_can_shrink(self, error: jax.errors.JaxRuntimeError) -> None:

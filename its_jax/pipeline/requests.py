@@ -7,8 +7,17 @@ from typing import Any
 import numpy as np
 
 from its_jax.errors import UserError, unknown_setting
+from its_jax.runtime.config_files import SHIPPED, load_config
 from its_jax.settings.parse import read_settings
-from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, RunOptions, SampleSettings, term_names
+from its_jax.settings.schema import (
+    EMBEDDED,
+    RUN_TYPES,
+    SAMPLE_TYPES,
+    TERM_TYPES,
+    RunOptions,
+    SampleSettings,
+    term_names,
+)
 from its_jax.settings.validate import check_seed
 
 
@@ -37,6 +46,16 @@ def expand_request(
         (first,), options = read_settings({**settings, **terms, "seed": seeds[0], "num_samples": 1})
         requested += [dataclasses.replace(first, seed=one) for one in seeds]
     return requested, options
+
+
+def default_settings(image_model: str) -> Mapping[str, Any]:
+    """Returns the settings of the shipped default config for a kind of image model.
+
+    These are `configs/default.py` for the models that come with the package, and `configs/sd15_auffusion.py` for all
+    others, which are of Stable Diffusion's architecture.
+    """
+    name = "default" if image_model.startswith(EMBEDDED) else "sd15_auffusion"
+    return load_config(SHIPPED / f"{name}.py").to_dict()
 
 
 def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,20 +20,67 @@ from absl import logging as absl_logging
 
 from its_jax import errors
 from its_jax.errors import UserError
+from its_jax.runtime import config_files, help_page
+
+_CONFIG = re.compile("--?config=(.*)", re.DOTALL)
 
 
-def run(main: Callable[..., None], *operands: str, config: Path | None = None) -> None:
-    """Parses the flags and runs `main`, with a string for each of `operands`.
+def run(
+    main: Callable[..., None],
+    *operands: str,
+    config: str | Path | None = None,
+    config_unless: str = "",
+    docs: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None,
+) -> None:
+    """Parses the flags and runs `main`, with a string for each of `operands`. `--help` prints a page and exits with 0.
 
     Args:
-      operands: names of the arguments that have no flag, such as 'WORKDIR'.
-      config: the default of --config. (The flag's own default would report mistakes in settings when the flag is
-        defined, in several lines.)
+      operands: names of the arguments that have no flag, such as 'WORKDIR', or '[WORKDIR]' if it may be left out.
+      config: the default of --config, a file or the name of a shipped config. (The flag's own default would report
+        mistakes in settings when the flag is defined, in several lines.)
+      config_unless: a flag that takes the place of --config, so that --config has no default beside it.
+      docs: returns a line of documentation for each key of a config, for `--help`.
     """
-    if config is not None and not any(re.match("--?config(=|$)", argument) for argument in sys.argv[1:]):
-        sys.argv.insert(1, f"--config={config}")
+    try:
+        arguments = _with_config(sys.argv[1:], config, config_unless)
+        if _is_given("help|helpshort|helpfull|h", arguments):
+            print(help_page.page(main, operands, _configs(arguments)[-1:], docs))
+            sys.exit(0)
+        sys.argv[1:] = _with_paths(arguments)
+    except UserError as error:
+        fail(str(error), error.status)
     parse = functools.partial(_parse, operands=operands)
     app.run(lambda argv: _run_reporting_errors(functools.partial(main, *argv[1:])), flags_parser=parse)
+
+
+def _with_config(arguments: Sequence[str], default: str | Path | None, unless: str) -> list[str]:
+    """Returns the arguments with --config=DEFAULT if neither --config nor the flag `unless` is among them."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in ("--config", "-config"):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    if default is None or _is_given("config", joined) or unless and _is_given(unless, joined):
+        return joined
+    return [f"--config={default}", *joined]
+
+
+def _with_paths(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with the path of a file in place of each name of a config."""
+    if "config" not in flags.FLAGS:
+        return list(arguments)
+    return [f"--config={config_files.resolve(match[1])}" if (match := _CONFIG.match(a)) else a for a in arguments]
+
+
+def _configs(arguments: Sequence[str]) -> list[str]:
+    """Returns the names that --config has among the arguments."""
+    return [match[1] for argument in arguments if (match := _CONFIG.match(argument))]
+
+
+def _is_given(names: str, arguments: Sequence[str]) -> bool:
+    """Returns whether one of these flags, names with | between, is among the arguments."""
+    return any(re.match(f"--?({names})(=|$)", argument) for argument in arguments)
 
 
 def check_out(out: Path) -> None:
@@ -58,14 +105,14 @@ def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
         # A missing config file is noticed only when one of its attributes is read.
         getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
     except Exception as error:  # A config file is a program, which may fail in any way.
-        _fail(describe(error))
+        fail(describe(error))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
-        _fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
+        fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
     if rest[1 + len(operands) :]:
         advice = f"give {' '.join(operands)} only" if operands else "settings are given as --config.name=value"
-        _fail(f"unexpected argument {rest[1 + len(operands)]!r}; {advice}")
-    if missing := operands[len(rest) - 1 :]:
-        _fail(f"{missing[0]} is missing")
+        fail(f"unexpected argument {rest[1 + len(operands)]!r}; {advice}")
+    if missing := [name for name in operands[len(rest) - 1 :] if not name.startswith("[")]:
+        fail(f"{missing[0]} is missing")
     return rest
 
 
@@ -76,12 +123,12 @@ def _run_reporting_errors(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            _fail(str(error), error.status)
+            fail(str(error), error.status)
         except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except KeyboardInterrupt:
-            _fail("interrupted; what is complete is kept, and the same command makes the rest")
+            fail("interrupted; what is complete is kept, and the same command makes the rest")
 
 
 def silence_libraries() -> None:
@@ -119,7 +166,7 @@ def describe(error: Exception) -> str:
     """Returns what is wrong with a config or one of its settings, in one line."""
     if isinstance(error.__context__, KeyError):
         return unknown_setting(error.__context__)
-    return errors.describe_exception(error, (flags.Error, *errors.SELF_EXPLANATORY))
+    return errors.describe_exception(error, (flags.Error, UserError, *errors.SELF_EXPLANATORY))
 
 
 def unknown_setting(error: KeyError) -> str:
@@ -140,6 +187,7 @@ def _keys_of_config(error: KeyError) -> list[str]:
     return list(config.keys()) if hasattr(config, "keys") else []
 
 
-def _fail(message: str, status: int = 2) -> NoReturn:
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Prints a message as one line on stderr and exits with `status`."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(status)

@@ -1,6 +1,7 @@
 """The settings of a sample and of a run: names, types, defaults and meaning."""
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -112,7 +113,9 @@ class SampleSettings:
     vocoder: str = setting(
         "`hifigan`, the audio model's own network, or `griffin_lim`, which estimates the phases iteratively"
     )
-    method: str = setting("`fused`, or a baseline (see below)", default="fused")
+    method: str = setting(
+        "`fused`, or to compare `image_only`, `audio_only`, `alternating`, `imprint` or `sds`", default="fused"
+    )
     inverse_image: bool = setting(
         "method `imprint`: attenuate the dark parts of the image in place of its bright parts", default=True
     )
@@ -174,10 +177,16 @@ def setting_types(settings: Mapping[str, Any]) -> dict[str, type]:
     return SAMPLE_TYPES | {f"{term}.{key}": kind for term in term_names(settings) for key, kind in TERM_TYPES.items()}
 
 
-def setting_docs() -> dict[str, str]:
-    """Returns one line of documentation for each setting of a sample or a run by its full name."""
+def setting_docs(settings: Mapping[str, Any] = types.MappingProxyType({})) -> dict[str, str]:
+    """Returns one line of documentation for each setting of a sample or a run by its full name.
+
+    Args:
+      settings: those of a config, which may have more terms than `image` and `audio`.
+    """
     docs = field_docs(SampleSettings) | field_docs(RunOptions)
-    of_terms = {f"{term}.{name}": doc for term in TERMS for name, doc in field_docs(TermSettings).items()}
+    of_terms = {
+        f"{term}.{name}": doc for term in term_names(settings) for name, doc in field_docs(TermSettings).items()
+    }
     return {name: doc for name, doc in docs.items() if name not in _DERIVED} | of_terms
 
 

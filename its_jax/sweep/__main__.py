@@ -8,13 +8,15 @@ scheduler assigns. With --engine=ray the actors of a Ray cluster generate all sa
 """
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from its_jax.errors import UserError
 from its_jax.runtime import cli, process_shard
+from its_jax.settings.schema import setting_docs
 from its_jax.storage import files, writers
 from its_jax.sweep.run import run_sweep
 
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     from its_jax.pipeline.pipeline import Pipeline
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings, and a grid of them.", lock_config=True, allow_override=True
+    "config",
+    None,
+    "Settings, and a grid of them; any config has room for --axis.",
+    lock_config=True,
+    allow_override=True,
 )
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for the samples, or gs://BUCKET/FOLDER.", required=True, allow_override=True
-)
+_WORKDIR = flags.DEFINE_string("workdir", "out", "Folder for the samples, or gs://BUCKET/FOLDER.", allow_override=True)
 _AXIS = flags.DEFINE_multi_string("axis", [], "SETTING=VALUES: an axis of the grid; may be given several times.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "A .txt, .csv or .jsonl of settings that belong together.")
 _LAYOUT = flags.DEFINE_enum("layout", None, writers.LAYOUTS, "A folder for each sample, or tar files with an index.")
@@ -43,8 +47,6 @@ _RESOURCES = flags.DEFINE_string(
 
 def main(pipeline: "Pipeline | None" = None) -> None:
     """Runs the sweep of the flags, with this pipeline in place of a new one."""
-    if _CONFIG.value is None:
-        raise UserError("give --config=FILE.py, such as configs/sweep.py")
     given = {"prompts": _PROMPTS.value, "layout": _LAYOUT.value, "scorers": _SCORERS.value}
     settings = _CONFIG.value.to_dict() | {name: value for name, value in given.items() if value is not None}
     by_ray = _ENGINE.value == "ray"
@@ -59,6 +61,12 @@ def main(pipeline: "Pipeline | None" = None) -> None:
     )
 
 
+def _docs(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a line of documentation for each setting and each axis of a config."""
+    docs = setting_docs(settings)
+    return docs | {f"grid.{name}": f"the axis of the grid over {name}: {doc}" for name, doc in docs.items()}
+
+
 def _parse_resources(text: str) -> dict[str, float] | None:
     """Parses the resources of an actor, such as 'TPU=4,CPU=2'; returns None for ''."""
     if not text:
@@ -71,4 +79,4 @@ def _parse_resources(text: str) -> dict[str, float] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, config="sweep", docs=_docs)

@@ -11,8 +11,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from its_jax.errors import UserError
 from its_jax.runtime import cli
+from its_jax.settings.schema import setting_docs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings to evaluate.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for samples and evaluation.json.", required=True)
@@ -23,8 +23,6 @@ _BATCH = flags.DEFINE_integer("batch", 12, "Batch size.", lower_bound=1)
 
 def main() -> None:
     """Evaluates the config."""
-    if _CONFIG.value is None:
-        raise UserError("give --config=FILE.py, say configs/default.py")
     from its_jax.tiny.evaluation import run  # JAX is slow to import, and errors in flags should appear at once.
 
     settings, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value)
@@ -32,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, config="default", docs=setting_docs)

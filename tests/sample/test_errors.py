@@ -73,12 +73,13 @@ def test_a_command_that_makes_no_sense_is_refused(command, tmp_path):
     (tmp_path / "typo.py").write_text("def get_config():\n    return x\n")
     (tmp_path / "dict.py").write_text("def get_config():\n    return {'seed': 1}\n")
     for arguments, message in [
-        ([f"--config={CONFIG}"], "workdir"),
-        ([workdir], "give either --config"),
         ([workdir, f"--config={CONFIG}", "--from=a.png"], "give either --config"),
         ([workdir, f"--config={CONFIG}", "--size=3"], "size"),
         ([workdir, f"--config={CONFIG}", "surplus"], "unexpected argument 'surplus'"),
-        ([workdir, f"--config={tmp_path / 'none.py'}"], "No such file or directory: '"),
+        (
+            [workdir, f"--config={tmp_path / 'none.py'}"],
+            "none.py: neither a file nor a shipped config; shipped are colorize, comparison, default",
+        ),
         ([workdir, f"--from={tmp_path / 'none.png'}"], "none.png: cannot read: No such file"),
         ([workdir, f"--from={tmp_path / 'a.png'}"], "a.png: cannot read"),
         ([workdir, "--from="], "settings are read from"),
