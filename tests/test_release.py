@@ -1,6 +1,7 @@
 """Tests of a release: the contents of the wheel, the version in all places, and the types of public functions."""
 
 import ast
+import configparser
 import email.parser
 import os
 import pathlib
@@ -57,6 +58,36 @@ def test_the_wheel_contains_every_file_of_the_package(wheel):
     assert metadata["Version"] == version()
     assert "Apache-2.0" in (metadata["License-Expression"], metadata["License"])
     assert {"convert", "cuda", "tpu", "ray", "gcs", "eval", "c2pa"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_the_wheel_has_the_configs_and_the_command(wheel):
+    configs = {f"its_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.*")}
+    assert len(configs) > 5 and configs <= set(wheel.namelist())
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(wheel.read(f"its_jax-{version()}.dist-info/entry_points.txt").decode())
+    module, _, function = entry_points["console_scripts"]["its-jax"].partition(":")
+    assert f"{module.replace('.', '/')}.py" in wheel.namelist() and function == "main"
+
+
+def test_the_command_works_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site-packages", tmp_path / "empty"
+    wheel.extractall(site)
+    empty.mkdir()
+
+    def its_jax(*arguments):
+        program = "from its_jax.runtime.console import main; main()"
+        environment = os.environ | {"PYTHONPATH": str(site)}
+        command = [sys.executable, "-c", program, *arguments]
+        return subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
+
+    assert "sd15_auffusion:WORD with one of bell, corgi" in its_jax("configs").stdout
+    for config in ([], ["--config=default"], ["--config=imprint:tiger"], ["--config=configs/views.py"]):
+        done = its_jax("sample", *config, "--config.num_steps=0")  # settings are read, and refused
+        assert done.returncode == 2 and done.stderr.startswith("error: num_steps=0: must be 1 or more"), done.stderr
+    assert its_jax("configs", "--copy=comparison", "mine.py").returncode == 0
+    plan = its_jax("sweep", "--config=mine.py:sds", "--plan")
+    assert plan.returncode == 0 and "12 samples" in plan.stdout, plan.stderr
+    assert {path.name for path in empty.iterdir()} <= {"mine.py", "__pycache__", "out"}
 
 
 def version():

@@ -44,7 +44,8 @@ def run(
     try:
         arguments = _with_config(sys.argv[1:], config, config_unless)
         if _is_given("help|helpshort|helpfull|h", arguments):
-            print(help_page.page(main, operands, _configs(arguments)[-1:], docs))
+            page = help_page.page(main, operands, _configs(arguments)[-1:], docs)
+            _run_reporting_errors(functools.partial(print, page, flush=True))
             sys.exit(0)
         sys.argv[1:] = _with_paths(arguments)
     except UserError as error:

@@ -41,7 +41,7 @@ def page(
     for name in config:
         settings = load_config(name).to_dict()
         known = dict(docs(settings)) if docs else {}
-        known |= {flag.name: flag.help for flag in own if flag.name not in known}
+        known |= {flag.name: _text(flag) for flag in own if flag.name not in known}
         parts += [f"Settings, with their values in the config {name}:", _entries(_describe_settings(settings, known))]
     return "\n\n".join(parts)
 
@@ -67,7 +67,12 @@ def _describe_flag(flag: flags.Flag, config: Sequence[str]) -> tuple[str, str]:
     notes = [" or ".join(values) if values else _NAMES.get(kind, kind)]
     notes += [] if default in (None, []) else [f"default {default!r}"]
     notes += ["required"] if flag.validators else []
-    return f"--{flag.name} ({', '.join(notes)})", flag.help
+    return f"--{flag.name} ({', '.join(notes)})", _text(flag)
+
+
+def _text(flag: flags.Flag) -> str:
+    """Returns the help of a flag as its command defines it: absl adds to that of enums and of lists."""
+    return re.sub(r"^<[^>]*>: |;\s+repeat this option .*$", "", flag.help)
 
 
 def _describe_settings(settings: Mapping[str, Any], docs: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Settings, and a grid of them; any config has room for --axis.",
+    "Settings, and a grid of them; --axis adds one to any other config.",
     lock_config=True,
     allow_override=True,
 )

@@ -78,7 +78,7 @@ def test_a_command_that_makes_no_sense_is_refused(command, tmp_path):
         ([workdir, f"--config={CONFIG}", "surplus"], "unexpected argument 'surplus'"),
         (
             [workdir, f"--config={tmp_path / 'none.py'}"],
-            "none.py: neither a file nor a shipped config; shipped are colorize, comparison, default",
+            "none.py: neither a file nor a shipped config; shipped are",
         ),
         ([workdir, f"--from={tmp_path / 'none.png'}"], "none.png: cannot read: No such file"),
         ([workdir, f"--from={tmp_path / 'a.png'}"], "a.png: cannot read"),
