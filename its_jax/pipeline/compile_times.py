@@ -1,4 +1,4 @@
-"""How long compiling took: kept in the cache folder, so that the next run can say how long it may take."""
+"""Durations of compiling, which are kept in the cache folder, so that the next run can log how long it may take."""
 
 import contextlib
 import hashlib

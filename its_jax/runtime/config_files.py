@@ -72,7 +72,7 @@ def shipped_file(name: str) -> Path:
     """Returns the file of a shipped config, whose name may be written as 'NAME', 'NAME.py' or 'configs/NAME.py'.
 
     Raises:
-      UserError: there is no such config.
+      UserError: no shipped config has this name.
     """
     stem = name.removeprefix("configs/").removesuffix(".py")
     if stem not in shipped_names():

@@ -44,7 +44,7 @@ def copy(name: str, file: Path) -> None:
     """Writes a copy of a shipped config.
 
     Raises:
-      UserError: there is no such config, or `file` exists or cannot be written.
+      UserError: no shipped config has this name, or `file` exists or cannot be written.
     """
     if ":" in name:
         raise UserError(f"--copy={name}: give the name alone; what follows the colon is for --config")
