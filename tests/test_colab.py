@@ -189,11 +189,11 @@ def test_a_text_of_prompts_is_split_at_semicolons(prompts, count, tmp_path, capl
 @pytest.mark.parametrize(
     ("config", "settings", "words"),
     [
-        ("configs/nowhere.py", {}, "config configs/nowhere.py: neither a file nor a shipped config; shipped are colorize"),
+        ("configs/nowhere.py", {}, "config configs/nowhere.py: neither a file nor a shipped config; shipped"),
         ("", {}, "neither a file nor a shipped config"),
         ("configs", {}, "config configs: neither a file nor a shipped config"),
         ("README.md", {}, "README.md: "),
-        (str(ROOT / "its_jax/errors.py"), {}, "its_jax/errors.py: must have a function get_config that returns a ConfigDict"),
+        (str(ROOT / "its_jax/errors.py"), {}, "errors.py: must have a function get_config that returns a ConfigDict"),
         ("configs/default.py", {"num_step": 3}, "num_step=3: there is no setting num_step; did you mean num_steps?"),
         ("configs/default.py", {"num_steps": "many"}, "num_steps='many': "),
         ("configs/sd15_auffusion.py:lion", {}, "has no example 'lion'"),
