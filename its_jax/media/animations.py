@@ -12,7 +12,7 @@ from its_jax.media import text_layout
 from its_jax.media.images import to_pillow
 from its_jax.storage import files
 
-# Format by suffix, and how Pillow encodes it. GIF has one palette of 256 colors.
+# Arguments of Pillow by suffix.
 _ENCODERS = {
     ".webp": dict(format="WEBP", quality=60, method=4),
     ".gif": dict(format="GIF", optimize=False),
@@ -42,7 +42,11 @@ def write_animation(
     suffix = Path(path).suffix.lower()
     if suffix not in _ENCODERS:
         raise UserError(f"{path}: an animation is a file whose name ends in {' or '.join(_ENCODERS)}")
-    first, *others = _frames(image, max(1, round(duration * fps)), image_prompt, audio_prompt, width)
+    frames = list(_frames(image, max(1, round(duration * fps)), image_prompt, audio_prompt, width))
+    if suffix == ".gif":  # one palette without dithering, so that only what moves is stored of each frame
+        palette = frames[0].quantize(method=Image.Quantize.MAXCOVERAGE)
+        frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    first, *others = frames
     content = io.BytesIO()
     first.save(
         content, save_all=True, append_images=others, duration=1000 * duration / (1 + len(others)), loop=0,
