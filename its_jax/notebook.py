@@ -24,7 +24,7 @@ from its_jax.errors import UserError
 from its_jax.evaluate import score_cache
 from its_jax.media import sounds, videos
 from its_jax.media.player import player
-from its_jax.runtime import cli
+from its_jax.runtime import cli, hardware
 from its_jax.runtime.config_files import load_config
 from its_jax.scoring import ranking
 from its_jax.settings.records import VIDEO
@@ -76,6 +76,16 @@ def sample(config: str, workdir: str | Path, settings: Mapping[str, Any] | None 
     with _logging():
         sample_command.run(load_config(config, settings), Path(workdir), _pipeline())
     return gallery.show(workdir)
+
+
+def dtype(name: str = "auto") -> str:
+    """Displays and returns the dtype of this name, or for 'auto' the one that suits the accelerator."""
+    import jax
+
+    device = jax.local_devices()[0]
+    chosen = hardware.suitable_dtype(device) if name == "auto" else name
+    print(f"dtype: {chosen} ({device.device_kind})")
+    return chosen
 
 
 def sweep(

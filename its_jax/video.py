@@ -1,7 +1,8 @@
 """A video of a finished sample: `python -m its_jax.video WORKDIR/ID`.
 
 Writes WORKDIR/ID/video.mp4 or, where samples are in tar files, WORKDIR/videos/ID.mp4. With --color=color_03, it writes
-the video of a colored image: WORKDIR/ID/color_03.mp4 or WORKDIR/colors/ID/color_03.mp4.
+the video of a colored image: WORKDIR/ID/color_03.mp4 or WORKDIR/colors/ID/color_03.mp4. With --animation=FILE.webp or
+FILE.gif, it writes a looping picture with a moving playhead and without sound, for pages that cannot show a video.
 """
 
 import logging
@@ -13,11 +14,16 @@ from its_jax.errors import UserError
 from its_jax.runtime import cli
 
 _COLOR = flags.DEFINE_string("color", "", "One of the sample's colored images, such as color_00.")
+_ANIMATION = flags.DEFINE_string("animation", "", "Write a looping picture to this .webp or .gif file, not a video.")
 
 
 def main(path: str) -> None:
-    """Writes the video of a sample."""
-    logging.info("%s", write_video(path, _COLOR.value))
+    """Writes the video of a sample, or its animation."""
+    if _ANIMATION.value:
+        write_animation(path, _ANIMATION.value, _COLOR.value)
+        logging.info("%s", _ANIMATION.value)
+    else:
+        logging.info("%s", write_video(path, _COLOR.value))
 
 
 def write_video(path: str | Path, color: str = "") -> Path:
@@ -34,9 +40,7 @@ def write_video(path: str | Path, color: str = "") -> Path:
     sample = samples.open_sample(path)
     video_path = samples.video_path(sample, color)
     if color:
-        if color not in sample.colorings:
-            known = ", ".join(sample.colorings) or "none; its_jax.colorize makes them"
-            raise UserError(f"--color={color}: {sample.id} has no such colored image; it has {known}")
+        _check_color(sample, color)
         outputs.write_video(sample, color, sample.read_image(color), sample.coloring_record(color))
         return video_path
     prompts = (sample.record[term]["prompt"] for term in TERMS)
@@ -44,6 +48,34 @@ def write_video(path: str | Path, color: str = "") -> Path:
         video_path.parent.mkdir(parents=True, exist_ok=True)
     videos.write_video(video_path, sample.read_image(), *sample.read_audio(), *prompts, settings=dict(sample.record))
     return video_path
+
+
+def write_animation(path: str | Path, animation: str | Path, color: str = "") -> None:
+    """Writes the sample WORKDIR/ID, or one of its colored images, as a looping picture under a moving playhead.
+
+    Args:
+      animation: the file to write, .webp or .gif.
+
+    Raises:
+      UserError: the sample or the image does not exist, or the file has another suffix or cannot be written.
+    """
+    from its_jax.media import animations
+    from its_jax.settings.schema import TERMS
+    from its_jax.storage import samples
+
+    sample = samples.open_sample(path)
+    if color:
+        _check_color(sample, color)
+    waveform, sampling_rate = sample.read_audio()
+    image = sample.read_image(color) if color else sample.read_image()
+    prompts = (sample.record[term]["prompt"] for term in TERMS)
+    animations.write_animation(animation, image, len(waveform) / sampling_rate, *prompts)
+
+
+def _check_color(sample, color):
+    if color not in sample.colorings:
+        known = ", ".join(sample.colorings) or "none; its_jax.colorize makes them"
+        raise UserError(f"--color={color}: {sample.id} has no such colored image; it has {known}")
 
 
 if __name__ == "__main__":

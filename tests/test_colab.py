@@ -7,6 +7,9 @@ import json
 import os
 import pathlib
 import re
+import runpy
+import shutil
+import subprocess
 import sys
 import types
 import zipfile
@@ -22,6 +25,7 @@ from PIL import Image
 from its_jax import notebook
 from its_jax.errors import UserError
 from its_jax.evaluate import score_cache
+from its_jax.runtime import hardware
 from its_jax.storage import samples
 from tests.helpers import finished_samples as finished
 
@@ -31,8 +35,7 @@ NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
 TINY = {"source": "", "use_drive": False, "config": "configs/default.py", "dtype": "float32"}
 TINY |= {"image_model": "tiny/image", "audio_model": "tiny/audio", "scorers": "clip@tiny/clip,clap@tiny/clap"}
 TINY |= {"image_prompts": "a painting of dogs; a drawing of a castle", "audio_prompts": "bell ringing", "seeds": "0..1"}
-TINY |= {"best_share": 1.0, "small_settings": {"num_samples": 2, "num_steps": 4, "batch_size": 2}}
-TINY |= {"grid_settings": {"num_steps": 4, "batch_size": 2}}
+TINY |= {"best_share": 1.0, "num_samples": 1, "grid_settings": {"num_steps": 4, "batch_size": 2}}
 # Versions on Colab's machines in August 2026, which the install cell does not change.
 COLAB = {"jax": "0.7.2", "flax": "0.11.2", "orbax-checkpoint": "0.12.4", "numpy": "2.1.0"}
 
@@ -47,8 +50,7 @@ def parameters(cell):
 
 
 def tagged(book, tag):
-    (cell,) = [cell for cell in book.cells if tag in cell.metadata.get("tags", [])]
-    return cell
+    return [cell for cell in book.cells if tag in cell.metadata.get("tags", [])]
 
 
 def code(book):
@@ -72,13 +74,21 @@ def test_a_notebook_has_few_cells_without_functions_or_outputs(path):
         assert not cell.outputs and cell.execution_count is None
         assert not re.search(r"^\s*(def|class|lambda)\b", cell.source, re.MULTILINE)
         assert cell.source.startswith("# @title ")
-    form = tagged(book, "parameters").source
-    assert all("# @param" in line for line in form.splitlines() if re.match(r"\w+ = ", line))
+        assert cell.metadata["cellView"] == "form"  # Colab hides the code
+    for form in tagged(book, "parameters"):
+        assert all("# @param" in line for line in form.source.splitlines() if re.match(r"\w+ = ", line))
+
+
+def test_at_most_eight_fields_precede_the_first_sound():
+    cells = code(read(ROOT / "colab" / "images_that_sound.ipynb"))
+    (first,) = [i for i, cell in enumerate(cells) if "notebook.sample(" in cell.source]
+    fields = sum(cell.source.count("# @param") for cell in cells[:first])
+    assert 0 < fields <= 8
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_install_cell_keeps_the_jax_of_the_machine(path):
-    install = tagged(read(path), "install").source
+    (install,) = (cell.source for cell in tagged(read(path), "install"))
     assert "upgrade" not in install and " -U" not in install and "its_jax[" not in install
     kept = re.findall(r"\^\((.*?)\)==", install)[0].split("|")
     assert {"jax", "jaxlib", "libtpu", "flax", "numpy"} <= set(kept) and "-c ~/as_it_is.txt" in install
@@ -102,10 +112,10 @@ def run(request, tmp_path_factory, quick_programs):
     """Runs a notebook on one device; returns it and its work folder."""
     folder = tmp_path_factory.mktemp(request.param.stem)
     book = read(request.param)
-    cell = tagged(book, "parameters")
-    given = parameters(cell)
-    values = {name: TINY.get(name, value) for name, value in given.items()} | {"folder": str(folder / "made")}
-    cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    small = TINY | {"folder": str(folder / "made")}
+    for cell in tagged(book, "parameters"):
+        values = {name: small.get(name, value) for name, value in parameters(cell).items()}
+        cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "")
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -161,7 +171,64 @@ def test_exported_samples_have_a_record_and_a_video(run):
     assert 1 <= len(records) <= 4 and sum(name.endswith("video.mp4") for name in names) == len(records)
 
 
+def test_the_dtype_is_displayed(run):
+    book, _ = run
+    assert "dtype: float32 (cpu)" in printed(cell_of(book, "plan"))
+
+
+def test_without_an_address_the_install_cell_says_what_to_enter():
+    (install,) = (cell.source for cell in tagged(read(NOTEBOOKS[0]), "install"))
+    code = re.sub(r"^    [!%].*", "    pass", install, flags=re.MULTILINE)
+    environment = os.environ | {"PYTHONPATH": ""}
+    command = [sys.executable, "-S", "-c", f'source = ""\n{code}']  # -S: without installed packages
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert "its_jax is not installed: enter the address of a repository with it as source, above" in done.stderr
+
+
+def test_a_release_sets_the_address_in_one_place(tmp_path):
+    for name in ("colab", "README.md", "CITATION.cff"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    script = runpy.run_path(str(ROOT / "colab" / "set_repository.py"))
+    for _ in range(2):  # it replaces what it wrote before
+        script["main"]("https://github.com/someone/its_jax.git", tmp_path)
+        for path in (tmp_path / "colab").glob("*.ipynb"):
+            (form, *_) = tagged(read(path), "parameters")
+            assert parameters(form)["source"] == "https://github.com/someone/its_jax"
+        readme = (tmp_path / "README.md").read_text()
+        badge = "(https://colab.research.google.com/github/someone/its_jax/blob/main/colab/images_that_sound.ipynb)"
+        assert readme.count(badge) == 1 and readme.startswith("# its_jax\n\n[![Open in Colab]")
+        citation = (tmp_path / "CITATION.cff").read_text()
+        assert citation.count("\nrepository-code: https://github.com/someone/its_jax\n") == 1
+    with pytest.raises(ValueError, match="ftp://x: must be as https://github.com/NAME/its_jax"):
+        script["main"]("ftp://x", tmp_path)
+
+
+def test_the_notebooks_and_the_readme_have_the_address_of_the_citation():
+    citation = (ROOT / "CITATION.cff").read_text()
+    address = "".join(re.findall(r"^repository-code: (.*)$", citation, re.MULTILINE))
+    for path in NOTEBOOKS:
+        (form, *_) = tagged(read(path), "parameters")
+        assert parameters(form)["source"] == address
+    assert ("colab-badge.svg" in (ROOT / "README.md").read_text()) == bool(address)
+
+
 # its_jax.notebook
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "expected"),
+    [("gpu", "7.5", "float16"), ("gpu", "8.0", "bfloat16"), ("gpu", "12.0", "bfloat16"), ("tpu", "", "bfloat16"),
+     ("cpu", "", "float32")],
+)  # fmt: skip
+def test_the_dtype_follows_the_accelerator(platform, capability, expected):
+    device = types.SimpleNamespace(platform=platform, compute_capability=capability)
+    assert hardware.suitable_dtype(device) == expected
+
+
+def test_a_dtype_that_is_named_is_taken(capsys):
+    assert notebook.dtype("float16") == "float16"
+    assert capsys.readouterr().out == "dtype: float16 (cpu)\n"
 
 
 def test_the_best_samples_come_best_first(tmp_path):

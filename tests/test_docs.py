@@ -256,13 +256,13 @@ def test_python_examples_run_one_after_another(path, small, models, tmp_path, mo
 def messages(path):
     """Of the troubleshooting table: what is quoted in its first column."""
     text = path.read_text(encoding="utf-8")
-    table = text.partition("| what it says |")[2].partition("\n\n")[0]
+    table = text.partition("| message |")[2].partition("\n\n")[0]
     return [quote for row in table.splitlines()[2:] for quote in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
 
 
 def test_messages_are_those_of_the_code():
     known = "\n".join(texts())
-    quoted = messages(ROOT / "README.md")
+    quoted = messages(ROOT / "docs" / "troubleshooting.md")
     assert len(quoted) >= 15
     assert not [message for message in quoted if message not in known]
 

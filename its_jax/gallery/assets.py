@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from its_jax.errors import UserError
 from its_jax.media import sounds
 from its_jax.storage import files
 from its_jax.storage.samples import Sample
@@ -39,24 +38,23 @@ def _extract_one(sample: Sample, folder: Path) -> None:
         files.write(folder / name, _content(sample, name))
 
 
-def data_urls(samples: Sequence[Sample], max_bytes: int) -> dict[str, str]:
-    """Returns the content of all files as data URLs, by their path relative to the page.
+def data_urls(samples: Sequence[Sample], max_bytes: int) -> tuple[dict[str, str], int]:
+    """Encodes the files of as many of the first samples as have at most `max_bytes` together.
 
-    Raises:
-      UserError: they are larger than `max_bytes` together, or one cannot be read.
+    Returns:
+      The files as data URLs, by their path relative to the page, and the number of samples.
     """
-    urls, size = {}, 0
-    for sample, name in [(one, name) for one in samples for name in _names(one)]:
-        content = _content(sample, name)
-        size += len(content)
+    urls: dict[str, str] = {}
+    size = 0
+    for count, sample in enumerate(samples):
+        contents = {name: _content(sample, name) for name in _names(sample)}
+        size += sum(map(len, contents.values()))
         if size > max_bytes:
-            raise UserError(
-                f"{sample.path.parent}: images and audio of {len(samples)} samples are more than the "
-                f"{max_bytes // 2**20} MiB that one file may hold; without --embed the page links to them"
-            )
-        media_type = _TYPES[name.rpartition(".")[2]]
-        urls[f"{folder_name(sample)}/{name}"] = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-    return urls
+            return urls, count
+        for name, content in contents.items():
+            media_type = _TYPES[name.rpartition(".")[2]]
+            urls[f"{folder_name(sample)}/{name}"] = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+    return urls, len(samples)
 
 
 def _names(sample: Sample) -> tuple[str, ...]:

@@ -39,6 +39,21 @@ def cpu_name() -> str:
     return f"{name} with {widest}" if widest else name
 
 
+def suitable_dtype(device: Any) -> str:
+    """Returns the dtype that suits a device: one of 16 bits on an accelerator.
+
+    GPUs before compute capability 8.0, such as the T4, have no units for bfloat16.
+
+    Args:
+      device: a `jax.Device`.
+    """
+    if device.platform == "cpu":
+        return "float32"
+    if device.platform == "gpu" and float(device.compute_capability) < 8:
+        return "float16"
+    return "bfloat16"
+
+
 def matrix_rate(dtype: Any, repeats: int = 5) -> float:
     """Measures the floating-point operations per second of a square matrix product on all local devices.
 

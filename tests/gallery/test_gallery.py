@@ -1,5 +1,6 @@
 """The page over many samples: its data, and what it refuses."""
 
+import html
 import re
 import sys
 import types
@@ -8,7 +9,6 @@ import pytest
 
 from its_jax import gallery
 from its_jax.errors import UserError
-from its_jax.gallery import assets
 from its_jax.storage import samples
 from tests.helpers import finished_samples as finished
 from tests.helpers.gallery import data
@@ -55,6 +55,20 @@ def test_a_notebook_shows_the_page_in_a_frame(folders, monkeypatch):
     assert "height: 321px" in shown and shown.count("<iframe") == 1 and "<script" not in shown
 
 
+def test_a_notebook_shows_the_first_samples_and_links_to_all_of_them(folders):
+    path = folders / "gallery.html"
+    path.unlink(missing_ok=True)
+    size = sum(file.stat().st_size for file in folders.glob("*/*.*") if file.name != "sample.json")
+    shown = gallery.show(folders, max_bytes=size // 2).data
+    first, total = map(int, re.search(r"<p>(\d+) of (\d+) samples", shown).groups())
+    assert 1 < first < total == 16 and html.escape(str(path)) in shown
+    assert len(re.findall("data:audio/wav;base64", shown)) == first
+    assert "data:" not in path.read_text().partition('id="data"')[2].partition("</script>")[0]
+    assert "samples. All of them" in gallery.show(folders, max_bytes=10).data  # not even one
+    everything = gallery.show(folders).data
+    assert "All of them" not in everything and len(re.findall("data:audio/wav;base64", everything)) == total
+
+
 def test_bad_input_is_named_in_one_line(folders, tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
         gallery.write(tmp_path / "nowhere")
@@ -62,7 +76,7 @@ def test_bad_input_is_named_in_one_line(folders, tmp_path):
         gallery.write(tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="16 samples are more than the 0 MiB that one file may hold"):
-        assets.data_urls(list(samples.open_samples(folders).values()), max_bytes=1000)
+        gallery.write(folders, embed=True, max_bytes=1000)
 
 
 def test_a_damaged_sample_is_named_in_the_error(tmp_path):
