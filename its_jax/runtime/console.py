@@ -9,7 +9,7 @@ from pathlib import Path
 from its_jax.errors import unknown_name
 
 _OWN = ("sample", "sweep", "top", "gallery", "sheet", "video", "colorize", "evaluate", "versus", "sign", "benchmark")
-_OWN += ("tiny.train", "tiny.evaluate", "media")
+_OWN += ("tiny.train", "tiny.evaluate")
 # The modules of the commands by name, in the order in which they are listed.
 COMMANDS = {name: f"its_jax.{name}" for name in _OWN}
 COMMANDS |= {"convert": "convert", "configs": "its_jax.runtime.list_configs"}
