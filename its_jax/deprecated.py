@@ -161,6 +161,9 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Returns the spec of an old module, or None for other names."""
         return importlib.util.spec_from_loader(fullname, self) if fullname in MODULES else None
 
+    def get_code(self, fullname: str) -> None:
+        """Returns None: an old module cannot be run, only imported."""
+
     def exec_module(self, module: types.ModuleType) -> None:
         """Warns of the import and makes the module forward its attributes."""
         new, renamed = MODULES[module.__name__]

@@ -128,7 +128,12 @@ def vocode(vocoder: Any, spectrogram: Array, config: MelConfig, method: str, wra
     return jnp.clip(waveform.astype(jnp.float32), -1.0, 1.0)
 
 
+def crop_image(image: np.ndarray) -> np.ndarray:
+    """Drops the last 32 columns of an image `[H, W, ...]`."""
+    return image[:, : image.shape[1] - CROPPED_COLUMNS]
+
+
 def crop(image: np.ndarray, waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Drops the last 32 columns of an image `[H, W, ...]`, and the same share of the waveform, for `crop_image`."""
     width, samples = image.shape[1], len(waveform)
-    return image[:, : width - CROPPED_COLUMNS], waveform[: samples - int(CROPPED_COLUMNS / width * samples)]
+    return crop_image(image), waveform[: samples - int(CROPPED_COLUMNS / width * samples)]

@@ -164,7 +164,7 @@ def jit_empty_caches(whole: Mesh, terms: Terms) -> jax.stages.Wrapped:
     return jax.jit(per_device, out_shardings=shardings)
 
 
-def lower_denoise(whole: Mesh, *args) -> jax.stages.Lowered:
+def lower_denoise(whole: Mesh, *args: Any) -> jax.stages.Lowered:
     """Lowers `denoise.denoise` with `fused_noise`, each argument laid out as it is.
 
     Args:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Pipeline:
     A call compiles programs for the shapes that it needs, and loads models only if it names other ones.
 
     Args of the constructor:
-      base: the settings of all calls, as a config has them. Models are loaded when they are needed.
+      base: the settings of all calls, as a config has them. Models are loaded when they are needed. Without settings, a
+        pipeline can only `load` and `compile`.
       devices: the devices to use; by default all local ones.
       loader: loads models; by default `its_jax.pretrained`.
     """
@@ -55,6 +57,7 @@ class Pipeline:
     ):
         self._base, self._devices, self._loader = dict(base or {}), devices, loader
         self._components: Components | None = None
+        self._load_seconds = 0.0  # not yet reported by a program
         self._components_key: tuple[Any, ...] = ()
         self._programs: collections.OrderedDict[Any, Program] = collections.OrderedDict()
 
@@ -78,8 +81,8 @@ class Pipeline:
     @classmethod
     def from_pretrained(
         cls,
-        image: str,
-        audio: str,
+        image: str | os.PathLike[str],
+        audio: str | os.PathLike[str],
         *,
         dtype: Any = None,
         devices: Sequence[jax.Device] | None = None,
@@ -93,27 +96,30 @@ class Pipeline:
           image, audio: hub ids, folders, single files (each with `+LORA@SCALE` for LoRAs), or models that come with
             the package, such as 'tiny/image' and 'tiny/audio'.
           dtype: float32, bfloat16 or float16, as a name or as `jnp.float32`; None is that of the default config.
-          settings: any settings of the config, see `__call__`.
+          settings: any settings of the config but `num_samples`, see `__call__`.
 
         Raises:
           UserError: a model cannot be loaded, the models do not fit each other, or a setting is wrong.
         """
-        changes: dict[str, Any] = {"image": {"model": image}, "audio": {"model": audio}}
+        changes: dict[str, Any] = {"image": {"model": os.fspath(image)}, "audio": {"model": os.fspath(audio)}}
         changes |= {} if dtype is None else {"dtype": dtype}
-        base = requests.merge_settings(requests.default_settings(image), changes)
+        if "num_samples" in settings:
+            raise UserError(f"num_samples={settings['num_samples']}: give it to the call of the pipeline")
+        base = requests.merge_settings(requests.default_settings(os.fspath(image)), changes)
         return cls.from_settings(requests.merge_settings(base, settings), devices=devices)
 
     @classmethod
     def from_settings(
         cls, settings: Mapping[str, Any], *, devices: Sequence[jax.Device] | None = None, loader: Loader = pretrained
     ) -> "Pipeline":
-        """Loads the models of settings in a dictionary, as `ConfigDict.to_dict()` returns them.
+        """Loads the models of settings in a dictionary, as `ConfigDict.to_dict()` returns them, or in a ConfigDict.
 
         Compiled programs are kept in the cache folder, unless JAX is configured to keep them elsewhere.
 
         Raises:
           UserError: a setting is missing, unknown or wrong, or a model cannot be loaded.
         """
+        settings = requests.plain_settings(settings)
         keep_programs()
         pipe = cls(settings, devices=devices, loader=loader)
         requested, options = read_settings(settings)
@@ -152,6 +158,8 @@ class Pipeline:
         """
         if callback is not None and not callable(callback):
             raise UserError(f"callback={callback!r}: must be a function of step, num_steps and preview")
+        if not self._base:
+            raise UserError("this pipeline has no settings: make it with from_config, from_pretrained or from_settings")
         changes = {name: value for name, value in (("image", image), ("audio", audio)) if value is not None}
         requested, options = requests.expand_request(self._base, changes | settings, seed, num_samples)
         found: dict[int, Sample] = {}
@@ -191,7 +199,8 @@ class Pipeline:
         key = components_key(settings, devices_per_sample, method.requirements)
         if self._components is None or self._components_key != key:
             placement = choose_placement(len(settings.terms), devices_per_sample, self._devices)
-            with timed("load", {}):
+            seconds: dict[str, float] = {}
+            with timed("load", seconds):
                 # A mistake is reported here, while the present models are still loaded.
                 opened = open_models(settings, placement, self._loader, method.requirements, method.check)
                 share = self._models_in_common(key, settings)
@@ -201,6 +210,7 @@ class Pipeline:
                     settings, placement, self._loader, method.requirements, opened, share
                 )
             self._components_key = key
+            self._load_seconds += seconds["load"]
         return self._components
 
     def _models_in_common(self, key, settings):
@@ -226,11 +236,10 @@ class Pipeline:
         Raises:
           UserError: as `Program` and `load`.
         """
-        seconds: dict[str, float] = {}
-        with timed("load", seconds, log=False):
-            components = self.load(settings, devices_per_sample)
+        components = self.load(settings, devices_per_sample)
         at_once = useful_batch(pending, components.placement.at_once, components.placement.device)
-        key = (tuple(program_key(settings).items()), batch_size or at_once, may_shrink, workdir)
+        # A batch size that was requested and one that was chosen differ in what happens if memory is short.
+        key = (tuple(program_key(settings).items()), batch_size, 0 if batch_size else at_once, may_shrink, workdir)
         program = self._programs.pop(key, None)
         if program is None:
             program = Program(
@@ -240,8 +249,9 @@ class Pipeline:
                 batch_size=batch_size,
                 may_shrink=may_shrink,
                 workdir=workdir,
-                load_seconds=seconds["load"],
+                load_seconds=self._load_seconds,
             )
+            self._load_seconds = 0.0
         self._programs[key] = program
         while len(self._programs) > PROGRAMS:
             self._programs.popitem(last=False)

@@ -125,7 +125,7 @@ class Program:
         own = slice(batch_index, batch_index + len(batch))  # without the copies
 
         def report(found: Progress) -> None:
-            on_progress(found._replace(preview=lambda: found.preview()[own]))
+            on_progress(found._replace(preview=lambda: _crop(batch, found.preview()[own])))
 
         with timed("denoise", seconds, log):
             generated = self.method.generate(filled, texts, report)
@@ -198,6 +198,12 @@ class Program:
     def check_can_shrink(self, error: jax.errors.JaxRuntimeError) -> None:
         """Raises unless `error` says that a batch does not fit in memory and a smaller one may fit."""
         self._size.check_can_shrink(error)
+
+
+def _crop(batch, images):
+    """Crops the images of those samples that ask for it."""
+    pairs = zip(batch, images, strict=True)
+    return [decoding.crop_image(image) if settings.crop_image else image for settings, image in pairs]
 
 
 @contextlib.contextmanager

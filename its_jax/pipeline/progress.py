@@ -16,7 +16,7 @@ class Progress(NamedTuple):
       step: the number of steps that are done.
       num_steps: the number of steps in total.
       preview: decodes the current estimate of the clean latents: for each sample an image, float32 `[H, W, 3]` in
-        [0, 1], as the term `image` sees it. Costs nothing unless it is called, and only works during the callback.
+        [0, 1], as the term `image` sees it. Costs nothing unless it is called. It holds on to the arrays of this step.
     """
 
     step: int

@@ -1,6 +1,7 @@
 """Keyword arguments of a call -> the settings of each sample."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,10 +59,26 @@ def default_settings(image_model: str) -> Mapping[str, Any]:
     return load_config(SHIPPED / f"{name}.py").to_dict()
 
 
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """Returns settings as a dictionary.
+
+    Args:
+      settings: a mapping or a ConfigDict.
+
+    Raises:
+      UserError: it is neither.
+    """
+    found = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    if not isinstance(found, Mapping):
+        raise UserError(f"settings: must be a dictionary or a ConfigDict, not a {type(settings).__name__}")
+    return dict(found)
+
+
 def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of `base` with some of them changed, see `expand_request`."""
     settings, known_terms = dict(base), term_names(base)
-    for name, value in changes.items():
+    for name, given in changes.items():
+        value = plain_settings(given) if hasattr(given, "to_dict") else given
         if name in known_terms:
             settings[name] = {**base.get(name, {}), **_term_changes(name, value, base.get(name, TERM_TYPES))}
         elif name not in SAMPLE_TYPES and name not in RUN_TYPES and not _is_new_term(value):
@@ -85,7 +102,9 @@ def _is_new_term(value):
 
 
 def _plain(value):
-    """Converts a NumPy number to Python's, and a dtype such as `jnp.float32` to its name."""
+    """Converts a NumPy number to Python's, and a dtype such as `jnp.float32` or a path to its name."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, type | np.dtype):
         return np.dtype(value).name
     return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value

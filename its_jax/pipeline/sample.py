@@ -21,7 +21,7 @@ from its_jax.storage.files import json_bytes
 from its_jax.storage.writers import FolderWriter
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sample:
     """One generated sample.
 
@@ -115,8 +115,13 @@ class Sample:
         FolderWriter(folder).add(self.id, encode_files(self, about, FolderWriter.audio_file))
         return folder / self.id
 
+    def __repr__(self) -> str:
+        """Returns one line with the sample's id and sizes."""
+        height, width = self.spectrogram.shape
+        return f"Sample({self.id!r}, {height} x {width} pixels, {len(self.audio) / self.sampling_rate:.2f} s)"
+
     def _repr_html_(self) -> str:
-        """Returns the spectrogram and an audio player, which notebooks show."""
+        """Returns the image and an audio player, which notebooks show."""
         if self.fault:
             return html.escape(f"{self.id}: {self.fault}")
         about = self.record()

@@ -31,7 +31,7 @@ def program_key(settings: SampleSettings) -> dict[str, Any]:
         for name, term in settings.terms.items()
     }
     own = {name: getattr(settings, name) for name in _IN_PROGRAM}
-    program = METHODS[settings.method].program
+    program = METHODS[settings.method].program_name
     method = {"method": program} if program else {}
     return own | terms | {"cached": settings.cache_interval > 1} | method
 

@@ -27,7 +27,7 @@ class MethodSpec:
       separate_runs: whether `image` and `audio` are denoised on their own, each with its own number of steps.
       takes_turns: whether one term is evaluated at each step, in turn.
       denoises: whether latents are denoised by a solver. If not, `num_steps` counts iterations.
-      program: samples of methods with equal names here share compiled programs.
+      program: samples of methods with equal names here share compiled programs; by default the method shares none.
       check: raises `UserError` for settings that do not suit the method.
     """
 
@@ -36,8 +36,13 @@ class MethodSpec:
     separate_runs: bool = False
     takes_turns: bool = False
     denoises: bool = True
-    program: str = ""
+    program: str | None = None
     check: Callable[["SampleSettings"], None] = _accept
+
+    @property
+    def program_name(self) -> str:
+        """Returns the name of the programs, which other methods may have, too."""
+        return self.implementation if self.program is None else self.program
 
     @property
     def weighted(self) -> bool:
@@ -69,10 +74,10 @@ def _check_sds(settings: Any) -> None:
 _FUSED = "its_jax.pipeline.methods.fused:Fused"
 
 METHODS: dict[str, MethodSpec] = {
-    "fused": MethodSpec(implementation=_FUSED),
-    "image_only": MethodSpec(implementation=_FUSED, only="image"),
-    "audio_only": MethodSpec(implementation=_FUSED, only="audio"),
-    "alternating": MethodSpec(implementation=_FUSED, takes_turns=True),
+    "fused": MethodSpec(implementation=_FUSED, program=""),
+    "image_only": MethodSpec(implementation=_FUSED, program="", only="image"),
+    "audio_only": MethodSpec(implementation=_FUSED, program="", only="audio"),
+    "alternating": MethodSpec(implementation=_FUSED, program="", takes_turns=True),
     "imprint": MethodSpec(
         implementation="its_jax.pipeline.methods.imprint:Imprint",
         separate_runs=True,

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 import its_jax
 from its_jax import Cancelled, Pipeline, UserError, pretrained
 from its_jax import sample as sample_command
+from its_jax.settings.parse import read_settings
 from its_jax.settings.records import RECORD
 from its_jax.storage.files import read_json
 from tests.helpers.small import CONFIG
@@ -270,3 +272,40 @@ def test_importing_the_package_imports_no_jax():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "Pipeline", "True"]
     assert re.match(r"\d+\.\d+", its_jax.__version__)
+
+
+def test_a_preview_is_cropped_as_the_image_is(pipe):
+    seen = []
+    (sample,) = pipe(image="a cat", seed=3, crop_image=True, callback=lambda *args: seen.append(args[2]()[0]))
+    assert {image.shape for image in seen} == {sample.image.shape} == {(12, 16, 3)}
+
+
+def test_a_requested_batch_size_is_that_of_an_earlier_call_only_if_it_was_requested(small):
+    pipe = Pipeline(small().to_dict(), devices=jax.local_devices()[:1])
+    settings, _ = read_settings(small(batch_size=2).to_dict())
+    requested = pipe.compile(settings[0], pending=2, batch_size=2)
+    chosen = pipe.compile(settings[0], pending=2, batch_size=0)
+    assert requested is not chosen and requested is pipe.compile(settings[0], pending=2, batch_size=2)
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
+    chosen.check_can_shrink(error)
+    with pytest.raises(UserError, match="batch_size=2 does not fit in memory; set it to 1 or less"):
+        requested.check_can_shrink(error)
+
+
+def test_settings_can_be_a_config_dict_and_files_can_be_paths(small, pipe, tmp_path):
+    config = small()
+    (sample,) = Pipeline.from_settings(config)(image=config.image, seed=3)
+    (same,) = pipe(seed=3)
+    assert sample.id == same.id and repr(sample) == f"Sample({same.id!r}, 12 x 48 pixels, 0.06 s)"
+    path = tmp_path / "white.png"
+    Image.new("L", (48, 12), 255).save(path)
+    assert pipe(seed=3, init_image=path)[0].settings.init_image == str(path)
+
+
+def test_the_first_samples_record_how_long_loading_took(small):
+    pipe = Pipeline.from_settings(small().to_dict())
+    assert pipe(seed=3)[0].seconds["load"] > 1e-3
+
+
+def test_the_package_lists_its_public_names():
+    assert {"Pipeline", "Sample", "UserError", "Cancelled", "__version__"} <= set(dir(its_jax))

@@ -45,7 +45,6 @@ def ramp(monkeypatch):
     spec = MethodSpec(
         implementation=f"{__name__}:Ramp",
         denoises=False,
-        program="ramp",
         check=lambda settings: refuse(settings, "init_image"),
     )
     monkeypatch.setitem(METHODS, "ramp", spec)
@@ -57,6 +56,13 @@ def test_a_method_from_outside_generates_samples(ramp, small):
     np.testing.assert_allclose(second.spectrogram.max(), 0.8, atol=1 / 255)
     assert (np.diff(first.spectrogram, axis=1) >= 0).all() and first.spectrogram.max() < second.spectrogram.max()
     assert "ramp" == first.settings.method and first.id != pipe(seed=2, num_steps=2)[0].id
+
+
+def test_a_method_from_outside_shares_no_program_with_another(ramp, small):
+    pipe = Pipeline.from_settings(small().to_dict())
+    pipe(seed=2)  # compiles the programs of the method `fused`
+    (sample,) = pipe(method="ramp", seed=2)
+    np.testing.assert_allclose(sample.spectrogram.max(), 0.2, atol=1 / 255)
 
 
 def test_the_settings_of_a_method_are_checked_by_its_own_rule(ramp, small):
