@@ -70,7 +70,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[SampleSettings, dict[str, An
                 raise UserError(f"the setting {name} is missing")
         (settings,) = expand(settings_of(record), 1)
         run = parse_types(_RUN_DEFAULTS | record["run"], _RUN_TYPES, "run.")
-        check_loudness(run["loudness"])
+        check_loudness(run["loudness"], "run.")
     except InitFileError as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:

@@ -23,7 +23,7 @@ _TAKEN = ("spectrogram", "video", "sample", "id", *RECORD_GROUPS, "clip", "clap"
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1
-# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, and 24 bits hold the raw scale to one 16-bit step down to gains of -54 dB.
+# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, and 24 bits hold the raw scale to a 16-bit step down to gains of -54 dB.
 _MIN_LOUDNESS = -50.0
 
 
@@ -52,10 +52,11 @@ def check_seed(seed: int) -> None:
         raise UserError(f"seed={seed}: seeds must be 0 to {_MAX_SEED}")
 
 
-def check_loudness(loudness: float | None) -> None:
-    """Raises `UserError` for a loudness in LUFS that is out of range; None is the raw scale."""
+def check_loudness(loudness: float | None, prefix: str = "") -> None:
+    """Raises `UserError` for a loudness in LUFS that is out of range; None is the raw scale. `prefix` stands before the
+    name of the setting."""
     if loudness is not None and not _MIN_LOUDNESS <= loudness <= 0:
-        raise UserError(f"loudness={loudness}: must be {_MIN_LOUDNESS:g} to 0 LUFS, or None for the raw scale")
+        raise UserError(f"{prefix}loudness={loudness}: must be {_MIN_LOUDNESS:g} to 0 LUFS, or None for the raw scale")
 
 
 def _check_term(name: str, term: TermSettings) -> None:
