@@ -31,7 +31,7 @@ def get_config():
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
-    # LUFS of written sounds, -50 to 0; None: as generated. (The type `object` accepts both from the shell.)
+    # LUFS of written sounds, -40 to 0; None: as generated. (The type `object` accepts both from the shell.)
     config.loudness = FieldReference(-16.0, field_type=object)
 
     # Start from a file instead of pure noise: "FILE.png" (any image) or "FILE.wav" (any audio).

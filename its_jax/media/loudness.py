@@ -14,7 +14,6 @@ _GATING_BLOCK = 0.4  # s; BS.1770 does not define the loudness of shorter sounds
 _ABSOLUTE_GATE = -70.0  # LUFS; BS.1770 takes quieter blocks for silence
 _FILTERS = "DeMan"  # pyloudnorm's name for filters whose coefficients at 48 kHz are those of BS.1770
 _OVERSAMPLING = 4
-_SILENCE = 0.5 / 2**15  # Up to here, a waveform at its raw scale rounds to silence in 16 bits.
 # pyloudnorm suppresses warnings of the whole process while it measures, which threads must not do at the same time.
 _MEASURING = threading.Lock()
 
@@ -24,14 +23,15 @@ def choose_gain_db(waveform: np.ndarray, sampling_rate: int, loudness: float | N
 
     It is the smaller of two gains: the one to an integrated loudness of `loudness` and the one to a true peak of
     `MAX_TRUE_PEAK`. The peak alone counts for sounds of less than 0.4 s or -70 LUFS. The gain is 0 for silence, and for
-    values that are not finite, which no file can hold.
+    values that are not finite, which no file can hold. The waveform is rounded to 16 bits first, because files hold
+    these values times the gain.
 
     Args:
       waveform: `[samples]` in [-1, 1]. sampling_rate: in Hz.
       loudness: in LUFS; None is the raw scale, a gain of 0.
     """
-    waveform = np.asarray(waveform, np.float64)
-    if loudness is None or not np.isfinite(waveform).all() or np.abs(waveform).max(initial=0.0) <= _SILENCE:
+    waveform = np.rint(np.asarray(waveform, np.float64) * 2**15) / 2**15
+    if loudness is None or not np.isfinite(waveform).all() or not waveform.any():
         return 0.0
     gains = [MAX_TRUE_PEAK - true_peak(waveform)]
     measured = integrated_loudness(waveform, sampling_rate)

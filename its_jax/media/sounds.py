@@ -1,7 +1,7 @@
 """Reads and writes audio files.
 
-Waveforms are at their raw scale here. A file holds them at the gain in its settings (`run.gain_db`), without which it
-holds the raw scale, and reading a file restores the raw scale to one 16-bit step.
+Waveforms are at their raw scale here. A file holds their 16-bit values times the gain in its settings (`run.gain_db`),
+and reading a file restores exactly these values. A file without a gain has the raw scale.
 """
 
 import io
@@ -29,9 +29,9 @@ def write_wav(path: str | os.PathLike, waveform: np.ndarray, sampling_rate: int,
 
 
 def wav(waveform: np.ndarray, sampling_rate: int, settings: dict[str, Any]) -> bytes:
-    """Encodes a waveform at the gain in its settings as 16-bit mono WAV; value = round(32768 x), at most 32767.
+    """Encodes a waveform as 16-bit mono WAV; value = round(32768 x), at most 32767, times the gain in the settings.
 
-    A gain of less than -6 dB makes it 24-bit, because 16 bits would not hold the raw scale to one 16-bit step.
+    If the gain is negative, the file has 24 bits, so that it still has another value for each 16-bit value.
 
     The title tag holds the prompts, the comment tag the settings as JSON, and the software tag says that a model
     generated the sound (`its_jax.media.metadata.SOFTWARE`).
@@ -49,7 +49,7 @@ def wav(waveform: np.ndarray, sampling_rate: int, settings: dict[str, Any]) -> b
 
 
 def plain_wav(waveform: np.ndarray, sampling_rate: int, factor: float = 1.0) -> bytes:
-    """Encodes `factor` times a waveform as `wav` does, without tags."""
+    """Encodes a waveform as `wav` does, with this factor as its gain, without tags."""
     file = io.BytesIO()
     levels, subtype = _to_pcm(waveform, factor)
     soundfile.write(file, levels, sampling_rate, subtype, format="WAV")
@@ -148,11 +148,11 @@ def _read_by_ffmpeg(path: pathlib.Path, sampling_rate: int, reason: str) -> tupl
 
 
 def _to_pcm(waveform: np.ndarray, factor: float) -> tuple[np.ndarray, str]:
-    """Returns `factor` times the waveform as integers, and libsndfile's name of their format."""
-    scaled = np.asarray(waveform) * factor
-    if factor >= 0.5:  # Divided by it, half a step of 16 bits is at most one.
-        return quantize(scaled, -(2**15), 2**15 - 1, 2**15).astype(np.int16), "PCM_16"
-    levels = quantize(scaled, -(2**23), 2**23 - 1, 2**23).astype(np.int32)
+    """Returns the integers of a file, and libsndfile's name of their format."""
+    raw = quantize(waveform, -(2**15), 2**15 - 1, 2**15).astype(np.float64)
+    if factor >= 1:
+        return np.clip(np.rint(raw * factor), -(2**15), 2**15 - 1).astype(np.int16), "PCM_16"
+    levels = np.rint(raw * factor * 2**8).astype(np.int32)
     return levels << 8, "PCM_24"  # libsndfile takes the upper 24 of 32 bits.
 
 

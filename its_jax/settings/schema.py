@@ -159,7 +159,7 @@ class RunOptions:
     )
     video: bool = setting("write `video.mp4`")
     loudness: float | None = setting(
-        "the loudness of written sounds, -50 to 0 LUFS; a sound whose true peak would exceed -1 dBFS is written less "
+        "the loudness of written sounds, -40 to 0 LUFS; a sound whose true peak would exceed -1 dBFS is written less "
         "loud; `None`: as generated",
         default=LOUDNESS,
     )

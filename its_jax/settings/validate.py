@@ -23,8 +23,9 @@ _TAKEN = ("spectrogram", "video", "sample", "id", *RECORD_GROUPS, "clip", "clap"
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1
-# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, and 24 bits hold the raw scale to a 16-bit step down to gains of -54 dB.
-_MIN_LOUDNESS = -50.0
+# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, so that gains are above -48 dB. Down to there, each 16-bit value times the
+# gain is another value of 24 bits.
+_MIN_LOUDNESS = -40.0
 
 
 def validate(settings: SampleSettings) -> None:

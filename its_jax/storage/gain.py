@@ -29,7 +29,12 @@ def recorded_factor(record: Mapping[str, Any]) -> float:
 def restore_raw(waveform: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
     """Returns a waveform that was read from a file, float32 `[samples, ...]`, at its raw scale.
 
+    With a gain, it has exactly the 16-bit values that were multiplied by it, see `its_jax.media.sounds.wav`.
+
     Raises:
       ValueError: see `recorded_gain_db`.
     """
-    return waveform / np.float32(recorded_factor(record))
+    factor = recorded_factor(record)
+    if factor == 1:  # It may have been written by others, with more bits.
+        return waveform
+    return (np.rint(np.asarray(waveform, np.float64) * 2**15 / factor) / 2**15).astype(np.float32)

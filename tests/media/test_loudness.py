@@ -19,8 +19,8 @@ def sine(level, frequency, rate, seconds, phase=0.0):
 
 
 def written(waveform, gain_db):
-    """The values of a 16-bit file."""
-    return np.rint(2**15 * waveform * 10 ** (gain_db / 20)) / 2**15
+    """The values of a 16-bit file: those of the raw scale times the gain."""
+    return np.rint(np.rint(2**15 * waveform) * 10 ** (gain_db / 20)) / 2**15
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -68,7 +68,7 @@ def test_the_true_peak_lies_between_samples():
     assert true_peak(np.eye(1, 100, 50)[0]) == pytest.approx(0, abs=0.05)  # a single sample
 
 
-@pytest.mark.parametrize("loudness", [-16.0, -23.0, -50.0])
+@pytest.mark.parametrize("loudness", [-16.0, -23.0, -40.0])
 def test_a_steady_sound_is_written_at_its_loudness(loudness):
     quiet, loud = sine(-50, 440, 16000, 2), 0.9 * np.sign(sine(0, 440, 16000, 2))
     for waveform in (quiet, loud):
@@ -94,14 +94,14 @@ def test_the_peak_alone_counts_below_0_4_seconds_and_minus_70_lufs():
     assert choose_gain_db(long, 16000, -23.0) == pytest.approx(-23 + 33, abs=0.15)
     faint = sine(-75, 1000, 16000, 1)
     assert integrated_loudness(faint, 16000) == -np.inf  # BS.1770 leaves out blocks below -70 LUFS
-    assert choose_gain_db(faint, 16000, -50.0) == pytest.approx(74, abs=0.05)
+    assert choose_gain_db(faint, 16000, -40.0) == pytest.approx(74, abs=0.5)  # of a peak of 6 steps of 16 bits
 
 
 def test_silence_stays_silence():
     """So does what would be silence in 16 bits without a gain."""
     for waveform in (np.zeros(0), np.zeros(100), np.zeros(16000), np.full(16000, 1e-5), np.float32([0.5 / 2**15])):
         assert choose_gain_db(waveform, 16000, -16.0) == 0
-    assert choose_gain_db(np.full(100, 0.51 / 2**15), 16000, -16.0) > 90
+    assert choose_gain_db(np.full(100, 0.51 / 2**15), 16000, -16.0) > 85
 
 
 def test_the_raw_scale_and_values_that_no_file_can_hold_have_no_gain():
@@ -117,7 +117,15 @@ def test_nothing_clips(loudness):
     """Whatever is in [-1, 1], also where all values are at its ends."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=8000)
-    for waveform in (np.sign(noise), np.resize([1.0, 1.0, -1.0, -1.0], 8000), noise / 9, np.ones(3), noise**9 / 1e6):
-        gain_db = choose_gain_db(waveform.clip(-1, 1), 16000, loudness)
-        stored = written(waveform.clip(-1, 1), gain_db)
+    for waveform in (
+        np.sign(noise),
+        np.resize([1.0, 1.0, -1.0, -1.0], 8000),
+        noise / 9,
+        np.ones(3),
+        noise**9 / 1e6,
+        noise / 1e5,
+    ):
+        waveform = waveform.clip(-1, 1)
+        gain_db = choose_gain_db(waveform, 16000, loudness)
+        stored = written(waveform, gain_db)
         assert np.abs(stored).max() <= 10 ** (-1 / 20) + 2**-15 and true_peak(stored) <= -0.99

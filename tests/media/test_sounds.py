@@ -56,21 +56,23 @@ def at_gain(gain_db):
     return {"seed": 1, "run": {"gain_db": gain_db}, "image": {"prompt": "a = b; c # d \\ e\n" * 99}}
 
 
-@pytest.mark.parametrize("gain_db", [60.0, 12.34, 0.0, -6.02, -6.03, -20.0, -53.5])
+@pytest.mark.parametrize("gain_db", [90.0, 60.0, 20.0, 12.34, 0.01, 0.0, -0.01, -6.03, -20.0, -47.9])
 def test_files_hold_a_sound_at_its_gain_and_are_read_at_the_raw_scale(gain_db, tmp_path):
     """An odd number of samples makes an odd number of bytes of 24 bits each, which RIFF pads."""
     peak = min(1.0, 10 ** (-(gain_db + 1) / 20))
-    waveform = (peak * np.random.default_rng(0).uniform(-1, 1, 4001)).astype(np.float32)
+    waveform = (peak * np.random.default_rng(0).uniform(-1, 1, 40001)).astype(np.float32)
+    rounded = (np.rint(waveform.astype(np.float64) * 2**15) / 2**15).clip(-1, 1 - STEP)
     wav, flac = tmp_path / "a.wav", tmp_path / "a.flac"
     sounds.write_wav(wav, waveform, 16000, at_gain(gain_db))
     flac.write_bytes(sounds.flac(waveform, 16000, at_gain(gain_db)))
     for path in (wav, flac):
         played, _ = soundfile.read(path)
-        np.testing.assert_allclose(played, waveform * 10 ** (gain_db / 20), rtol=0, atol=0.51 * STEP)
-        np.testing.assert_allclose(sounds.read_audio(path, 16000), waveform, rtol=0, atol=STEP)
+        np.testing.assert_allclose(played, rounded * 10 ** (gain_db / 20), rtol=0, atol=0.51 * STEP)
+        np.testing.assert_array_equal(sounds.read_audio(path, 16000), rounded)
+        assert soundfile.info(path).subtype == ("PCM_16" if gain_db >= 0 else "PCM_24")
     raw, _, settings = sounds.read_wav(wav)
     assert settings == at_gain(gain_db) and raw.dtype == np.float32
-    np.testing.assert_allclose(raw, waveform, rtol=0, atol=STEP)
+    np.testing.assert_array_equal(raw, rounded)
     sounds.write_wav(tmp_path / "again.wav", raw, 16000, settings)
     assert (tmp_path / "again.wav").read_bytes() == wav.read_bytes()
 

@@ -102,10 +102,10 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"method": "alternating", "audio__start_step": 3}, "no model is active at step 0"),
         ({"strength": 0.5}, "strength=0.5: needs something to start from"),
         ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
-        ({"loudness": 0.5}, "loudness=0.5: must be -50 to 0 LUFS, or None for the raw scale"),
-        ({"loudness": -51}, "loudness=-51.0: must be -50 to 0 LUFS"),
-        ({"loudness": float("nan")}, "loudness=nan: must be -50 to 0 LUFS"),
-        ({"loudness": float("-inf")}, "loudness=-inf: must be -50 to 0 LUFS"),
+        ({"loudness": 0.5}, "loudness=0.5: must be -40 to 0 LUFS, or None for the raw scale"),
+        ({"loudness": -41}, "loudness=-41.0: must be -40 to 0 LUFS"),
+        ({"loudness": float("nan")}, "loudness=nan: must be -40 to 0 LUFS"),
+        ({"loudness": float("-inf")}, "loudness=-inf: must be -40 to 0 LUFS"),
         ({"loudness": "none"}, "loudness='none': must be of type float or None"),
         ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
         ({"init_audio": "/"}, "init_audio=/: cannot be read .Is a directory"),
@@ -143,7 +143,7 @@ def test_a_start_leaves_steps_out_and_keeps_ranges():
 
 
 def test_the_loudness_is_an_option_of_the_run_that_no_id_depends_on():
-    for given, read in ((-20, -20.0), (-50.0, -50.0), (0, 0.0), (None, None)):
+    for given, read in ((-20, -20.0), (-40.0, -40.0), (0, 0.0), (None, None)):
         (one,), options = read_settings(settings(num_samples=1, loudness=given))
         assert options.loudness == read and one == default_settings()
     older = settings()
