@@ -23,8 +23,8 @@ _TAKEN = ("spectrogram", "video", "sample", "id", *RECORD_GROUPS, "clip", "clap"
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1
-# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, so that gains are above -48 dB. Down to there, each 16-bit value times the
-# gain is another value of 24 bits.
+# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, so that gains are above -48 dB. Down to there, each of the 16-bit values
+# times the gain is another value of 24 bits.
 _MIN_LOUDNESS = -40.0
 
 
