@@ -25,7 +25,7 @@ def written(waveform, gain_db):
 
 @pytest.mark.parametrize("rate", RATES)
 def test_a_sine_of_997_hz_at_full_scale_in_one_channel_has_minus_3_01_lufs(rate):
-    """So BS.1770 says. Its coefficients are for 48 kHz; EBU Tech 3341 allows meters 0.1 LU."""
+    """BS.1770 says this, with coefficients for 48 kHz. EBU Tech 3341 allows meters 0.1 LU."""
     measured = integrated_loudness(sine(0, 997, rate, 20), rate)
     assert measured == pytest.approx(-3.01, abs=0.01 if rate == 48000 else 0.1)
 
@@ -98,7 +98,7 @@ def test_the_peak_alone_counts_below_0_4_seconds_and_minus_70_lufs():
 
 
 def test_silence_stays_silence():
-    """So does what would be silence in 16 bits without a gain."""
+    """A waveform that rounds to silence in 16 bits is silence, too."""
     for waveform in (np.zeros(0), np.zeros(100), np.zeros(16000), np.full(16000, 1e-5), np.float32([0.5 / 2**15])):
         assert choose_gain_db(waveform, 16000, -16.0) == 0
     assert choose_gain_db(np.full(100, 0.51 / 2**15), 16000, -16.0) > 85

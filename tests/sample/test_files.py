@@ -90,7 +90,7 @@ def test_the_audio_is_that_of_the_written_spectrogram(made, program):
 
 
 def test_the_loudness_changes_only_the_scale_of_files(made, small, shared, tmp_path):
-    """Neither ids nor latents; and a sample that is made again has the loudness of its record."""
+    """Neither ids nor latents change, and `--from` takes the loudness of the record."""
     before = folder_of(1, made)
     for loudness, source in ((None, {"loudness": None}), (-30.0, {"loudness": -30.0}), (None, None)):
         workdir = tmp_path / f"{loudness}{source is None}"
