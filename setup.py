@@ -40,6 +40,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12.4",
         "pillow",
+        "pyloudnorm",
         "safetensors",
         "scipy",
         "sentencepiece",  # reads T5's tokenizer

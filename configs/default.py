@@ -7,7 +7,7 @@ shell: --config.image.prompt="a drawing of sailing boats" --config.audio.prompt=
 To find other subjects and sounds, use any word: a warning lists the words that the models know.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config():
@@ -31,6 +31,8 @@ def get_config():
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
+    # LUFS of written sounds, -40 to 0; None: as generated. (The type `object` accepts both from the shell.)
+    config.loudness = FieldReference(-16.0, field_type=object)
 
     # Start from a file instead of pure noise: "FILE.png" (any image) or "FILE.wav" (any audio).
     config.init_image = ""

@@ -8,7 +8,7 @@ takes as much space again. One sample takes 309 TFLOP, which suits a GPU or TPU;
 success rate of the method is low, so generate many samples and choose among them.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 # The authors' published examples: image prompt, audio prompt, seed, samples.
 EXAMPLES = {
@@ -72,6 +72,8 @@ def get_config(example="bell"):
     config.cutoff_latent = False  # drop them before decoding instead
     config.vocoder = "hifigan"  # or "griffin_lim"
     config.video = True
+    # LUFS of written sounds, -40 to 0; None: as generated. (The type `object` accepts both from the shell.)
+    config.loudness = FieldReference(-16.0, field_type=object)
 
     # Start from a file instead of pure noise: "FILE.png" (any image) or "FILE.wav" (any audio).
     config.init_image = ""

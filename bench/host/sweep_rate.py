@@ -11,6 +11,7 @@ from its_jax import Pipeline
 from its_jax.generate import batches as generate_batches
 from its_jax.generate.samples import writing
 from its_jax.runtime import cache
+from its_jax.settings.schema import RunOptions
 from its_jax.storage import writers
 from its_jax.sweep import grid
 
@@ -27,13 +28,15 @@ def measure_rate(scratch: Path, rounds: int) -> dict[str, Any]:
     planned = generate_batches.plan_batches(scratch / "plan", group, program.batch_size)[:BATCHES]
     batches = [[requested[name] for name in batch] for batch in planned]
 
+    options = RunOptions(num_samples=1, batch_size=0, devices_per_sample=1, video=False)
+
     def run_bare():
         for batch in batches:
             program(batch)
 
     def run_sweep(folder):
         program.components.prompts.forget()  # the sweep encodes its prompts
-        with writing(writers.FolderWriter(folder), sum(batches, []), video=False) as runner:
+        with writing(writers.FolderWriter(folder), sum(batches, []), options) as runner:
             for batch in batches:
                 runner.run_all(program, batch)
 

@@ -22,7 +22,7 @@ def default_settings(changes: Mapping[str, Any]) -> dict[str, Any]:
     config = default.get_config()
     config.update_from_flattened_dict(changes)
     settings = config.to_dict()
-    del settings["devices_per_sample"]  # it does not affect the samples
+    del settings["devices_per_sample"], settings["loudness"]  # They do not affect the samples.
     return settings
 
 

@@ -183,11 +183,12 @@ def write(task: ColorTask, image: np.ndarray, about: Mapping[str, Any]) -> None:
 
 
 def write_video(sample: Sample, name: str, image: np.ndarray, record: Mapping[str, Any]) -> None:
-    """Writes the video of a colored image, which it shows above the spectrogram.
+    """Writes the video of a colored image, which it shows above the spectrogram, at the gain of the sample's audio.
 
     Raises:
       UserError: the video cannot be written.
     """
     prompts = record[GROUP]["prompt"], sample.record["audio"]["prompt"]
     frame = images.stack_vertically(image, sample.read_image())
-    videos.write_video(video_path(sample, name), frame, *sample.read_audio(), *prompts, settings=dict(record))
+    settings = {**record, "run": {**record.get("run", {}), "gain_db": sample.gain_db}}
+    videos.write_video(video_path(sample, name), frame, *sample.read_audio(), *prompts, settings=settings)

@@ -41,7 +41,7 @@ def write_groups(
     keep_programs()
     pending = [settings for group in groups for name, settings in group.requested.items() if name not in done]
     faults, clock = [], _Clock(-(-len(pending) // shard[1]))
-    with writing(store, pending[:: shard[1]], video=options.video, scorers=scorers) as runner:
+    with writing(store, pending[:: shard[1]], options, scorers) as runner:
         for group in groups:
             missing = group.requested.keys() - done
             if not missing:

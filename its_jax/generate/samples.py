@@ -1,6 +1,7 @@
 """Generates the samples of a config and writes them to a work folder."""
 
 import contextlib
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,7 @@ def write_samples(
     logging.info("%d samples, %d at once, on %s", len(pending), program.batch_size, device)
     store, done = FolderWriter(workdir), 0
     store.remove_leftovers(map(sample_id, pending))
-    with writing(store, pending, video=options.video) as runner:
+    with writing(store, pending, options) as runner:
         while done < len(pending):
             batch = pending[done : done + program.batch_size - batch_index]
             done += runner.run(program, batch, batch_index=batch_index)
@@ -72,14 +73,13 @@ def write_samples(
 def writing(
     store: FolderWriter | ShardWriter,
     pending: Sequence[SampleSettings],
-    *,
-    video: bool,
+    options: RunOptions,
     scorers: Sequence[Scorer] = (),
 ) -> Iterator[BatchRunner]:
     """Gives a runner that scores samples and adds them to a store; its progress bar counts the steps of `pending`."""
 
     def write(settings: SampleSettings, sample: Sample) -> None:
-        write_sample(store, sample, video=video, scorers=scorers)
+        write_sample(store, sample, options, scorers)
 
     def flush(samples: Sequence[Sample]) -> None:
         store.flush()
@@ -87,8 +87,8 @@ def writing(
             resume.remove_state(folder)
 
     steps = sum(map(total_steps, pending))
-    options = dict(name=sample_id, fault=lambda sample: sample.fault, flush=flush)
-    with running(steps, write, label="denoise", **options) as runner:
+    of_samples = dict(name=sample_id, fault=lambda sample: sample.fault, flush=flush)
+    with running(steps, write, label="denoise", **of_samples) as runner:
         yield runner
         with timed("write", {}):
             runner.finish()
@@ -96,10 +96,11 @@ def writing(
 
 
 def write_sample(
-    store: FolderWriter | ShardWriter, sample: Sample, *, video: bool, scorers: Sequence[Scorer] = ()
+    store: FolderWriter | ShardWriter, sample: Sample, options: RunOptions, scorers: Sequence[Scorer] = ()
 ) -> None:
     """Scores a sample and adds it to a store, the record last."""
-    record = sample.record(video)
+    sample = dataclasses.replace(sample, loudness=options.loudness)
+    record = sample.record(options.video)
     named: list[Any] = [scorer for scorer in scorers if hasattr(scorer, "identity")]
     record["models"] |= {scorer.name: scorer.identity for scorer in named}
     item = Item(sample.settings, sample.images, sample.spectrogram, sample.audio, sample.sampling_rate)

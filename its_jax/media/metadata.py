@@ -71,10 +71,16 @@ def one_line(text: str) -> str:
 
 def parse_settings(path: str | os.PathLike, text: str | None) -> dict[str, Any]:
     """Parses the settings that a file's tag holds as JSON. UserError: the tag is missing or is not a JSON object."""
+    content = settings_or_none(text)
+    if content is None:
+        raise UserError(f"{path}: holds no settings; give a .png, .wav or .json file that its_jax wrote")
+    return content
+
+
+def settings_or_none(text: str | None) -> dict[str, Any] | None:
+    """Parses a tag as `parse_settings` does; returns None where it raises an error."""
     try:
         content = json.loads(text or "")
     except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no settings; give a .png, .wav or .json file that its_jax wrote")
-    return content
+        return None
+    return content if isinstance(content, dict) else None

@@ -12,6 +12,7 @@ from its_jax.media.ffmpeg import run_ffmpeg
 from its_jax.media.images import to_pillow
 from its_jax.media.sounds import plain_wav
 from its_jax.storage import files
+from its_jax.storage.gain import recorded_factor
 
 
 def write_video(path: str | os.PathLike, *content: Any, **options: Any) -> None:
@@ -37,7 +38,9 @@ def video(
     description says that a model generated the video (`its_jax.media.metadata.SOFTWARE`).
 
     Args:
-      image: `[h, w]` or `[h, w, 3]` in [0, 1]. waveform: `[samples]` in [-1, 1] at `sampling_rate` Hz.
+      image: `[h, w]` or `[h, w, 3]` in [0, 1].
+      waveform: `[samples]` in [-1, 1] at `sampling_rate` Hz, at its raw scale.
+      settings: `run.gain_db` in it is the gain of the sound, as in `its_jax.media.sounds.wav`.
 
     Raises:
       OSError: ffmpeg fails.
@@ -57,12 +60,13 @@ def video(
         "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709[video]"
     )
     title = " | ".join(map(metadata.one_line, (image_prompt, audio_prompt)))
-    tags = {"title": title, "comment": files.to_json(settings or {}), "description": metadata.SOFTWARE}
+    settings = settings or {}
+    tags = {"title": title, "comment": files.to_json(settings), "description": metadata.SOFTWARE}
     tag_options = [part for name, text in tags.items() for part in ("-metadata", f"{name}={text}")]
     with tempfile.TemporaryDirectory() as folder:
         slide.save(f"{folder}/slide.png", compress_level=1)  # Prompts reach ffmpeg only as pixels.
         playhead.save(f"{folder}/playhead.png")
-        pathlib.Path(folder, "sound.wav").write_bytes(plain_wav(waveform, sampling_rate))
+        pathlib.Path(folder, "sound.wav").write_bytes(plain_wav(waveform, sampling_rate, recorded_factor(settings)))
         run_ffmpeg("-framerate", f"{fps}", "-f", "png_pipe", "-i", f"file:{folder}/slide.png",
                 "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",

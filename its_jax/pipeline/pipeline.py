@@ -185,7 +185,8 @@ class Pipeline:
         program.warn([requested[i] for i in indices])
         while indices:
             samples = run_fitting(program, [requested[i] for i in indices], on_progress)
-            samples = [dataclasses.replace(sample, with_video=options.video) for sample in samples]
+            written = {"with_video": options.video, "loudness": options.loudness}
+            samples = [dataclasses.replace(sample, **written) for sample in samples]
             found.update(zip(indices, samples, strict=False))
             indices = indices[len(samples) :]
 

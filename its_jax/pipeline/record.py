@@ -12,11 +12,22 @@ _PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
 def run_record(
-    latents: Any, *, batch_size: int, batch_index: int, devices_per_sample: int, video: bool
+    latents: Any,
+    *,
+    batch_size: int,
+    batch_index: int,
+    devices_per_sample: int,
+    video: bool,
+    loudness: float | None,
+    gain_db: float,
 ) -> dict[str, Any]:
-    """Returns the part of a record that says how the sample was generated."""
+    """Returns the part of a record that says how the sample was generated, and at which gain its audio was written.
+
+    Without a loudness, it has no gain either, as records of older versions, whose audio has its raw scale.
+    """
     run = {"batch_size": batch_size, "position": batch_index, "video": video, "devices_per_sample": devices_per_sample}
-    return run | machine() | {"latents_sha256": latents_digest(latents)}
+    scale = {} if loudness is None else {"loudness": loudness, "gain_db": gain_db}
+    return run | scale | machine() | {"latents_sha256": latents_digest(latents)}
 
 
 def latents_digest(latents: Any) -> str:

@@ -1,6 +1,7 @@
 """A generated sample: arrays in memory, and the files that hold them."""
 
 import dataclasses
+import functools
 import html
 import time
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,12 @@ import numpy as np
 
 from its_jax.errors import UserError
 from its_jax.media import images, sounds, videos
+from its_jax.media.loudness import choose_gain_db
 from its_jax.media.player import player
 from its_jax.pipeline import record
 from its_jax.settings.ids import sample_id
 from its_jax.settings.records import RECORD, VIDEO
-from its_jax.settings.schema import TERMS, SampleSettings
+from its_jax.settings.schema import LOUDNESS, TERMS, SampleSettings
 from its_jax.storage import files
 from its_jax.storage.files import json_bytes
 from its_jax.storage.writers import FolderWriter
@@ -31,7 +33,8 @@ class Sample:
       settings: of the sample.
       images: for `image`, and for each term with another view, float32 `[H, W, 3]` in [0, 1], as the term sees it.
       spectrogram: float32 `[H, W]` in [0, 1], low frequencies at the bottom; what was played.
-      audio: float32 `[samples]` in [-1, 1], before it is rounded to the 16 bits of a file.
+      audio: float32 `[samples]` in [-1, 1], as generated: before it is scaled by `gain_db`, and rounded to the 16 bits
+        of a file.
       sampling_rate: of `audio`, in Hz.
       latents: float32 `[h, w, 4]`; two of them for `imprint`, an image for `sds`.
       failed_at: the first step with a non-finite latent, or -1.
@@ -41,6 +44,7 @@ class Sample:
       seconds: for each stage the duration of its batch.
       state_folder: a folder to be removed once all samples of the batch are written, or None.
       with_video: whether `save` writes a video by default, as the setting `video` says.
+      loudness: of written audio in LUFS, as the setting `loudness` says; None is the raw scale.
     """
 
     settings: SampleSettings
@@ -57,6 +61,7 @@ class Sample:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state_folder: Path | None = None
     with_video: bool = False
+    loudness: float | None = LOUDNESS
 
     @property
     def id(self) -> str:
@@ -72,6 +77,11 @@ class Sample:
     def image(self) -> np.ndarray:
         """Returns the image as the term `image` sees it, float32 `[H, W, 3]` in [0, 1]."""
         return self.images["image"]
+
+    @functools.cached_property
+    def gain_db(self) -> float:
+        """Returns the gain in dB at which the audio is written and played, see `its_jax.media.loudness`."""
+        return choose_gain_db(self.audio, self.sampling_rate, self.loudness)
 
     @property
     def fault(self) -> str | None:
@@ -94,6 +104,8 @@ class Sample:
             batch_index=self.batch_index,
             devices_per_sample=self.devices_per_sample,
             video=video,
+            loudness=self.loudness,
+            gain_db=self.gain_db,
         )
         about = {"id": self.id, "run": run, "models": dict(self.models), "versions": record.versions()}
         return self.settings.to_dict() | about

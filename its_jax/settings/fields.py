@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from its_jax.errors import UserError
 
@@ -40,7 +40,11 @@ def parse_types(settings: Mapping[str, Any], types: Mapping[str, Any], prefix: s
         if name not in settings:
             raise UserError(f"the setting {prefix}{name} is missing")
         value = settings[name]
-        if not (type(value) is kind or (kind is float and type(value) is int)):
-            raise UserError(f"{prefix}{name}={value!r}: must be of type {kind.__name__}")
-        found[name] = kind(value)
+        kinds = (kind,) if isinstance(kind, type) else get_args(kind)  # of a union, such as float | None
+        if type(value) is int and int not in kinds and float in kinds:
+            value = float(value)
+        if type(value) not in kinds:
+            names = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
+            raise UserError(f"{prefix}{name}={value!r}: must be of type {names}")
+        found[name] = value
     return found

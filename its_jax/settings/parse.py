@@ -8,8 +8,17 @@ from typing import Any
 
 from its_jax.errors import UserError, unknown_setting
 from its_jax.settings.fields import parse_types
-from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, TERMS, RunOptions, SampleSettings, term_names
-from its_jax.settings.validate import check_seed, validate
+from its_jax.settings.schema import (
+    RUN_DEFAULTS,
+    RUN_TYPES,
+    SAMPLE_TYPES,
+    TERM_TYPES,
+    TERMS,
+    RunOptions,
+    SampleSettings,
+    term_names,
+)
+from its_jax.settings.validate import check_loudness, check_seed, validate
 
 
 def read_settings(settings: Mapping[str, Any]) -> tuple[list[SampleSettings], RunOptions]:
@@ -19,7 +28,8 @@ def read_settings(settings: Mapping[str, Any]) -> tuple[list[SampleSettings], Ru
       UserError: a name is unknown or missing, a value has another type, or no sample can have it.
     """
     check_names(settings, {*SAMPLE_TYPES, *RUN_TYPES, *term_names(settings), *TERMS})
-    options = RunOptions(**parse_types(settings, RUN_TYPES))
+    options = RunOptions(**parse_types({**RUN_DEFAULTS, **settings}, RUN_TYPES))
+    check_loudness(options.loudness)
     requested = expand(settings, options.num_samples)
     for term in requested[0].terms:
         check_names(settings[term], TERM_TYPES, f"{term}.")

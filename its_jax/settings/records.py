@@ -10,13 +10,14 @@ from its_jax.settings.ids import sample_id
 from its_jax.settings.parse import InitFileError, expand
 from its_jax.settings.schema import METHOD_DEFAULTS, RECORD_GROUPS, TERM_METHOD_DEFAULTS, SampleSettings, term_names
 from its_jax.settings.steps import first_of_views
+from its_jax.settings.validate import check_loudness
 
 RECORD = "sample.json"  # written last: a sample is finished once its record exists
 VIDEO = "video.mp4"
 STAGES = ("encode", "denoise", "decode", "vocode")  # of a batch, in `seconds`; "write" is of one sample
 # The part of a record about its run, and what older records leave out of it.
-_RUN_TYPES = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool}
-_RUN_DEFAULTS = {"devices_per_sample": 1}
+_RUN_TYPES = {"batch_size": int, "position": int, "devices_per_sample": int, "video": bool, "loudness": float | None}
+_RUN_DEFAULTS = {"devices_per_sample": 1, "loudness": None}  # Older sounds have their raw scale.
 # Settings that older records leave out.
 _SAMPLE_DEFAULTS = {"cache_interval": 1} | METHOD_DEFAULTS
 _TERM_DEFAULTS = {"guidance_start_step": 0, "guidance_stop_step": -1} | TERM_METHOD_DEFAULTS
@@ -58,7 +59,7 @@ def recorded_image_terms(record: Mapping[str, Any]) -> list[str]:
 
 def from_record(record: Mapping[str, Any]) -> tuple[SampleSettings, dict[str, Any]]:
     """Returns the validated settings in a sample's record, and those of its run: `batch_size`, `position`,
-    `devices_per_sample` and `video`.
+    `devices_per_sample`, `video` and `loudness`.
 
     Raises:
       UserError: it is not the record of a sample.
@@ -69,6 +70,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[SampleSettings, dict[str, An
                 raise UserError(f"the setting {name} is missing")
         (settings,) = expand(settings_of(record), 1)
         run = parse_types(_RUN_DEFAULTS | record["run"], _RUN_TYPES, "run.")
+        check_loudness(run["loudness"], "run.")
     except InitFileError as error:
         raise UserError(f"{error}; this sample started from it: put it back there") from error
     except UserError as error:

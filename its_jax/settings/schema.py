@@ -11,6 +11,9 @@ from its_jax.settings.fields import field_defaults, field_docs, field_types, par
 EMBEDDED = "tiny/"  # the beginning of the names of models that come with the package
 TERMS = ("image", "audio")  # every sample has these; `audio` gives the waveform, all others give images
 DTYPES = ("float32", "bfloat16", "float16")
+# LUFS, as Apple asks of podcasts (with a true peak of at most -1 dBFS):
+# https://podcasters.apple.com/support/893-audio-requirements
+LOUDNESS = -16.0
 VOCODERS = ("hifigan", "griffin_lim")
 NOISES = ("jax", "torch")
 VIEWS = (  # the keys of `its_jax.diffusion.views.VIEWS`
@@ -158,6 +161,11 @@ class RunOptions:
         "each of its prompts (4). It must divide the number of devices"
     )
     video: bool = setting("write `video.mp4`")
+    loudness: float | None = setting(
+        "the loudness of written sounds, -40 to 0 LUFS; a sound whose true peak would exceed -1 dBFS is written less "
+        "loud; `None`: as generated",
+        default=LOUDNESS,
+    )
 
 
 TERM_TYPES = field_types(TermSettings)
@@ -167,7 +175,7 @@ SAMPLE_TYPES = {name: kind for name, kind in field_types(SampleSettings).items()
 # Configs may leave out the settings of methods. At these values they are not in an id, nor in what samples must share,
 # so that both are what they were before there were methods.
 METHOD_DEFAULTS = {name: value for name, value in field_defaults(SampleSettings).items() if name not in _DERIVED}
-RUN_TYPES = field_types(RunOptions)
+RUN_TYPES, RUN_DEFAULTS = field_types(RunOptions), field_defaults(RunOptions)
 RECORD_GROUPS = ("run", "models", "versions", "scores", "seconds")  # groups of a record that are not terms
 _PLAIN = (str, int, float)  # tested first, because isinstance(value, Mapping) is slow for what is not one
 

@@ -23,6 +23,9 @@ _TAKEN = ("spectrogram", "video", "sample", "id", *RECORD_GROUPS, "clip", "clap"
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(s|hz)\s*", re.IGNORECASE)
 _MAX_SEED = 2**32 - 1
+# LUFS. No waveform in [-1, 1] exceeds 4 LUFS, so that gains are above -48 dB. Down to there, each of the 16-bit values
+# times the gain is another value of 24 bits.
+_MIN_LOUDNESS = -40.0
 
 
 def validate(settings: SampleSettings) -> None:
@@ -48,6 +51,13 @@ def check_seed(seed: int) -> None:
     """Raises `UserError` for a seed that is out of range."""
     if not 0 <= seed <= _MAX_SEED:
         raise UserError(f"seed={seed}: seeds must be 0 to {_MAX_SEED}")
+
+
+def check_loudness(loudness: float | None, prefix: str = "") -> None:
+    """Raises `UserError` for a loudness in LUFS that is out of range; None is the raw scale. `prefix` stands before the
+    name of the setting."""
+    if loudness is not None and not _MIN_LOUDNESS <= loudness <= 0:
+        raise UserError(f"{prefix}loudness={loudness}: must be {_MIN_LOUDNESS:g} to 0 LUFS, or None for the raw scale")
 
 
 def _check_term(name: str, term: TermSettings) -> None:

@@ -28,6 +28,7 @@ from its_jax.settings.records import RECORD, VIDEO, recorded_image_terms
 from its_jax.settings.schema import TERMS
 from its_jax.storage import files as storage_files
 from its_jax.storage import writers
+from its_jax.storage.gain import recorded_gain_db, restore_raw
 
 AUDIO_FILES = (writers.FolderWriter.audio_file, writers.ShardWriter.audio_file)
 COLORS = "colors"  # the folder for colorings of samples in tar files
@@ -73,6 +74,11 @@ class Sample:
         return next(name for name in AUDIO_FILES if name in self.files)
 
     @property
+    def gain_db(self) -> float:
+        """Returns the gain in dB at which its audio was written; 0 is the raw scale."""
+        return recorded_gain_db(self.record)
+
+    @property
     def image_names(self) -> list[str]:
         """Returns the names that `read_image` accepts: its terms, and `spectrogram` last."""
         return [name.removesuffix(".png") for name in self.files if name.endswith(".png")]
@@ -96,7 +102,7 @@ class Sample:
             return np.asarray(image, np.float32) / 255
 
     def read_audio(self) -> tuple[np.ndarray, int]:
-        """Reads the waveform, float32 `[samples]` in [-1, 1], and its sampling rate in Hz.
+        """Reads the waveform at its raw scale, float32 `[samples]` in [-1, 1], and its sampling rate in Hz.
 
         Raises:
           UserError: it cannot be read.
@@ -105,7 +111,8 @@ class Sample:
             content = self.read(self.audio_file)
             if content[:4] == b"RIFF" and len(content) < int.from_bytes(content[4:8], "little") + 8:
                 raise OSError("it is cut short")  # soundfile does not report this.
-            return soundfile.read(io.BytesIO(content), dtype="float32")
+            waveform, sampling_rate = soundfile.read(io.BytesIO(content), dtype="float32")
+            return restore_raw(waveform, self.record), sampling_rate
 
     def coloring_record(self, name: str) -> dict[str, Any]:
         """Returns the record of one of `colorings`, with its settings under `colorize`.
@@ -273,6 +280,7 @@ def _check(record: Any) -> None:
     int(record["height"]), int(record["width"])
     for name in ("run", "models", "seconds"):
         record.get(name, {}).keys()
+    recorded_gain_db(record)
 
 
 def _tar_reader(tar: Path, positions: Mapping[str, tuple[int, int]], beside: Path) -> Callable[[str], bytes]:

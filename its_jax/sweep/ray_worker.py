@@ -28,7 +28,7 @@ class Worker:
         self._program: Any = None
         self._workdir, name = files.to_path(workdir), f"actor-{uuid.uuid4().hex[:10]}"
         self._store = writers.open_writer(layout, self._workdir, name)
-        runner = writing(self._store, [], video=options.video, scorers=registry.load_scorers(scorers))
+        runner = writing(self._store, [], options, registry.load_scorers(scorers))
         self._life = contextlib.ExitStack()  # closed with the actor
         # The lock keeps others from removing unfinished files of this actor.
         self._life.enter_context(locks.hold(self._workdir, name))

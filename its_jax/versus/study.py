@@ -58,7 +58,7 @@ def write(workdirs: Sequence[str], out: Path, *, pairs: int, seed: int, by: str 
     key: list[list[dict[str, str]]] = []
     for pair in chosen:
         try:
-            contents = [(sample.read_image(), *sample.read_audio()) for _, sample in pair]
+            contents = [(sample.read_image(), *sample.read_audio(), sample.gain_db) for _, sample in pair]
         except UserError as error:
             logging.warning("a pair is left out: %s", error)
             continue
@@ -113,12 +113,16 @@ def _questions(sample: Sample) -> dict[str, str]:
     return {name: question.format(**quoted) for name, question in QUESTIONS.items()}
 
 
-def _copy(path: Path, image: np.ndarray, waveform: np.ndarray, sampling_rate: int) -> dict[str, str]:
-    """Writes image and sound without the metadata of their sample. Returns their names relative to the page."""
+def _copy(path: Path, image: np.ndarray, waveform: np.ndarray, sampling_rate: int, gain_db: float) -> dict[str, str]:
+    """Writes image and sound without the metadata of their sample, except for the gain of the sound.
+
+    Returns:
+      their names relative to the page.
+    """
     with files.explain_os_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     images.write_png(path.with_suffix(".png"), image, {})
-    sounds.write_wav(path.with_suffix(".wav"), waveform, sampling_rate, {})
+    sounds.write_wav(path.with_suffix(".wav"), waveform, sampling_rate, {"run": {"gain_db": gain_db}})
     return {"picture": f"media/{path.name}.png", "sound": f"media/{path.name}.wav"}
 
 

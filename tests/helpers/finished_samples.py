@@ -16,12 +16,16 @@ CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "default.py"
 RATE = 16000
 
 
-def record(changes=None, scores=None):
-    """The record of a sample of the default config, with some of its settings changed (`image.prompt`, ...)."""
+def record(changes=None, scores=None, gain_db=None):
+    """The record of a sample of the default config, with some of its settings changed (`image.prompt`, ...).
+
+    With a gain, its sound is written at that gain, as younger versions do.
+    """
     config = runpy.run_path(str(CONFIG))["get_config"]()
     config.update_from_flattened_dict(changes or {})
-    (settings, *_), _ = read_settings(config.to_dict())
+    (settings, *_), options = read_settings(config.to_dict())
     run = {"batch_size": 1, "position": 0, "video": False, "devices_per_sample": 1}
+    run |= {} if gain_db is None else {"loudness": options.loudness, "gain_db": gain_db}
     made = settings.to_dict() | {"id": sample_id(settings), "run": run, "models": {}, "versions": {}}
     return made | ({"scores": scores} if scores else {})
 

@@ -1,6 +1,7 @@
 """The public API with small random models: what it returns, what it loads and compiles, and what it refuses."""
 
 import base64
+import io
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from its_jax import sample as sample_command
 from its_jax.settings.parse import read_settings
 from its_jax.settings.records import RECORD
 from its_jax.storage.files import read_json
+from its_jax.storage.samples import open_sample
 from tests.helpers.small import CONFIG
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -70,7 +72,25 @@ def test_arrays_are_what_the_files_hold(samples, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(folder / f"{name}.png"), np.float32) / 255, array)
     stored, rate = soundfile.read(folder / "audio.wav", dtype="float32")
     assert rate == samples[0].sampling_rate
-    np.testing.assert_allclose(stored, samples[0].audio, atol=1 / 32768)
+    factor, raw = 10 ** (samples[0].gain_db / 20), np.rint(samples[0].audio * 2**15) / 2**15
+    np.testing.assert_allclose(stored, raw * factor, rtol=0, atol=0.51 / 2**15)
+    np.testing.assert_array_equal(open_sample(folder).read_audio()[0], raw)
+
+
+def test_a_notebook_plays_what_the_file_holds(samples, tmp_path):
+    shown = samples[0]._repr_html_().partition("data:audio/wav;base64,")[2].partition('"')[0]
+    played, _ = soundfile.read(io.BytesIO(base64.b64decode(shown)))
+    np.testing.assert_array_equal(played, soundfile.read(samples[0].save(tmp_path) / "audio.wav")[0])
+
+
+def test_the_loudness_is_a_setting_of_a_call(pipe, samples, tmp_path):
+    (raw,) = pipe(image="a cat", audio="bell", seed=3, loudness=None)
+    np.testing.assert_array_equal(raw.audio, samples[0].audio)
+    assert raw.id == samples[0].id and raw.gain_db == 0 != samples[0].gain_db
+    stored, _ = soundfile.read(raw.save(tmp_path) / "audio.wav", dtype="float32")
+    np.testing.assert_allclose(stored, raw.audio, rtol=0, atol=0.51 / 32768)
+    with pytest.raises(UserError, match="loudness=3.0: must be -40 to 0 LUFS, or None"):
+        pipe(image="a cat", loudness=3)
 
 
 def test_crop_image_is_applied(pipe):

@@ -12,10 +12,12 @@ import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from its_jax import sample
 from its_jax.errors import UserError
 from its_jax.media import images, sounds
+from its_jax.media.loudness import true_peak
 from its_jax.pipeline import decoding
 from its_jax.settings.records import recorded_settings
 from its_jax.settings.schema import TERMS
@@ -65,9 +67,10 @@ def test_the_record_is_complete(made, program):
     assert {"jax", "jaxlib", "flax", "numpy", "its_jax"} <= record["versions"].keys()
     assert record["versions"]["jax"] == jax.__version__
     # It was the only one that was missing, on 8 devices: a batch of 2 is rounded up.
-    expected = {"batch_size": 8, "position": 0, "video": True, "devices_per_sample": 1}
-    (latents,) = (one.latents for one in program([recorded_settings(record)]))
-    expected["latents_sha256"] = hashlib.sha256(latents.tobytes()).hexdigest()
+    expected = {"batch_size": 8, "position": 0, "video": True, "devices_per_sample": 1, "loudness": -16.0}
+    (again,) = program([recorded_settings(record)])
+    expected["latents_sha256"] = hashlib.sha256(again.latents.tobytes()).hexdigest()
+    expected["gain_db"] = pytest.approx(-1 - true_peak(again.audio), abs=0.02)  # the sound lasts 0.06 s
     assert record["run"] == expected | {"platform": "cpu", "devices": 8}
 
 
@@ -84,6 +87,27 @@ def test_the_audio_is_that_of_the_written_spectrogram(made, program):
     again = decoding.vocode(program.components.vocoder, spectrogram[None], program.mel, "hifigan")[0]
     waveform = sounds.read_wav(folder / "audio.wav")[0]
     assert np.abs(again - waveform).max() < 1e-4  # 16 bits are 3e-5
+
+
+def test_the_loudness_changes_only_the_scale_of_files(made, small, shared, tmp_path):
+    """Neither ids nor latents change, and `--from` takes the loudness of the record."""
+    before = folder_of(1, made)
+    for loudness, source in ((None, {"loudness": None}), (-30.0, {"loudness": -30.0}), (None, None)):
+        workdir = tmp_path / f"{loudness}{source is None}"
+        if source:
+            sample.run(small(source), workdir, shared)
+        else:
+            sample.run_again(folder_of(1, tmp_path / "NoneFalse") / "audio.wav", workdir, shared)
+        after = folder_of(1, workdir)
+        runs = [read_json(folder / "sample.json")["run"] for folder in (before, after)]
+        assert after.name == before.name and runs[0]["latents_sha256"] == runs[1]["latents_sha256"]
+        raw, played = sounds.read_wav(after / "audio.wav")[0], soundfile.read(after / "audio.wav")[0]
+        np.testing.assert_array_equal(raw, sounds.read_wav(before / "audio.wav")[0])
+        assert runs[1].get("loudness") == loudness and ("gain_db" in runs[1]) == (loudness is not None)
+        if loudness is None:
+            np.testing.assert_array_equal(raw, played)
+        else:
+            assert true_peak(played) == pytest.approx(-1, abs=0.02)
 
 
 def test_crop_image_shortens_all_files(small, shared, tmp_path):

@@ -22,10 +22,12 @@ def test_unfinished_are_the_distinct_ones_without_a_record(tmp_path):
 def test_a_record_gives_its_settings_back():
     one = default_settings(seed=5)
     record = {"id": "x"} | record_of(one, run={"batch_size": 4, "position": 3, "video": True, "devices": 1})
-    run = {"batch_size": 4, "position": 3, "devices_per_sample": 1, "video": True}  # the third is of younger records
-    assert from_record(json.loads(json.dumps(record))) == (one, run)
-    record["run"]["devices_per_sample"] = 2
-    assert from_record(record) == (one, run | {"devices_per_sample": 2})
+    run = {"batch_size": 4, "position": 3, "video": True}
+    older = {"devices_per_sample": 1, "loudness": None}  # which older records do not have
+    assert from_record(json.loads(json.dumps(record))) == (one, run | older)
+    younger = {"devices_per_sample": 2, "loudness": -16.0}
+    record["run"] |= younger | {"gain_db": 12.5}
+    assert from_record(record) == (one, run | younger)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,7 @@ def test_a_record_gives_its_settings_back():
     [
         {"run": None},
         {"run": {"batch_size": 4, "position": 4, "video": True}},
+        {"run": {"batch_size": 4, "position": 3, "video": True, "loudness": 7.0}},
         {"image": None},
         {"seed": "1"},
         {"run": 5},

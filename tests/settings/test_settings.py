@@ -39,14 +39,14 @@ def test_settings_go_through_a_dictionary_unchanged():
         one.seed = 3
 
 
-def test_only_settings_of_methods_have_defaults():
+def test_only_settings_of_methods_and_the_loudness_have_defaults():
     def defaults(cls):
         fields = dataclasses.fields(cls)
         return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
     methods = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
     assert defaults(SampleSettings) == methods | {"init_sha256": ""}
-    assert defaults(TermSettings) == {"turn": 1, "num_steps": 0} and defaults(RunOptions) == {}
+    assert defaults(TermSettings) == {"turn": 1, "num_steps": 0} and defaults(RunOptions) == {"loudness": -16.0}
 
 
 def test_the_docs_list_every_setting_with_its_meaning_and_default():
@@ -102,6 +102,11 @@ def test_the_docs_list_every_setting_with_its_meaning_and_default():
         ({"method": "alternating", "audio__start_step": 3}, "no model is active at step 0"),
         ({"strength": 0.5}, "strength=0.5: needs something to start from"),
         ({"keep": "0-1s"}, "keep='0-1s': needs something to start from"),
+        ({"loudness": 0.5}, "loudness=0.5: must be -40 to 0 LUFS, or None for the raw scale"),
+        ({"loudness": -41}, "loudness=-41.0: must be -40 to 0 LUFS"),
+        ({"loudness": float("nan")}, "loudness=nan: must be -40 to 0 LUFS"),
+        ({"loudness": float("-inf")}, "loudness=-inf: must be -40 to 0 LUFS"),
+        ({"loudness": "none"}, "loudness='none': must be of type float or None"),
         ({"init_image": "/nowhere.png"}, "init_image=/nowhere.png: cannot be read .No such file"),
         ({"init_audio": "/"}, "init_audio=/: cannot be read .Is a directory"),
     ],
@@ -135,6 +140,15 @@ def test_a_start_leaves_steps_out_and_keeps_ranges():
     assert keep_ranges(one.keep) == [(0.0, 1.5, "s"), (200.0, 800.0, "Hz")]
     assert keep_ranges("") == []
     assert keep_ranges("0.-.5S,1-2hz") == [(0.0, 0.5, "s"), (1.0, 2.0, "Hz")]
+
+
+def test_the_loudness_is_an_option_of_the_run_that_no_id_depends_on():
+    for given, read in ((-20, -20.0), (-40.0, -40.0), (0, 0.0), (None, None)):
+        (one,), options = read_settings(settings(num_samples=1, loudness=given))
+        assert options.loudness == read and one == default_settings()
+    older = settings()
+    del older["loudness"]  # a config from before there was a loudness
+    assert read_settings(older)[1].loudness == -16.0
 
 
 def test_a_config_adds_terms():

@@ -102,7 +102,7 @@ def test_shards_must_agree_on_the_batch_size(tiny, tmp_path):
 
 def test_both_layouts_hold_the_same_samples(tiny, tmp_path):
     for layout in writers.LAYOUTS:
-        tiny(tmp_path / layout, ["seed=0..2"], layout=layout)
+        tiny(tmp_path / layout, ["seed=0..2"], layout=layout, loudness=-30.0)
     folders, shards = (samples.open_samples(tmp_path / layout) for layout in writers.LAYOUTS)
     assert list(folders) == list(shards)
     for name in folders:
@@ -110,6 +110,7 @@ def test_both_layouts_hold_the_same_samples(tiny, tmp_path):
         np.testing.assert_array_equal(folders[name].read_audio()[0], shards[name].read_audio()[0])
         for sample in (folders[name], shards[name]):
             assert name.encode() in sample.read("spectrogram.png")
+            assert sample.record["run"]["loudness"] == -30
         differing = {key for key in folders[name].record if folders[name].record[key] != shards[name].record[key]}
         assert differing <= {"seconds"}
 

@@ -12,14 +12,14 @@ from its_jax.media.images import contact_sheet, write_png
 from its_jax.pipeline.pipeline import Pipeline
 from its_jax.runtime import hardware
 from its_jax.settings.parse import expand
-from its_jax.settings.schema import TERMS
+from its_jax.settings.schema import RUN_TYPES, TERMS
 from its_jax.storage import files
 from its_jax.storage.files import write_json
 from its_jax.tiny import judges
 from its_jax.tiny.data import items, pictures, sounds
 from its_jax.tiny.evaluation import pairs, scores
 
-_RUN_SETTINGS = ("seed", "num_samples", "batch_size", "devices_per_sample", "video")
+_RUN_SETTINGS = ("seed", *RUN_TYPES)
 _BLENDS: dict[str, pairs.Blend] = {"pixel_average": lambda a, b: (a + b) / 2, "pixel_maximum": np.maximum}
 
 
