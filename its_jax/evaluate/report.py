@@ -115,7 +115,7 @@ def plot(rows: Sequence[Row]) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingMatplotlib("plots need matplotlib; pip install 'its_jax[plot]'") from error
+        raise UserError("plots need matplotlib; pip install 'its_jax[plot]'") from error
 
     figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()
