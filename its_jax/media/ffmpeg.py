@@ -40,14 +40,14 @@ def find_ffmpeg() -> str:
 def _encodes_videos(executable: str) -> bool:
     """Returns whether a video can be encoded, and logs the reason if not.
 
-    Some systems' builds lack encoders with patents, and some may not read the temporary folder.
+    Some systems ship a build without these encoders, and some do not let ffmpeg read the temporary folder.
     """
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder, "frame").write_bytes(bytes(16 * 16 * 3))
         pathlib.Path(folder, "sound").write_bytes(bytes(2 * 1600))
         try:
-            _run(executable, "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", "16x16", "-i", f"file:{folder}/frame",
-                 "-f", "s16le", "-ar", "16000", "-i", f"file:{folder}/sound",
+            _run(executable, "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", "16x16",
+                 "-i", f"file:{folder}/frame", "-f", "s16le", "-ar", "16000", "-i", f"file:{folder}/sound",
                  "-vf", "format=yuv420p,setparams=colorspace=bt709", *ENCODERS,
                  "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
         except OSError as error:

@@ -66,6 +66,7 @@ def video(
         run_ffmpeg("-framerate", f"{fps}", "-f", "png_pipe", "-i", f"file:{folder}/slide.png",
                 "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
-                *ENCODERS, "-preset", "veryfast", "-tune", "stillimage", "-crf", "18", "-b:a", "96k", "-movflags", "+faststart", *tag_options,
+                *ENCODERS, "-preset", "veryfast", "-tune", "stillimage", "-crf", "18", "-b:a", "96k",
+                "-movflags", "+faststart", *tag_options,
                 "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
         return pathlib.Path(folder, "video.mp4").read_bytes()

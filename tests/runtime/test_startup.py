@@ -35,7 +35,7 @@ def test_programs_are_kept_in_the_cache_folder_or_where_the_user_says(tmp_path, 
     assert list((theirs if elsewhere else ours / "programs").iterdir())
 
 
-# What no start needs. Only --check, plots, some tokenizers and resampled sounds do.
+# No command imports these at its start: they serve --check, plots, some tokenizers, and the resampling of sounds.
 NOT_NEEDED = "torch", "diffusers", "matplotlib", "sentencepiece", "scipy.signal", "scipy.stats"
 START = """
 import importlib, pkgutil, sys
