@@ -4,7 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TORCH = "torch==2.13.0"  # the reference version; an open range would pull in whatever is newest
+# 2.6 is the oldest that transformers and diffusers use. docs/dependencies.md has the versions that were tested.
+TORCH = "torch>=2.6,<3"
+PLOT, T5 = "matplotlib", "sentencepiece"
 RAY, GCS, C2PA = "ray", ["etils[epath]", "gcsfs"], "c2pa-python"
 
 setup(
@@ -32,9 +34,8 @@ setup(
         "filelock",
         "flax>=0.11.2",
         "huggingface_hub",
-        "imageio-ffmpeg",
+        "imageio-ffmpeg",  # for systems without an ffmpeg that can encode videos
         "jax>=0.7.2",
-        "matplotlib",
         "ml_collections",
         "numpy>=2.0",
         "optax",
@@ -43,7 +44,6 @@ setup(
         "pyloudnorm",
         "safetensors",
         "scipy",
-        "sentencepiece",  # reads T5's tokenizer
         "soundfile",
         "tensorstore",
         "tqdm",
@@ -51,13 +51,16 @@ setup(
     ],
     extras_require={
         "convert": [TORCH, "diffusers"],  # PyTorch reads .bin, .pt and .ckpt files; --check compares with both
-        "eval": [TORCH, "torch-fidelity", "torchvggish"],  # the networks of FID and FAD, for its_jax.evaluate
+        "plot": [PLOT],  # the plot of its_jax.evaluate
+        "eval": [PLOT, TORCH, "torch-fidelity", "torchvggish"],  # its plot, and the networks of FID and FAD
+        "t5": [T5],  # tokenizers of DeepFloyd IF, which paints pixels: its_jax.colorize, method=sds
         "ray": [RAY],  # --engine=ray of sweeps
         "gcs": GCS,  # gs:// as a work folder
         "c2pa": [C2PA],  # its_jax.sign
         "test": [
             C2PA,
-            TORCH,
+            PLOT,
+            T5,
             "build",
             "diffusers",
             "gcp-storage-emulator",
@@ -70,6 +73,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "setuptools>=77",  # with `build`, for the wheel that a test looks into
+            "torch==2.13.0",  # One version computes what tests compare with, so that a new release breaks none of them.
             "torchmetrics",
             RAY,
             *GCS,

@@ -29,7 +29,7 @@ try:
 
     from convert.torch_vocoder import TorchGenerator
 except ImportError as missing:
-    raise UserError(f"--check needs {missing.name}: pip install 'its_jax[convert]'") from missing
+    raise UserError(f"--check needs {missing.name}; pip install 'its_jax[convert]'") from missing
 
 log = logging.getLogger(__name__)
 

@@ -98,7 +98,7 @@ def _open_torch(path):
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path}: reading this file needs PyTorch: pip install torch") from error
+        raise UserError(f"{path}: reading this file needs PyTorch; pip install 'its_jax[convert]'") from error
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickles that are refused in any case
             # Files from before PyTorch 1.6 are not zip archives and cannot be mapped into memory.

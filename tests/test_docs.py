@@ -110,6 +110,17 @@ def extras():
     return {key.value for key in given.keys}
 
 
+def test_each_dependency_and_extra_is_listed_with_its_purpose():
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    listed = {name for line in page.splitlines() if line.startswith("| `") for name in re.findall(r"`([^`]+)`", line)}
+    (required,) = (
+        ast.literal_eval(node.value)
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "install_requires"
+    )
+    assert {re.match(r"[\w-]+", name).group() for name in required} | extras() <= listed
+
+
 def check(command):
     module, arguments = split(command)
     if module in ("venv", "pytest"):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.signal
 from PIL import Image
 
 from its_jax.audio.mel import MelConfig, mel_basis
@@ -120,6 +119,8 @@ class ClapFeatureExtractor:
         Returns:
           Power in dB, float32 `[num_frames, feature_size]`.
         """
+        import scipy.signal  # It is slow to import, and is needed only here.
+
         length = self.max_length_s * self.sampling_rate
         waveform = waveform[start : start + length]
         waveform = np.tile(waveform, length // len(waveform))

@@ -43,4 +43,4 @@ def _check_t5_files(model):
     if not any(files.values()):
         raise UserError(f"{model.source}: tokenizer/ has neither {' nor '.join(files)}")
     if not files["tokenizer.json"] and importlib.util.find_spec("sentencepiece") is None:
-        raise UserError(f"{model.source}: tokenizer/spiece.model needs sentencepiece: pip install sentencepiece")
+        raise UserError(f"{model.source}: tokenizer/spiece.model needs sentencepiece; pip install 'its_jax[t5]'")

@@ -2,10 +2,12 @@
 
 import dataclasses
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from its_jax.errors import UserError
 from its_jax.storage import files
 from its_jax.storage.files import write_json
 
@@ -83,7 +85,7 @@ def _means_as_json(row: Row) -> dict[str, dict[str, Any]]:
 
 
 def write(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """Writes FOLDER/evaluation.json, .md and, if rows have both scores, .png.
+    """Writes FOLDER/evaluation.json, .md and, if rows have both scores and matplotlib is installed, .png.
 
     Raises:
       UserError: a file cannot be written.
@@ -93,12 +95,27 @@ def write(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
     write_json(folder / "evaluation.json", {**about, "rows": as_json(rows)})
     files.write(folder / "evaluation.md", markdown(rows).encode())
     if plotted := [row for row in rows if {"clip", "clap"} <= row.means.keys()]:
-        files.write(folder / "evaluation.png", plot(plotted))
+        try:
+            picture = plot(plotted)
+        except UserError as error:  # The table is complete without it.
+            logging.warning("evaluation.png is not written: %s", error)
+        else:
+            files.write(folder / "evaluation.png", picture)
 
 
 def plot(rows: Sequence[Row]) -> bytes:
-    """Plots CLIP against CLAP with their 95 % intervals; returns a PNG."""
-    from matplotlib.figure import Figure  # slow to import, and needed here only
+    """Plots CLIP against CLAP with their 95 % intervals.
+
+    Returns:
+      a PNG.
+
+    Raises:
+      UserError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("plots need matplotlib; pip install 'its_jax[plot]'") from error
 
     figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()

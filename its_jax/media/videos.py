@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from its_jax.media import metadata, text_layout
-from its_jax.media.ffmpeg import run_ffmpeg
+from its_jax.media.ffmpeg import ENCODERS, run_ffmpeg
 from its_jax.media.images import to_pillow
 from its_jax.media.sounds import plain_wav
 from its_jax.storage import files
@@ -70,7 +70,7 @@ def video(
         run_ffmpeg("-framerate", f"{fps}", "-f", "png_pipe", "-i", f"file:{folder}/slide.png",
                 "-f", "png_pipe", "-i", f"file:{folder}/playhead.png", "-i", f"file:{folder}/sound.wav",
                 "-filter_complex", graph, "-map", "[video]", "-map", "2:a",
-                "-c:v", "libx264", "-preset", "veryfast", "-tune", "stillimage", "-crf", "18",
-                "-c:a", "aac", "-b:a", "96k", "-movflags", "+faststart", *tag_options,
+                *ENCODERS, "-preset", "veryfast", "-tune", "stillimage", "-crf", "18", "-b:a", "96k",
+                "-movflags", "+faststart", *tag_options,
                 "-f", "mp4", f"file:{folder}/video.mp4")  # fmt: skip
         return pathlib.Path(folder, "video.mp4").read_bytes()

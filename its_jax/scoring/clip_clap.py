@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.signal
 
 from its_jax import pretrained
 from its_jax.diffusion.views import VIEWS
@@ -123,6 +122,8 @@ class ClapScorer(_Scorer):
         Raises:
           UserError: the sound is silent or not finite.
         """
+        import scipy.signal  # It is slow to import, and is needed only here.
+
         waveform = np.asarray(waveform, np.float32)
         peak = np.abs(waveform).max(initial=0)
         if not 0 < peak < np.inf:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from its_jax.errors import UserError
 
@@ -57,6 +56,8 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 def mean_and_half_width(values: Sequence[float]) -> tuple[float, float]:
     """Computes the mean and half the width of its 95 % interval (Student's t), which is nan below two values."""
+    from scipy import special  # It is slow to import, and is needed only here.
+
     array = np.asarray(values, np.float64)
     n = len(array)
     if not n:

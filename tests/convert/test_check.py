@@ -55,5 +55,5 @@ def test_without_diffusers_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.delitem(sys.modules, "convert.check")
     monkeypatch.delattr(convert, "check")
-    with pytest.raises(UserError, match=r"--check needs diffusers: pip install 'its_jax\[convert\]'"):
+    with pytest.raises(UserError, match=r"--check needs diffusers; pip install 'its_jax\[convert\]'"):
         from convert import check as _  # noqa: F401

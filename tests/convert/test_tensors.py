@@ -142,5 +142,5 @@ def test_damaged_torch_files_are_read_or_reported(zipped, tmp_path):
 
 def test_torch_files_without_pytorch_name_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="needs PyTorch: pip install torch"):
+    with pytest.raises(UserError, match=r"needs PyTorch; pip install 'its_jax\[convert\]'"):
         open_tensors(tmp_path / "vocoder.pt")

@@ -200,7 +200,7 @@ def test_published_tokenizers_are_read_by_sentencepiece(built, tmp_path, monkeyp
         expected = [*own.encode(prompt), 1]
         assert list(found) == expected + [0] * (77 - len(expected))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs sentencepiece: pip install sentencepiece"):
+    with pytest.raises(UserError, match=r"needs sentencepiece; pip install 'its_jax\[t5\]'"):
         load_model(str(folder), components=("text_encoder",), dtype=jnp.float32)
 
 
