@@ -1,7 +1,9 @@
 """Reads settings from a config."""
 
 import dataclasses
+import functools
 import hashlib
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from its_jax.errors import UserError, unknown_setting
 from its_jax.settings.fields import parse_types
 from its_jax.settings.schema import RUN_TYPES, SAMPLE_TYPES, TERM_TYPES, TERMS, RunOptions, SampleSettings, term_names
 from its_jax.settings.validate import check_seed, validate
+
+_NEW_NS = 2 * 10**9  # Changes of a file that are this far apart have different times on any file system.
 
 
 def read_settings(settings: Mapping[str, Any]) -> tuple[list[SampleSettings], RunOptions]:
@@ -39,23 +43,46 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[SampleSettings
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
     first = SampleSettings.from_dict(settings)
-    first = dataclasses.replace(first, init_sha256=_digest(first))
+    first = dataclasses.replace(first, init_sha256=_init_digest(first))
     validate(first)
     check_seed(first.seed + num_samples - 1)
     return [dataclasses.replace(first, seed=first.seed + i) for i in range(num_samples)]
 
 
-def _digest(settings):
-    """Computes the digest of the file that the sample starts from, because another content is another sample."""
-    path = settings.init_image or settings.init_audio
-    if not path:
-        return ""
+def _init_digest(settings: SampleSettings) -> str:
+    """Computes the digest of the file that a sample starts from, because another content is another sample."""
+    name = "init_image" if settings.init_image else "init_audio"
+    path = getattr(settings, name)
     try:
-        with open(Path(path).expanduser(), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path) if path else ""
+    except InitFileError as error:
+        raise InitFileError(f"{name}={error}") from error
+
+
+def file_digest(path: str) -> str:
+    """Computes the SHA-256 of a file, 64 hexadecimal digits.
+
+    A file that many samples start from is read once. If it is so new that another change might have the same time, it
+    is read again.
+
+    Raises:
+      InitFileError: the file cannot be read.
+    """
+    try:
+        file = Path(path).expanduser()
+        status = file.stat()
+        is_new = time.time_ns() - status.st_mtime_ns < _NEW_NS
+        compute = _digest.__wrapped__ if is_new else _digest
+        return compute(file, status.st_size, status.st_mtime_ns)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
-        name = "init_image" if settings.init_image else "init_audio"
-        raise InitFileError(f"{name}={path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+        raise InitFileError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Computes the SHA-256 of a file with this size and time of its last change."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class InitFileError(UserError):
