@@ -130,7 +130,8 @@ def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
 
 def initial_state(noise: Array, z: Array | None = None, row: SolverTable | None = None) -> State:
     """Returns the state before step 0; or, given clean latents `z` `[b h w c]`, the state before the step of `row`."""
-    x = noise if z is None or row is None else row.alpha * z + row.sigma * noise
+    # The order of the two products decides how the sum is rounded where they are fused.
+    x = noise if z is None or row is None else row.sigma * noise + row.alpha * z
     return State(x, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
 
 

@@ -137,9 +137,7 @@ def fill_batch(
     return [group.requested.get(name, other) for name in batch], [name in missing for name in batch]
 
 
-def run_batch(
-    runner: BatchRunner, program: Program, batch: Sequence[SampleSettings], wanted: Sequence[bool]
-) -> None:
+def run_batch(runner: BatchRunner, program: Program, batch: Sequence[SampleSettings], wanted: Sequence[bool]) -> None:
     """Generates a batch, except for samples whose file to start from cannot be used, which become faults of the runner.
 
     Args:

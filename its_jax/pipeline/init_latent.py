@@ -67,9 +67,7 @@ class InitLatents:
         masks, latents = (np.stack(arrays) for arrays in zip(*loaded, strict=True))
         return self._components.placement.put((masks, latents), sharded=True)
 
-    def _read_and_encode(
-        self, image: str, audio: str, sha256: str, view: str, height: int, width: int
-    ) -> np.ndarray:
+    def _read_and_encode(self, image: str, audio: str, sha256: str, view: str, height: int, width: int) -> np.ndarray:
         path = image or audio
         if file_digest(path) != sha256:
             raise UserError(f"{path}: has changed since this run began; start it again")
