@@ -22,14 +22,24 @@ def read_settings(settings: Mapping[str, Any]) -> tuple[list[SampleSettings], Ru
     Raises:
       UserError: a name is unknown or missing, a value has another type, or no sample can have it.
     """
+    options = read_options(settings)
+    return expand(settings, options.num_samples), options
+
+
+def read_options(settings: Mapping[str, Any]) -> RunOptions:
+    """Reads the options of the run from a config, and checks the names of its settings, but not the sample that it has.
+
+    Raises:
+      UserError: a name is unknown, or an option is missing, has another type or is out of range.
+    """
     check_names(settings, {*SAMPLE_TYPES, *RUN_TYPES, *term_names(settings), *TERMS})
+    for term in term_names(settings):
+        if isinstance(settings.get(term), Mapping):
+            check_names(settings[term], TERM_TYPES, f"{term}.")
     options = RunOptions(**parse_types(settings, RUN_TYPES))
-    requested = expand(settings, options.num_samples)
-    for term in requested[0].terms:
-        check_names(settings[term], TERM_TYPES, f"{term}.")
     if options.batch_size < 0:
         raise UserError(f"batch_size={options.batch_size}: must be 0 (chosen from the memory) or more")
-    return requested, options
+    return options
 
 
 def expand(settings: Mapping[str, Any], num_samples: int) -> list[SampleSettings]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from its_jax import gallery
 from its_jax.errors import DiskFull, UserError
 from its_jax.generate import batches
-from its_jax.settings.parse import read_settings
+from its_jax.settings.parse import read_options
 from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage import files, locks, writers
 from its_jax.sweep import defaults, forecast, grid, plan
@@ -115,7 +115,7 @@ def _read_sweep(settings: Mapping[str, Any], workdir: Path, axes: Sequence[str],
 
     own = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
     settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
-    _, options = read_settings(settings)
+    options = read_options(settings)  # A sample of the config alone need not be valid, only those of the grid.
     opened = grid.open_grid(settings, own["grid"], own["prompts"], axes)
     requested = opened.samples()
     counts = plan.describe_counts(opened, len(requested), origins)

@@ -86,6 +86,16 @@ def test_a_program_that_cannot_be_compiled_leaves_the_others(tiny, tmp_path):
     assert {sample.record["width"] for sample in samples.open_samples(tmp_path).values()} == {32, 48}
 
 
+def test_a_setting_that_needs_a_file_may_have_it_from_the_rows(tiny, tmp_path):
+    (tmp_path / "a.png").write_text("content")
+    (tmp_path / "rows.csv").write_text(f"image,init_image\na,{tmp_path}/a.png\n")
+    tiny(tmp_path / "out", (), prompts=str(tmp_path / "rows.csv"), strength=0.5)
+    (sample,) = samples.open_samples(tmp_path / "out").values()
+    assert sample.record["strength"] == 0.5 and sample.record["init_image"] == f"{tmp_path}/a.png"
+    with pytest.raises(errors.UserError, match="strength=0.5: needs something to start from"):
+        tiny(tmp_path / "other", strength=0.5)
+
+
 class OneUnusableFile(FakePipeline):
     """Its programs cannot use the file bad.png."""
 
