@@ -30,6 +30,7 @@ from its_jax.scoring import ranking
 from its_jax.settings.records import VIDEO
 from its_jax.settings.schema import TERMS
 from its_jax.storage import files, samples
+from its_jax.sweep import defaults
 from its_jax.sweep.run import run_sweep
 
 _DRIVE = Path("/content/drive")  # Colab mounts it here.
@@ -98,6 +99,7 @@ def sweep(
     scorers: str = "",
     settings: Mapping[str, Any] | None = None,
     plan_only: bool = False,
+    confirmed: bool = False,
 ) -> None:
     """Logs the plan of a grid, then generates and scores the missing samples.
 
@@ -105,7 +107,7 @@ def sweep(
       config, settings: see `sample`.
       image_prompts, audio_prompts: a list, or a text with semicolons between the prompts.
       seeds: such as '0..7'. scorers: names, see `its_jax.scoring.registry`.
-      plan_only: whether to stop after the plan.
+      plan_only, confirmed: see `its_jax.sweep.run.run_sweep`.
 
     Raises:
       UserError: see `sample`; or a setting is given that is an argument of this function.
@@ -113,9 +115,12 @@ def sweep(
     for name in _ARGUMENTS.keys() & (settings or {}).keys():
         raise UserError(f"settings: remove {name}, and use the argument {_ARGUMENTS[name]}")
     prompts = {"image.prompt": _split(image_prompts), "audio.prompt": _split(audio_prompts)}
-    requested = load_config(config, settings).to_dict() | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
+    own = load_config(config, settings).to_dict()
+    origins = defaults.find_origins(own, settings or {})
+    requested = own | {"grid": prompts | {"seed": seeds}, "scorers": scorers}
+    options: dict[str, Any] = dict(plan_only=plan_only, confirmed=confirmed, origins=origins)
     with _logging():
-        run_sweep(requested, Path(workdir), plan_only=plan_only, pipeline=None if plan_only else _pipeline())
+        run_sweep(requested, Path(workdir), pipeline=None if plan_only else _pipeline(), **options)
 
 
 def best(workdir: str | Path, by: str, share: float = 0.2, count: int = 12) -> Any:

@@ -118,8 +118,8 @@ class State(NamedTuple):
 class Known(NamedTuple):
     """The known region of the result, for inpainting: there the noise in x is not predicted but given."""
 
-    mask: Array  # [h w 1] bool
-    z: Array  # [h w c] the clean latent
+    mask: Array  # [b h w 1] bool
+    z: Array  # [b h w c] the clean latent
     eps: Array  # [b h w c] the noise that x is made with
 
 
@@ -129,8 +129,9 @@ def initial_noise(seeds: Array, shape: tuple[int, int, int]) -> Array:
 
 
 def initial_state(noise: Array, z: Array | None = None, row: SolverTable | None = None) -> State:
-    """Returns the state before step 0; or, given a clean latent `z` `[h w c]`, the state before the step of `row`."""
-    x = noise if z is None or row is None else row.alpha * z + row.sigma * noise
+    """Returns the state before step 0; or, given clean latents `z` `[b h w c]`, the state before the step of `row`."""
+    # The order of the two products decides how the sum is rounded where they are fused.
+    x = noise if z is None or row is None else row.sigma * noise + row.alpha * z
     return State(x, jnp.zeros_like(noise), jnp.full(noise.shape[0], -1, jnp.int32))
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from its_jax.errors import DiskFull, UserError
 from its_jax.generate import batches as batch_plan
 from its_jax.generate.batches import ProgramGroup
+from its_jax.generate.runner import BatchRunner
 from its_jax.generate.samples import report, writing
 from its_jax.pipeline.pipeline import Pipeline
 from its_jax.pipeline.program import Program
 from its_jax.runtime.cache import keep_programs
 from its_jax.runtime.duration import format_duration
 from its_jax.scoring.item import Scorer
+from its_jax.settings.ids import sample_id
 from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage.writers import FolderWriter, ShardWriter
 
@@ -57,7 +59,7 @@ def write_groups(
             store.remove_leftovers(name for batch in batches for name in batch if name in missing)
             for batch in batches:
                 assert program is not None  # there are batches
-                runner.run_all(program, *fill_batch(group, batch, missing))
+                run_batch(runner, program, *fill_batch(group, batch, missing))
                 clock.count(len(missing.intersection(batch)))
             runner.finish()
     report(workdir, runner, faults)
@@ -133,6 +135,27 @@ def fill_batch(
     """
     other = next(group.requested[name] for name in batch if name in group.requested)
     return [group.requested.get(name, other) for name in batch], [name in missing for name in batch]
+
+
+def run_batch(runner: BatchRunner, program: Program, batch: Sequence[SampleSettings], wanted: Sequence[bool]) -> None:
+    """Generates a batch, except for samples whose file to start from cannot be used, which become faults of the runner.
+
+    Args:
+      wanted: which samples of the batch are written.
+    """
+    usable: list[SampleSettings | None] = []
+    for settings, is_wanted in zip(batch, wanted, strict=True):
+        try:
+            program.check_init_file(settings)
+            usable.append(settings)
+        except UserError as error:
+            usable.append(None)
+            if is_wanted:
+                runner.faults[sample_id(settings)] = f"{sample_id(settings)}: {error}"
+    # Another sample takes the place of one that is left out, so that the places of the others do not change.
+    if other := next(filter(None, usable), None):
+        wanted = [is_wanted and bool(settings) for settings, is_wanted in zip(usable, wanted, strict=True)]
+        runner.run_all(program, [settings or other for settings in usable], wanted)
 
 
 class _Clock:

@@ -56,6 +56,7 @@ def write_samples(
         devices_per_sample=options.devices_per_sample,
         workdir=workdir,
     )
+    program.check_init_file(pending[0])
     program.warn(pending)
     device = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
     logging.info("%d samples, %d at once, on %s", len(pending), program.batch_size, device)

@@ -14,6 +14,7 @@ from its_jax.errors import UserError
 from its_jax.models import backends
 from its_jax.models.if_unet import PixelUNet
 from its_jax.pipeline import decoding, prompts, t5_embeddings
+from its_jax.pipeline.init_latent import InitLatents
 from its_jax.pipeline.placement import DataParallel
 from its_jax.pipeline.prompt_encoder import PromptEncoder
 from its_jax.settings.schema import SampleSettings
@@ -60,6 +61,7 @@ class Components:
       prompts: encodes the prompts of all terms.
       unets: the UNets of all terms, as the denoising program takes them.
       vaes: each VAE once, though models may share it.
+      init_latents: encodes the files that samples start from.
     """
 
     def __init__(self, models: Mapping[str, Model], placement: DataParallel, pixel_models: Mapping[str, Model]):
@@ -70,6 +72,7 @@ class Components:
         self.unets = placement.models(self.unet_list)
         vaes = {id(model.vae): model.vae for model in models.values() if model.vae is not None}
         self.vaes: tuple[Any, ...] = tuple(vaes.values())
+        self.init_latents = InitLatents(self)
 
     @property
     def schedule(self) -> Any:

@@ -26,7 +26,7 @@ class Denoiser:
     Args of the constructor:
       settings: of one sample; the batch's others agree with it in `program_key`.
       texts: by term, the shapes of its texts, leaves `[b, prompts, ...]`.
-      known: keep mask and latent that the samples start from, or None.
+      from_files: whether samples start from given latents, parts of which they may keep.
       draw: draws the noise of seeds `[b]`, see `denoise.initial_noise`.
 
     Attributes:
@@ -39,10 +39,10 @@ class Denoiser:
         components: Components,
         texts: Mapping[str, Any],
         batch_size: int,
-        known: tuple[Array, Array] | None = None,
+        from_files: bool = False,
         draw: Callable[[Array, tuple[int, int, int]], Any] = denoise.initial_noise,
     ):
-        self._components, self._placement, self._known = components, components.placement, known
+        self._components, self._placement = components, components.placement
         self._shape = components.latent_shape(settings)
         # All runs of a batch use the options of its own settings, so that one program serves them.
         self._options = {name: step_tables.term_options(settings, name, components.vae.config.factor) for name in texts}
@@ -60,12 +60,13 @@ class Denoiser:
         self.latents = latents = place.abstract((b, *self._shape))
         seeds = place.abstract((b,), jnp.uint32)
         self._draw = jax.jit(draw, static_argnums=1, out_shardings=place.sharded).lower(seeds, self._shape).compile()
-        self._compile_loop(place.terms(terms), self._tables([denoising_runs(settings)[0]] * b), latents)
+        mask = place.abstract((*latents.shape[:3], 1), bool)
+        known = denoise.Known(mask, latents, latents) if from_files else None
+        self._compile_loop(place.terms(terms), self._tables([denoising_runs(settings)[0]] * b), latents, known)
 
-    def _compile_loop(self, terms, tables, latents):
+    def _compile_loop(self, terms, tables, latents, known):
         place, unets = self._placement, self._components.unets
         table, modes = place.put((tables.solver, tables.modes))
-        known = None if self._known is None else denoise.Known(*self._known, latents)
         row = () if known is None else (known.z, jax.tree.map(lambda column: column[0], table))
         start = jax.jit(denoise.initial_state, out_shardings=place.sharded)
         self._start = start.lower(latents, *row).compile()
@@ -101,6 +102,7 @@ class Denoiser:
         decode: Decode,
         done: int = 0,
         total: int = 0,
+        init: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         """Denoises a batch.
 
@@ -108,6 +110,7 @@ class Denoiser:
           texts: by term, leaves `[b, prompts, ...]`. noise: `[b, h, w, c]`.
           decode: decodes the current estimate, for `Progress.preview`.
           done, total: steps of earlier runs of the batch, and steps of all its runs; 0 stands for those of this run.
+          init: keep masks `[b, h, w, 1]` and latents `[b, h, w, c]` that the samples start from, or None.
 
         Returns:
           latents `[b, h, w, c]`, and the first step `[b]` with a non-finite latent, or -1.
@@ -118,7 +121,7 @@ class Denoiser:
         tables = self._tables(batch)
         table, modes = place.put((tables.solver, tables.modes))
         terms = self._terms(texts, tables)
-        known = None if self._known is None else denoise.Known(*self._known, noise)
+        known = None if init is None else denoise.Known(*init, noise)
         row = () if known is None else (known.z, jax.tree.map(lambda column: column[first], table))
         state = self._start(noise, *row)
         unets = self._components.unets

@@ -1,8 +1,9 @@
 """The latent that a sample starts from in place of noise: an encoded image or sound, and what is kept of it."""
 
+import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,30 +14,67 @@ from its_jax.diffusion.views import VIEWS, View
 from its_jax.errors import UserError
 from its_jax.media import images, sounds
 from its_jax.pipeline import decoding
-from its_jax.pipeline.components import Components
+from its_jax.settings.parse import file_digest
 from its_jax.settings.schema import SampleSettings
 from its_jax.settings.validate import keep_ranges
 
+if TYPE_CHECKING:
+    from its_jax.pipeline.components import Components
 
-def load_known(settings: SampleSettings, components: Components) -> tuple[jax.Array, jax.Array] | None:
-    """Encodes the file of `init_image` or `init_audio`.
+_KEPT = 256  # latents of this many files are kept, because samples that differ in their seeds share one
 
-    Returns:
-      the mask of what is kept, bool `[h, w, 1]`, and the latent `[h, w, c]`, on all devices; None without such a file.
 
-    Raises:
-      UserError: the file cannot be read, or a range of `keep` lies outside of the canvas.
+class InitLatents:
+    """Encodes the files that samples start from, one by one, so that a latent does not depend on the batch.
+
+    Args of the constructor:
+      components: the models.
     """
-    height, width, mel = settings.height, settings.width, components.mel(settings.height)
-    if settings.init_image:
-        view = VIEWS[settings.terms["image"].view]
-        z = from_image(settings.init_image, components.models["image"].vae, view, height, width)
-    elif settings.init_audio:
-        z = from_audio(settings.init_audio, components.vae, mel, width)
-    else:
-        return None
-    mask = keep_mask(keep_ranges(settings.keep), mel, height, width, components.vae.config.factor)
-    return components.placement.put((mask, z))
+
+    def __init__(self, components: "Components"):
+        self._components = components
+        self._encode = functools.lru_cache(_KEPT)(self._read_and_encode)
+
+    def load(self, settings: SampleSettings) -> tuple[np.ndarray, np.ndarray] | None:
+        """Encodes the file of `init_image` or `init_audio`.
+
+        Returns:
+          the mask of what is kept, bool `[h, w, 1]`, and the latent, float32 `[h, w, c]`; None without such a file.
+
+        Raises:
+          UserError: the file cannot be read or has changed, or a range of `keep` lies outside of the canvas.
+        """
+        if not (settings.init_image or settings.init_audio):
+            return None
+        height, width = settings.height, settings.width
+        mel, factor = self._components.mel(height), self._components.vae.config.factor
+        mask = keep_mask(keep_ranges(settings.keep), mel, height, width, factor)
+        view = settings.terms["image"].view
+        return mask, self._encode(settings.init_image, settings.init_audio, settings.init_sha256, view, height, width)
+
+    def of_batch(self, batch: Sequence[SampleSettings]) -> tuple[jax.Array, jax.Array] | None:
+        """Encodes the files of a batch, all of whose samples start from one, or none.
+
+        Returns:
+          masks `[b, h, w, 1]` and latents `[b, h, w, c]`, divided among the devices; None without files.
+
+        Raises:
+          UserError: see `load`.
+        """
+        loaded = [found for settings in batch if (found := self.load(settings))]
+        if not loaded:
+            return None
+        masks, latents = (np.stack(arrays) for arrays in zip(*loaded, strict=True))
+        return self._components.placement.put((masks, latents), sharded=True)
+
+    def _read_and_encode(self, image: str, audio: str, sha256: str, view: str, height: int, width: int) -> np.ndarray:
+        path = image or audio
+        if file_digest(path) != sha256:
+            raise UserError(f"{path}: has changed since this run began; start it again")
+        if image:
+            vae = self._components.models["image"].vae
+            return np.asarray(from_image(path, vae, VIEWS[view], height, width))
+        return np.asarray(from_audio(path, self._components.vae, self._components.mel(height), width))
 
 
 def from_image(path: str, vae: Any, view: View, height: int, width: int) -> jax.Array:

@@ -182,6 +182,7 @@ class Pipeline:
             devices_per_sample=options.devices_per_sample,
         )
         program.check([first])
+        program.check_init_file(first)  # All samples of a call start from the same file.
         program.warn([requested[i] for i in indices])
         while indices:
             samples = run_fitting(program, [requested[i] for i in indices], on_progress)

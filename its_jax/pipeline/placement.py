@@ -93,8 +93,7 @@ class DataParallel:
         """Lowers `denoise.denoise` for the shapes of its arguments."""
         whole: Any = P()
         split: Any = P("data")
-        known = whole if args[-1] is None else denoise.Known(whole, whole, split)
-        in_specs = (whole, split, whole, whole, split, whole, whole, known)
+        in_specs = (whole, split, whole, whole, split, whole, whole, split)
         return self.jit_per_device(denoise.denoise, in_specs).lower(*args)
 
     def jit_per_device(self, function: Callable, in_specs: Any) -> jax.stages.Wrapped:

@@ -176,6 +176,10 @@ class Program:
             for run in denoising_runs(settings):
                 step_tables.step_tables(self.components.schedule, [run])
 
+    def check_init_file(self, settings: SampleSettings) -> None:
+        """Raises `UserError` if the file that a sample starts from cannot be used."""
+        self.components.init_latents.load(settings)
+
     def warn(self, batch: Sequence[SampleSettings]) -> None:
         """Logs a warning for terms that are never active or guided, and for prompts that models do not understand."""
         for name in dict.fromkeys(name for settings in batch for name in active_terms(settings)):

@@ -22,15 +22,22 @@ _PER_BATCH = ("num_steps", "solver", "strength", "cache_interval", "noise")  # n
 _PER_SAMPLE = ("seed", "crop_image")  # samples of one batch may differ in these
 _NOT_IN_PROGRAM = {*_PER_BATCH, *_PER_SAMPLE, *METHOD_DEFAULTS}
 _IN_PROGRAM = [name for name in (*SAMPLE_TYPES, "init_sha256") if name not in _NOT_IN_PROGRAM]
+_INIT_FILES = ("init_image", "init_audio")
+# The values of all samples: files and what is kept of them are data. The names remain, because the key of a program
+# names the file that records the batches of a sweep.
+_INIT_DATA = {"keep": "", "init_sha256": ""}
 
 
 def program_key(settings: SampleSettings) -> dict[str, Any]:
-    """Returns what samples must have in common to share compiled programs and the latent that they start from."""
+    """Returns what samples must have in common to share compiled programs.
+
+    Of a file to start from, that is whether there is one.
+    """
     terms = {
         name: (term.model, term.view, len(term_prompts(settings, name)), always_guided(settings, name))
         for name, term in settings.terms.items()
     }
-    own = {name: getattr(settings, name) for name in _IN_PROGRAM}
+    own = {name: getattr(settings, name) for name in _IN_PROGRAM} | _init_files(settings) | _INIT_DATA
     program = METHODS[settings.method].program_name
     method = {"method": program} if program else {}
     return own | terms | {"cached": settings.cache_interval > 1} | method
@@ -63,8 +70,7 @@ def sample_id(settings: SampleSettings) -> str:
 
 def sample_ids(settings: SampleSettings, seeds: Sequence[int]) -> list[str]:
     """Returns the ids of samples that differ only in their seed."""
-    # The content of a file counts, by `init_sha256`, not its path.
-    files = {name: "file" for name in ("init_image", "init_audio") if getattr(settings, name)}
+    files = _init_files(settings)  # The content of a file counts, by `init_sha256`, not its path.
     # Quotes in a prompt are escaped, so that no prompt contains this.
     before, _, after = json.dumps(_without_defaults(settings) | files | {"seed": 0}, sort_keys=True).partition(
         '"seed": 0'
@@ -72,6 +78,11 @@ def sample_ids(settings: SampleSettings, seeds: Sequence[int]) -> list[str]:
     words = [word for term in TERMS if (word := _slug(settings.terms[term].prompt))]
     digests = (hashlib.sha256(f'{before}"seed": {seed}{after}'.encode()).hexdigest()[:10] for seed in seeds)
     return ["_".join([*words, str(seed), digest]) for seed, digest in zip(seeds, digests, strict=True)]
+
+
+def _init_files(settings: SampleSettings) -> dict[str, str]:
+    """Returns 'file' for each file to start from that is set, and '' for the others."""
+    return {name: "file" if getattr(settings, name) else "" for name in _INIT_FILES}
 
 
 def _without_defaults(settings):

@@ -1,10 +1,12 @@
 """Generates the samples of a grid: `python -m its_jax.sweep --config=configs/sweep.py --workdir=sweep`.
 
 Axes are in the config's `grid`, or given as --axis=SETTING=VALUES; `its_jax.sweep.grid` documents how they are written.
-The plan is printed before anything is generated (--plan stops there). If the command is interrupted, or if the grid
-has grown, the same command generates only the missing samples, with the same bits as an uninterrupted run. Several
-processes can share one work folder: each generates the shard that --shard_index and --num_shards name, or that its
-scheduler assigns. With --engine=ray the actors of a Ray cluster generate all samples.
+The plan is printed before anything is generated (--plan stops there). Each cell of the grid has one sample without a
+video, unless the grid, --config.num_samples=N, --config.video=True or a config with a grid of its own says otherwise. A
+sweep of more than 100,000 samples, or of more than the free disk space, needs --yes. If the command is interrupted, or
+if the grid has grown, the same command generates only the missing samples, with the same bits as an uninterrupted run.
+Several processes can share one work folder: each generates the shard that --shard_index and --num_shards name, or that
+its scheduler assigns. With --engine=ray the actors of a Ray cluster generate all samples.
 """
 
 import os
@@ -18,6 +20,7 @@ from its_jax.errors import UserError
 from its_jax.runtime import cli, process_shard
 from its_jax.settings.schema import setting_docs
 from its_jax.storage import files, writers
+from its_jax.sweep import defaults
 from its_jax.sweep.run import run_sweep
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ _SCORERS = flags.DEFINE_string("scorers", None, "'package.module:function, ...':
 _INDEX = flags.DEFINE_integer("shard_index", None, "The shard that this process generates, from 0 on.")
 _COUNT = flags.DEFINE_integer("num_shards", None, "The number of shards, one for each process.")
 _PLAN = flags.DEFINE_bool("plan", False, "Prints the plan and generates nothing.")
+_YES = flags.DEFINE_bool("yes", False, "Runs a sweep of more than 100,000 samples, or of more than the free space.")
 _ENGINE = flags.DEFINE_enum("engine", "here", ["here", "ray"], "What generates: this process, or actors of Ray.")
 _ADDRESS = flags.DEFINE_string("ray_address", "local", "A Ray cluster; 'auto' finds the one of this machine.")
 _RESOURCES = flags.DEFINE_string(
@@ -48,7 +52,8 @@ _RESOURCES = flags.DEFINE_string(
 def main(pipeline: "Pipeline | None" = None) -> None:
     """Runs the sweep of the flags, with this pipeline in place of a new one."""
     given = {"prompts": _PROMPTS.value, "layout": _LAYOUT.value, "scorers": _SCORERS.value}
-    settings = _CONFIG.value.to_dict() | {name: value for name, value in given.items() if value is not None}
+    config = _CONFIG.value.to_dict()
+    settings = config | {name: value for name, value in given.items() if value is not None}
     by_ray = _ENGINE.value == "ray"
     run_sweep(
         settings,
@@ -56,6 +61,8 @@ def main(pipeline: "Pipeline | None" = None) -> None:
         axes=_AXIS.value,
         shard=process_shard.from_flags_or_scheduler(_INDEX.value, _COUNT.value, {} if by_ray else os.environ),
         plan_only=_PLAN.value,
+        confirmed=_YES.value,
+        origins=defaults.find_origins(config, config_flags.get_override_values(flags.FLAGS["config"])),
         ray={"address": _ADDRESS.value, "resources": _parse_resources(_RESOURCES.value)} if by_ray else None,
         pipeline=pipeline,
     )

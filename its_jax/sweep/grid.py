@@ -12,8 +12,8 @@ Axes are crossed with each other. The rows of a prompt file link settings instea
 import dataclasses
 import decimal
 import itertools
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from its_jax.errors import UserError
@@ -30,10 +30,66 @@ _Axes = dict[str, list[Any]]  # values by full name of a setting
 _Row = tuple[str, dict[str, Any]]  # where it was read, '' for the config, and its settings by full name
 
 
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid as it was requested.
+
+    Attributes:
+      settings: of a config. prompts: name of the prompt file, or ''.
+      rows: of the prompt file; without one a single empty row.
+      axes: values by setting, without seeds. seeds: the values of the axis over seeds, or None without one.
+      flags: names of the axes that the command line has given.
+    """
+
+    settings: Mapping[str, Any]
+    prompts: str
+    rows: Sequence[_Row]
+    axes: _Axes
+    seeds: Sequence[int] | None
+    flags: Collection[str] = ()
+
+    def samples(self) -> dict[str, SampleSettings]:
+        """Returns the samples by id: rows outermost, then the axes in order, seeds innermost.
+
+        Raises:
+          UserError: a value is wrong; the line of the prompt file is named.
+        """
+        requested: dict[str, SampleSettings] = {}
+        for where, changes in self._cells():
+            cell = _expand_cell(self.settings, where, changes, self.seeds)
+            for name, one in zip(sample_ids(cell[0], [one.seed for one in cell]), cell, strict=True):
+                requested.setdefault(name, one)
+        return requested
+
+    @property
+    def samples_each(self) -> list[int]:
+        """Returns the number of samples of each cell."""
+        if self.seeds is not None:
+            return [len(self.seeds)] * math.prod(map(len, (self.rows, *self.axes.values())))
+        return [changes.get("num_samples", self.settings["num_samples"]) for _, changes in self._cells()]
+
+    def origin(self, name: str) -> str:
+        """Returns where an axis is written, such as 'the grid' or '--axis=seed'."""
+        return f"--axis={name}" if name in self.flags else "the grid"
+
+    def _cells(self) -> Iterator[_Row]:
+        """Yields the changed settings of each cell; seeds are left out."""
+        for where, row in self.rows:
+            for values in itertools.product(*self.axes.values()):
+                yield where, row | dict(zip(self.axes, values, strict=True))
+
+
 def read_grid(
     settings: Mapping[str, Any], axes: Mapping[str, Any], prompts: str = "", flags: Sequence[str] = ()
 ) -> dict[str, SampleSettings]:
-    """Returns the samples of a grid by id: rows of the prompt file outermost, then the axes in order, seeds innermost.
+    """Returns the samples of a grid by id, see `open_grid` and `Grid.samples`."""
+    return open_grid(settings, axes, prompts, flags).samples()
+
+
+def open_grid(
+    settings: Mapping[str, Any], axes: Mapping[str, Any], prompts: str = "", flags: Sequence[str] = ()
+) -> Grid:
+    """Reads the axes and the prompt file of a grid.
 
     Without an axis over `seed` each cell has the seeds of a config: `num_samples` of them, from `seed` on.
 
@@ -55,27 +111,7 @@ def read_grid(
     found = _read_axes(axes, types) | from_flags
     found = {name: values for name, values in found.items() if name not in columns}
     seeds = found.pop("seed", None)
-    return _collect(_expand_cell(settings, where, changes, seeds) for where, changes in _cells(rows, found))
-
-
-def _collect(cells: Iterable[list[SampleSettings]]) -> dict[str, SampleSettings]:
-    """Returns the samples of all cells by id."""
-    requested: dict[str, SampleSettings] = {}
-    count = 0
-    for cell in cells:
-        count += len(cell)
-        for name, one in zip(sample_ids(cell[0], [one.seed for one in cell]), cell, strict=True):
-            requested.setdefault(name, one)
-    if same := count - len(requested):
-        logging.info("%d of %d cells of the grid are the same as others; each is generated once", same, count)
-    return requested
-
-
-def _cells(rows: Sequence[_Row], axes: _Axes) -> Iterator[_Row]:
-    """Yields the changed settings of each cell; seeds are left out."""
-    for where, row in rows:
-        for values in itertools.product(*axes.values()):
-            yield where, row | dict(zip(axes, values, strict=True))
+    return Grid(settings, prompts, rows, found, seeds, from_flags.keys())
 
 
 def _expand_cell(

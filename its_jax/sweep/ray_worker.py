@@ -64,9 +64,11 @@ class Worker:
         Returns:
           the ids of the samples that were written, and faults by id, since the last call.
         """
+        from its_jax.generate.groups import run_batch
+
         self.load_program(*program)
         self._store.remove_leftovers(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
-        self._runner.run_all(self._program, batch, wanted)
+        run_batch(self._runner, self._program, batch, wanted)
         return self._report()
 
     def finish(self) -> Report:

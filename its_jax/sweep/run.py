@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from its_jax import gallery
 from its_jax.errors import DiskFull, UserError
 from its_jax.generate import batches
-from its_jax.settings.parse import read_settings
+from its_jax.settings.parse import read_options
 from its_jax.settings.schema import RunOptions, SampleSettings
 from its_jax.storage import files, locks, writers
-from its_jax.sweep import forecast, grid
+from its_jax.sweep import defaults, forecast, grid, plan
 
 if TYPE_CHECKING:
     from its_jax.pipeline.pipeline import Pipeline
 
+_CONFIRM = "give --yes to run it (confirmed=True in Python), or ask for fewer samples"
 # Settings of a sweep, which a config may leave out.
 _DEFAULTS: dict[str, Any] = {"grid": {}, "prompts": "", "layout": "folders", "scorers": ""}
 
@@ -29,6 +30,7 @@ class _Sweep:
     Attributes:
       workdir, layout: where and how samples are written. requested: settings of all samples by id.
       options: of the run. scorers: names of scorers.
+      counts: where the number of samples comes from, in words.
     """
 
     workdir: Path
@@ -36,6 +38,7 @@ class _Sweep:
     requested: Mapping[str, SampleSettings]
     options: RunOptions
     scorers: str
+    counts: str
 
 
 def run_sweep(
@@ -45,6 +48,8 @@ def run_sweep(
     axes: Sequence[str] = (),
     shard: tuple[int, int] | None = None,
     plan_only: bool = False,
+    confirmed: bool = False,
+    origins: Mapping[str, str] | None = None,
     ray: Mapping[str, Any] | None = None,
     pipeline: "Pipeline | None" = None,
 ) -> None:
@@ -55,26 +60,36 @@ def run_sweep(
       axes: axes of the grid, as the flag --axis takes them.
       shard: index and number of the shards, one of which this process generates; by default those of JAX's processes.
       plan_only: whether to stop after the plan.
+      confirmed: whether the sweep may be larger than `its_jax.sweep.forecast.Forecast.excess` allows.
+      origins: where `num_samples` and `video` come from, see `its_jax.sweep.defaults`; by default the settings are
+        taken for a config.
       ray: `address` and `resources`, see `its_jax.sweep.ray_engine.run_on_ray`, for a sweep by the actors of Ray.
       pipeline: an `its_jax.Pipeline` to use in place of a new one.
 
     Raises:
-      UserError: a setting is wrong, or some programs or samples could not be generated (all others are written).
+      UserError: a setting is wrong; the sweep is too large and not confirmed; or some programs or samples could not be
+        generated (all others are written).
       DiskFull: finished samples are kept; the same call continues.
     """
     if ray is not None and shard:
         raise UserError("--engine=ray distributes the sweep itself: leave out --shard_index and --num_shards")
     from its_jax.scoring import registry  # slow, because it imports NumPy
 
-    sweep = _read_sweep(settings, workdir, axes)
+    origins = defaults.find_origins(settings) if origins is None else origins
+    sweep = _read_sweep(defaults.apply(settings, origins), workdir, axes, origins)
     registry.check_scorers(sweep.scorers)
     groups = batches.program_groups(sweep.requested)
     store = writers.open_writer(sweep.layout, workdir)
     with files.explain_os_errors(workdir, "read"):
         done = store.finished() & sweep.requested.keys()
-    forecast.log_forecast(workdir, groups, done, sweep.options, store, registry.builtin_columns(sweep.scorers))
+    logging.info("%s", sweep.counts)
+    logging.info("%s (video: %s)", "videos" if sweep.options.video else "no videos", origins["video"])
+    columns = registry.builtin_columns(sweep.scorers)
+    expected = forecast.log_forecast(workdir, groups, done, sweep.options, store, columns)
     if plan_only:
         return
+    if expected.excess and not confirmed:
+        raise UserError(f"{expected.excess}: {_CONFIRM}")
     scorers = registry.load_scorers(sweep.scorers)
     shard = shard or ((0, 1) if ray is not None else _shard_of_jax())
     name, is_done = "shard-{}-of-{}".format(*shard), len(done) == len(sweep.requested)
@@ -94,16 +109,19 @@ def run_sweep(
         write_groups(pipeline or Pipeline(), groups, workdir, store, done, **options)
 
 
-def _read_sweep(settings: Mapping[str, Any], workdir: Path, axes: Sequence[str]) -> _Sweep:
+def _read_sweep(settings: Mapping[str, Any], workdir: Path, axes: Sequence[str], origins: Mapping[str, str]) -> _Sweep:
     """Reads the settings of a sweep; raises `UserError` for wrong ones."""
     from its_jax.scoring import registry
 
     own = _DEFAULTS | {name: value for name, value in settings.items() if name in _DEFAULTS}
     settings = {name: value for name, value in settings.items() if name not in _DEFAULTS}
-    _, options = read_settings(settings)
-    requested = grid.read_grid(settings, own["grid"], own["prompts"], axes)
+    options = read_options(settings)  # A sample of the config alone need not be valid, only those of the grid.
+    opened = grid.open_grid(settings, own["grid"], own["prompts"], axes)
+    requested = opened.samples()
+    counts = plan.describe_counts(opened, len(requested), origins)
     image_models = (one.terms["image"].model for one in requested.values())
-    return _Sweep(workdir, own["layout"], requested, options, registry.resolve_names(own["scorers"], image_models))
+    scorers = registry.resolve_names(own["scorers"], image_models)
+    return _Sweep(workdir, own["layout"], requested, options, scorers, counts)
 
 
 def _run_on_ray(

@@ -85,3 +85,9 @@ def test_what_a_kill_left_is_swept_up(settings, tmp_path):
     (tmp_path / "plan" / ".0123.tmp").write_text("{")
     generate_batches.plan_batches(tmp_path, group, 4)
     assert [path.name for path in (tmp_path / "plan").iterdir()] == [f"{group.key}.json"]
+
+
+def test_the_key_of_a_program_is_stable(settings):
+    """It names the file that records the batches of a sweep: by another key a resumed sweep forms other batches."""
+    (group,) = generate_batches.program_groups(grid.read_grid(settings, {"seed": "0..1"}))
+    assert group.key == "a4dc736fa5"

@@ -24,6 +24,9 @@ class FakeProgram:
     def check(self, batch: Sequence[SampleSettings]) -> None:
         """Accepts all settings."""
 
+    def check_init_file(self, settings: SampleSettings) -> None:
+        """Accepts all files."""
+
     def warn(self, batch: Sequence[SampleSettings]) -> None:
         """Logs nothing."""
 

@@ -30,6 +30,14 @@ def start(workdir, *flags, seconds=0.05):
     )
 
 
+def output(workdir, *flags):
+    """Runs the sweep command with these flags only, and returns what it has printed to stdout."""
+    command = [sys.executable, sweep_driver.__file__, f"--workdir={workdir}", *flags]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300
+    ).stdout
+
+
 def finish(process):
     """Waits for a sweep, which must succeed."""
     out, _ = process.communicate(timeout=300)

@@ -1,5 +1,7 @@
 """Files that a sample starts from: files of any kind and size, the latent that they give, the part that is kept."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,10 +11,13 @@ from PIL import Image
 from its_jax.audio.mel import log_mel, mel_to_image
 from its_jax.diffusion.views import VIEWS
 from its_jax.errors import UserError
+from its_jax.generate import batches
 from its_jax.media import ffmpeg, images, sounds
 from its_jax.models.hifigan import VocoderConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from its_jax.pipeline import decoding, init_latent
+from its_jax.pipeline.pipeline import Pipeline
+from its_jax.settings.ids import sample_id
 from tests.helpers import model_folder
 from tests.helpers.torch_twins import loaded
 
@@ -157,3 +162,60 @@ def test_kept_cells_are_those_that_a_range_touches():
 def test_a_range_outside_of_the_canvas_is_reported(low, high, unit):
     with pytest.raises(UserError, match=f"keep: {low:g}-{high:g}{unit} lies outside"):
         init_latent.keep_mask([(low, high, unit)], MEL, 12, 48, 2)
+
+
+# Several files in one batch
+
+
+def write_images(folder, count=3):
+    """Writes images of different contents and sizes, and returns their paths."""
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        content = np.random.default_rng(i).integers(0, 256, (20 + 9 * i, 50 + 7 * i, 3), dtype=np.uint8)
+        Image.fromarray(content).save(path)
+    return paths
+
+
+def write_sounds(folder, count=3):
+    """Writes sounds of different contents and lengths, and returns their paths."""
+    paths = [folder / f"{i}.wav" for i in range(count)]
+    for i, path in enumerate(paths):
+        soundfile.write(path, np.random.default_rng(i).uniform(-0.5, 0.5, 700 + 300 * i), 16000)
+    return paths
+
+
+@pytest.mark.parametrize(("setting", "write"), [("init_image", write_images), ("init_audio", write_sounds)])
+def test_samples_of_different_files_share_a_batch_and_have_the_bits_of_their_own(
+    quick_programs, expand, tmp_path, setting, write
+):
+    keeps = "", "0-0.01s", "4000-8000Hz"
+    requested = []
+    for path, keep in zip(write(tmp_path), keeps, strict=True):
+        requested += expand({setting: str(path), "keep": keep}, strength=0.75, num_samples=1)
+    (group,) = batches.program_groups({sample_id(settings): settings for settings in requested})
+    assert len(batches.batch_representatives(group)) == 1
+    program = Pipeline().compile(requested[0], pending=3, batch_size=3)
+    together = program(requested)
+    for i, settings in enumerate(requested):
+        alone = program([settings], batch_index=i)[0]
+        np.testing.assert_array_equal(together[i].latents, alone.latents)
+        np.testing.assert_array_equal(together[i].image, alone.image)
+        np.testing.assert_array_equal(together[i].audio, alone.audio)
+    # Each sample keeps what its own file has, and no other sample has it.
+    for i, settings in enumerate(requested):
+        mask, z = program.components.init_latents.load(settings)
+        assert mask.any() == bool(keeps[i])
+        kept = mask[..., 0]
+        np.testing.assert_array_equal(together[i].latents[kept], z[kept])
+        assert all(not np.isclose(other.latents, z).all() for other in together)
+        if i:
+            assert not np.isclose(together[i - 1].latents[kept], z[kept], atol=1e-3).all()
+
+
+def test_a_file_that_has_changed_since_its_digest_was_taken_is_refused(quick_programs, expand, tmp_path):
+    one, other, _ = write_images(tmp_path)
+    (settings,) = expand({"init_image": str(one)}, num_samples=1)
+    shutil.copy(other, one)
+    program = Pipeline().compile(settings, batch_size=1)
+    with pytest.raises(UserError, match="0.png: has changed since this run began"):
+        program.check_init_file(settings)

@@ -91,6 +91,17 @@ def test_columns_are_settings_and_an_empty_cell_keeps_the_config(settings, tmp_p
     assert values(made, "image.weight") == [0.3, 0.3, 0.6] and values(made, "crop_image") == [True, True, False]
 
 
+@pytest.mark.parametrize("name, rows", [
+    ("a.csv", "image,seed\na,7\nb,4294967294\nc, 0\n"),
+    ("a.jsonl", '{"image": "a", "seed": 7}\n{"image": "b", "seed": 4294967294}\n{"image": "c", "seed": 0}\n'),
+])  # fmt: skip
+def test_the_seed_of_a_row_is_the_first_of_its_samples(settings, tmp_path, name, rows):
+    (tmp_path / name).write_text(rows)
+    made = grid.read_grid(settings | {"num_samples": 2, "seed": 99}, {"seed": "0..3"}, str(tmp_path / name))
+    assert values(made, "seed") == [7, 8, 2**32 - 2, 2**32 - 1, 0, 1]
+    assert values(made, "image.prompt") == ["a", "a", "b", "b", "c", "c"]
+
+
 def test_axes_from_two_files_are_crossed(settings, tmp_path):
     (tmp_path / "images.txt").write_text("a\nb\n")
     (tmp_path / "audios.csv").write_text("audio.prompt\nc\nd\n")
@@ -100,10 +111,9 @@ def test_axes_from_two_files_are_crossed(settings, tmp_path):
     assert list(pairs) == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
 
 
-def test_equal_cells_are_generated_once_with_a_notice(settings, caplog):
-    with caplog.at_level("INFO"):
-        made = grid.read_grid(settings, {"image": {"prompt": ("a", "b", "a")}, "seed": (0, 1)})
-    assert len(made) == 4 and "2 of 6 cells of the grid are the same as others" in caplog.text
+def test_equal_cells_are_generated_once(settings):
+    made = grid.read_grid(settings, {"image": {"prompt": ("a", "b", "a")}, "seed": (0, 1)})
+    assert len(made) == 4
 
 
 @pytest.mark.parametrize(
@@ -146,6 +156,10 @@ def test_a_wrong_axis_is_named(settings, axes, flags, words):
         ("a.csv", "image,audio\na,b\na, b, c\n", "a.csv, line 3: has 3 cells for 2 columns; put quotes"),
         ("a.csv", "image,sede\na,1\n", "a.csv, line 2: there is no setting sede; did you mean seed?"),
         ("a.csv", "image,seed\na,1\nb,x\n", "a.csv, line 3: seed='x': must be of type int"),
+        ("a.csv", "image,seed\na,7.5\n", "a.csv, line 2: seed='7.5': must be of type int"),
+        ("a.csv", "image,seed\na,4294967296\n", "a.csv, line 2: seed=4294967296: seeds must be 0 to 4294967295"),
+        ("a.csv", "seed,num_samples\n4294967295,2\n", "a.csv, line 2: seed=4294967296: seeds must be"),
+        ("a.csv", "image,num_samples\na,0\n", "a.csv, line 2: num_samples=0: must be 1 or more"),
         ("a.csv", 'image\n"a\n', "a.csv, line 2: not valid CSV"),
         ("a.csv", "image,image\na,b\n", "a.csv, line 1: two columns have the same name"),
         ("a.csv", "", "a.csv: has no rows"),

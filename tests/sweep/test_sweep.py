@@ -86,6 +86,45 @@ def test_a_program_that_cannot_be_compiled_leaves_the_others(tiny, tmp_path):
     assert {sample.record["width"] for sample in samples.open_samples(tmp_path).values()} == {32, 48}
 
 
+def test_a_setting_that_needs_a_file_may_have_it_from_the_rows(tiny, tmp_path):
+    (tmp_path / "a.png").write_text("content")
+    (tmp_path / "rows.csv").write_text(f"image,init_image\na,{tmp_path}/a.png\n")
+    tiny(tmp_path / "out", (), prompts=str(tmp_path / "rows.csv"), strength=0.5)
+    (sample,) = samples.open_samples(tmp_path / "out").values()
+    assert sample.record["strength"] == 0.5 and sample.record["init_image"] == f"{tmp_path}/a.png"
+    with pytest.raises(errors.UserError, match="strength=0.5: needs something to start from"):
+        tiny(tmp_path / "other", strength=0.5)
+
+
+class OneUnusableFile(FakePipeline):
+    """Its programs cannot use the file bad.png."""
+
+    def compile(self, settings, **options):
+        program = super().compile(settings, **options)
+        program.check_init_file = self.check
+        return program
+
+    def check(self, settings):
+        if settings.init_image.endswith("bad.png"):
+            raise errors.UserError("bad.png: cannot read: not an image")
+
+
+def test_a_file_that_cannot_be_used_costs_only_its_own_samples(tiny, tmp_path):
+    files = [tmp_path / name for name in ("a.png", "bad.png", "c.png")]
+    for file in files:
+        file.write_text(file.name)
+    rows = "\n".join(["image,init_image", *(f"{file.name},{file}" for file in files)])
+    (tmp_path / "rows.csv").write_text(rows)
+    pipeline = OneUnusableFile()
+    with pytest.raises(errors.UserError, match="not written: bad-png.*: bad.png: cannot read: not an image"):
+        tiny(tmp_path / "out", (), prompts=str(tmp_path / "rows.csv"), batch_size=4, pipeline=pipeline)
+    found = samples.open_samples(tmp_path / "out").values()
+    assert {sample.record["init_image"]: sample.record["run"]["position"] for sample in found} == {
+        str(files[0]): 0, str(files[2]): 2,
+    }  # fmt: skip
+    assert len(pipeline.compiled) == 1
+
+
 def test_the_number_of_pending_samples_is_that_of_one_shard(tiny, tmp_path):
     pipeline = tiny(tmp_path, ["seed=0..9"], shard=(0, 3))
     assert [options["pending"] for options in pipeline.compiled] == [4]

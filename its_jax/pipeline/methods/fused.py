@@ -16,7 +16,7 @@ from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from its_jax.checkpoints.model import Model
-from its_jax.pipeline import decoding, init_latent
+from its_jax.pipeline import decoding
 from its_jax.pipeline.components import Components, Requirements
 from its_jax.pipeline.denoiser import Denoiser
 from its_jax.pipeline.methods.base import Generated
@@ -38,9 +38,9 @@ class Fused:
         batch_size: int,
         workdir: Path | None = None,
     ):
-        self._vaes = components.vaes
-        known = init_latent.load_known(settings, components)
-        self._denoiser = Denoiser(settings, components, texts, batch_size, known)
+        self._vaes, self._init_latents = components.vaes, components.init_latents
+        from_files = bool(settings.init_image or settings.init_audio)
+        self._denoiser = Denoiser(settings, components, texts, batch_size, from_files)
         decode = functools.partial(
             decoding.decode,
             frames=components.frames(settings),
@@ -60,7 +60,8 @@ class Fused:
     def generate(self, batch: Sequence[SampleSettings], texts: Mapping[str, Any], on_progress: OnProgress) -> Generated:
         torch = batch[0].noise == "torch"
         noise = self._denoiser.torch_noise(batch) if torch else self._denoiser.noise(batch)
-        return Generated(*self._denoiser(batch, texts, noise, on_progress, self._preview))
+        init = self._init_latents.of_batch(batch)
+        return Generated(*self._denoiser(batch, texts, noise, on_progress, self._preview, init=init))
 
     def render(self, batch: Sequence[SampleSettings], latents: Array) -> tuple[Array, tuple[Array, ...]]:
         return self._decode(latents, self._vaes)
