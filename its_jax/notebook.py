@@ -15,9 +15,8 @@ import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import its_jax
 from its_jax import deprecated, gallery
 from its_jax import sample as sample_command
 from its_jax.errors import UserError
@@ -32,6 +31,9 @@ from its_jax.settings.schema import TERMS
 from its_jax.storage import files, samples
 from its_jax.sweep import defaults
 from its_jax.sweep.run import run_sweep
+
+if TYPE_CHECKING:
+    from its_jax.pipeline.pipeline import Pipeline
 
 _DRIVE = Path("/content/drive")  # Colab mounts it here.
 # Settings that are arguments of `sweep`.
@@ -168,9 +170,11 @@ def best_samples(workdir: str | Path, by: str, share: float = 0.2) -> list[sampl
 
 
 @functools.cache
-def _pipeline() -> "its_jax.Pipeline":
+def _pipeline() -> "Pipeline":
     """Returns the pipeline that all cells share, so that a second cell loads and compiles only what is new."""
-    return its_jax.Pipeline()
+    from its_jax.pipeline.pipeline import Pipeline  # It imports JAX.
+
+    return Pipeline()
 
 
 def _split(prompts: str | Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from absl import flags
 
-from its_jax.errors import UserError
 from its_jax.runtime import cli
 
 _COLOR = flags.DEFINE_string("color", "", "One of the sample's colored images, such as color_00.")
@@ -40,7 +39,7 @@ def write_video(path: str | Path, color: str = "") -> Path:
     sample = samples.open_sample(path)
     video_path = samples.video_path(sample, color)
     if color:
-        _check_color(sample, color)
+        outputs.check_colored(sample, color)
         outputs.write_video(sample, color, sample.read_image(color), sample.coloring_record(color))
         return video_path
     prompts = (sample.record[term]["prompt"] for term in TERMS)
@@ -59,23 +58,18 @@ def write_animation(path: str | Path, animation: str | Path, color: str = "") ->
     Raises:
       UserError: the sample or the image does not exist, or the file has another suffix or cannot be written.
     """
+    from its_jax.colorize import outputs
     from its_jax.media import animations
     from its_jax.settings.schema import TERMS
     from its_jax.storage import samples
 
     sample = samples.open_sample(path)
     if color:
-        _check_color(sample, color)
+        outputs.check_colored(sample, color)
     waveform, sampling_rate = sample.read_audio()
     image = sample.read_image(color) if color else sample.read_image()
     prompts = (sample.record[term]["prompt"] for term in TERMS)
     animations.write_animation(animation, image, len(waveform) / sampling_rate, *prompts)
-
-
-def _check_color(sample, color):
-    if color not in sample.colorings:
-        known = ", ".join(sample.colorings) or "none; its_jax.colorize makes them"
-        raise UserError(f"--color={color}: {sample.id} has no such colored image; it has {known}")
 
 
 if __name__ == "__main__":

@@ -182,6 +182,13 @@ def write(task: ColorTask, image: np.ndarray, about: Mapping[str, Any]) -> None:
     files.write(folder / f"{task.name}.json", json_bytes(record))
 
 
+def check_colored(sample: Sample, color: str) -> None:
+    """Raises `UserError` if a sample has no colored image of this name."""
+    if color not in sample.colorings:
+        known = ", ".join(sample.colorings) or "none; its_jax.colorize makes them"
+        raise UserError(f"--color={color}: {sample.id} has no such colored image; it has {known}")
+
+
 def write_video(sample: Sample, name: str, image: np.ndarray, record: Mapping[str, Any]) -> None:
     """Writes the video of a colored image, which it shows above the spectrogram, at the gain of the sample's audio.
 

@@ -34,7 +34,8 @@ def write(workdir: str | Path, embed: bool = False, max_bytes: int = MAX_EMBEDDE
         written.
     """
     workdir = files.to_path(workdir)
-    found, urls = _open_samples(workdir), {}
+    found = _open_samples(workdir)
+    urls: dict[str, str] = {}
     if embed:
         urls, count = _data_urls(found, max_bytes)
         if count < len(found):

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,7 @@ from its_jax.media.images import to_pillow
 from its_jax.storage import files
 
 # Arguments of Pillow by suffix.
-_ENCODERS = {
+_ENCODERS: dict[str, dict[str, Any]] = {
     ".webp": dict(format="WEBP", quality=60, method=4),
     ".gif": dict(format="GIF", optimize=False),
 }

@@ -24,7 +24,7 @@ _VIDEO_BYTES = 8  # bytes of a video for each pixel of the image; white noise ta
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What is still to be generated.
+    """The samples that are still to be generated, and the space for their files.
 
     Attributes:
       samples: their number.
