@@ -1,9 +1,11 @@
 """Compares the scores of finished samples: `python -m its_jax.evaluate --workdir=A --workdir=B`.
 
 Measures what was not measured before, keeps it in WORKDIR/scores/, prints a table and writes it into --out (by default
-WORKDIR/evaluation of the first folder) as evaluation.json, .md and, CLIP against CLAP, .png. With --by=method, or any
-other setting, each value of the setting gets a row. Several processes share the work of a folder by --shard_index and
---num_shards, or as their scheduler says (Slurm, SkyPilot). The last of them to finish writes the table.
+WORKDIR/evaluation of the first folder) as evaluation.json, .md and .png: CLIP against CLAP. With --by=method, or any
+other setting, each value of the setting gets a row. A table of several folders, or with other arguments, has a name of
+its own, such as evaluation_by-method_1f3a5b7c.json; the same arguments give the same name. Several processes share the
+work of a folder by --shard_index and --num_shards, or as their scheduler says (Slurm, SkyPilot). The last of them to
+finish writes the table.
 """
 
 import logging

@@ -99,22 +99,26 @@ def _row(
         for measure, score in by_measure.items()
         if score.fault
     ]
-    columns, invalid = _columns(group, measures, found)
+    valid, invalid = _valid_scores(group, measures, found)
+    columns: dict[str, list[float]] = {}
+    for scores in valid:
+        for column, value in scores.items():
+            columns.setdefault(column, []).append(value)
+    both = [(scores["clip"], scores["clap"]) for scores in valid if {"clip", "clap"} <= scores.keys()]
     means = {column: (*metrics.mean_and_half_width(values), len(values)) for column, values in columns.items()}
     distances, missing = _distances(name, found, references)
-    return Row(name, len(group), means, distances, _median_seconds(group), [*faults, *invalid, *missing])
+    return Row(name, len(group), means, distances, _median_seconds(group), [*faults, *invalid, *missing], both)
 
 
-def _columns(
+def _valid_scores(
     group: Iterable[Sample], measures: Sequence[Measure], found: Mapping[str, Mapping[str, CachedScore]]
-) -> tuple[dict[str, list[float]], list[str]]:
-    """Collects recorded and later scores of the same models by column; later ones take precedence.
+) -> tuple[list[dict[str, float]], list[str]]:
+    """Collects recorded and later scores of the same models; later ones take precedence.
 
     Returns:
-      values by column, and which of them do not count.
+      scores by column for each sample, and which others do not count.
     """
-    columns: dict[str, list[float]] = {}
-    faults = []
+    valid, faults = [], []
     for sample in group:
         scores = sample.record.get("scores") or {}
         if not isinstance(scores, Mapping):
@@ -124,12 +128,13 @@ def _columns(
         scores = {column: value for column, value in scores.items() if column not in other_models}
         for score in found[sample.id].values():
             scores |= score.scores
-        for column, value in scores.items():
-            if score_cache.is_finite(value):
-                columns.setdefault(column, []).append(value)
-            else:
-                faults.append(f"{sample.id}: its score {column} is {value!r}; it does not count")
-    return columns, faults
+        valid.append({column: value for column, value in scores.items() if score_cache.is_finite(value)})
+        faults += [
+            f"{sample.id}: its score {column} is {value!r}; it does not count"
+            for column, value in scores.items()
+            if column not in valid[-1]
+        ]
+    return valid, faults
 
 
 def _columns_of_other_models(record: Mapping[str, Any], measures: Iterable[Measure]) -> set[str]:

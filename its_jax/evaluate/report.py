@@ -27,6 +27,7 @@ class Row:
       distances: `FID` or `FAD` -> distance from the reference.
       seconds: the duration of a sample at its batch size, without loading and compiling; None if no record has it.
       faults: what could not be scored.
+      scores: CLIP and CLAP score of each sample that has both.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     distances: Mapping[str, float]
     seconds: float | None
     faults: Sequence[str] = ()
+    scores: Sequence[tuple[float, float]] = ()
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -74,7 +76,12 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Returns the rows for JSON: means as {"mean", "reach", "n"}, in which NaN becomes null."""
-    return [dataclasses.asdict(row) | {"means": _means_as_json(row)} for row in rows]
+    return [_row_as_json(row) for row in rows]
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    fields = {name: value for name, value in dataclasses.asdict(row).items() if name != "scores"}
+    return fields | {"means": _means_as_json(row)}
 
 
 def _means_as_json(row: Row) -> dict[str, dict[str, Any]]:
@@ -84,27 +91,30 @@ def _means_as_json(row: Row) -> dict[str, dict[str, Any]]:
     }
 
 
-def write(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """Writes FOLDER/evaluation.json, .md and, if rows have both scores and matplotlib is installed, .png.
+def write(folder: Path, name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+    """Writes FOLDER/NAME.json, .md and, if rows have both scores and matplotlib is installed, .png.
 
     Raises:
       UserError: a file cannot be written.
     """
     with files.explain_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "evaluation.json", {**about, "rows": as_json(rows)})
-    files.write(folder / "evaluation.md", markdown(rows).encode())
+    write_json(folder / f"{name}.json", {**about, "rows": as_json(rows)})
+    files.write(folder / f"{name}.md", markdown(rows).encode())
     if plotted := [row for row in rows if {"clip", "clap"} <= row.means.keys()]:
         try:
             picture = plot(plotted)
         except UserError as error:  # The table is complete without it.
-            logging.warning("evaluation.png is not written: %s", error)
+            logging.warning("%s.png is not written: %s", name, error)
         else:
-            files.write(folder / "evaluation.png", picture)
+            files.write(folder / f"{name}.png", picture)
 
 
 def plot(rows: Sequence[Row]) -> bytes:
-    """Plots CLIP against CLAP with their 95 % intervals.
+    """Plots CLIP against CLAP.
+
+    Several rows are shown by their means with 95 % intervals. A single row is shown by all of its samples, with
+    histograms of both scores beside them.
 
     Returns:
       a PNG.
@@ -119,12 +129,28 @@ def plot(rows: Sequence[Row]) -> bytes:
 
     figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
     axes = figure.add_subplot()
+    if len(rows) == 1 and rows[0].scores:
+        _plot_samples(axes, rows[0].scores)
     for row in rows:
         (x, dx, _), (y, dy, _) = row.means["clip"], row.means["clap"]
-        axes.errorbar(x, y, xerr=dx, yerr=dy, fmt="o", capsize=3, label=row.name)
+        label = f"{row.name}: mean of {row.n}, 95 % interval" if len(rows) == 1 and row.n > 1 else row.name
+        axes.errorbar(x, y, xerr=dx, yerr=dy, fmt="o", capsize=3, label=label)
     axes.set(xlabel="CLIP score of the image", ylabel="CLAP score of the audio")
     axes.grid(alpha=0.3)
     axes.legend()
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
+
+
+def _plot_samples(axes: Any, scores: Sequence[tuple[float, float]]) -> None:
+    """Plots a point for each sample, and histograms of both scores along the upper and the right edge."""
+    clip, clap = zip(*scores, strict=True)
+    axes.scatter(clip, clap, s=12, alpha=0.5, color="gray", linewidths=0, label="samples")
+    above, beside = axes.inset_axes((0, 1.02, 1, 0.18), sharex=axes), axes.inset_axes((1.02, 0, 0.14, 1), sharey=axes)
+    above.hist(clip, bins="auto", color="gray", alpha=0.5)
+    beside.hist(clap, bins="auto", color="gray", alpha=0.5, orientation="horizontal")
+    above.tick_params(labelbottom=False)
+    beside.tick_params(labelleft=False)
+    above.set_ylabel("samples")
+    beside.set_xlabel("samples")

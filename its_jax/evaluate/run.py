@@ -4,9 +4,10 @@ import collections
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from its_jax.errors import UserError
-from its_jax.evaluate import aggregate, missing_scores, references, report, resynthesis, selection
+from its_jax.evaluate import aggregate, missing_scores, references, report, resynthesis, selection, table_name
 from its_jax.evaluate.aggregate import References
 from its_jax.evaluate.measures import Measure, read_item
 from its_jax.evaluate.report import Row
@@ -18,7 +19,7 @@ from its_jax.storage import files, samples
 from its_jax.storage.samples import Sample, Samples
 
 OUT = "evaluation"  # the folder for the table in a work folder
-_SHOWN_FAULTS = 5  # in an error message; evaluation.json has all
+_SHOWN_FAULTS = 5  # in an error message; the JSON file of the table has all
 
 
 def run(
@@ -70,12 +71,17 @@ def run(
         return ""
     faults += [*further_faults, *(f"{row.name}: {fault}" for row in rows for fault in row.faults)]
     first_folder, first = next(iter(finished.items()))
+    arguments = table_name.table_arguments(
+        folders, by=by, models=models, compare_with=compare_with, fad_features=fad_features, extra=extra
+    )
+    table = (out or first_folder / OUT) / table_name.table_name(arguments, in_own_folder=out is None)
     if rows:
-        _write_table(out or first_folder / OUT, rows, measures, faults, first if "round_trip" in extra else None)
+        about = {"arguments": arguments, "faults": faults}
+        _write_table(table, rows, measures, about, first if "round_trip" in extra else None)
     if faults:
         if rows:
             logging.info("\n%s", report.text(rows))
-        raise UserError(_shorten(faults))
+        raise UserError(_shorten(faults, f"{table.name}.json"))
     return report.text(rows)
 
 
@@ -151,16 +157,20 @@ def _labels(folders: Iterable[Path]) -> dict[Path, str]:
 
 
 def _write_table(
-    out: Path, rows: Sequence[Row], measures: Iterable[Measure], faults: Sequence[str], round_trip: Samples | None
+    table: Path, rows: Sequence[Row], measures: Iterable[Measure], about: Mapping[str, Any], round_trip: Samples | None
 ) -> None:
-    """Writes the table, and a contact sheet of the samples in `round_trip`, if that is not None."""
+    """Writes the files of a table, and a contact sheet of the samples in `round_trip`, if that is not None.
+
+    Args:
+      table: path of the files without their suffix. about: what the JSON file holds besides.
+    """
     models = {measure.name: measure.identity for measure in measures if measure.identity}
-    report.write(out, rows, {"machine": hardware.describe(), "models": models, "faults": faults})
+    report.write(table.parent, table.name, rows, {"machine": hardware.describe(), "models": models, **about})
     if round_trip is not None:
         sheet = resynthesis.contact_sheet(_readable_items(round_trip.values()))
         if sheet is not None:
-            files.write(out / "round_trip.png", images.png(sheet, {}))
-    logging.info("table: %s", out)
+            files.write(table.parent / f"{table.name}_samples.png", images.png(sheet, {}))
+    logging.info("table: %s.md, and .json%s", table, ", .png" * table.with_name(f"{table.name}.png").exists())
 
 
 def _readable_items(finished: Iterable[Sample]) -> Iterator[Item]:
@@ -171,6 +181,6 @@ def _readable_items(finished: Iterable[Sample]) -> Iterator[Item]:
             continue
 
 
-def _shorten(faults: Sequence[str]) -> str:
+def _shorten(faults: Sequence[str], file: str) -> str:
     rest = len(faults) - _SHOWN_FAULTS
-    return "; ".join(faults[:_SHOWN_FAULTS]) + (f"; and {rest} more, in evaluation.json" if rest > 0 else "")
+    return "; ".join(faults[:_SHOWN_FAULTS]) + (f"; and {rest} more, in {file}" if rest > 0 else "")

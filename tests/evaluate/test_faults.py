@@ -15,7 +15,7 @@ from its_jax.media import sounds as media_sounds
 from its_jax.scoring.metrics import Gaussian
 from its_jax.storage import writers
 from tests.helpers import finished_samples
-from tests.helpers.evaluation import make_records, read_report, read_rows
+from tests.helpers.evaluation import make_records, read_report, read_rows, table_file
 
 
 def test_samples_that_cannot_be_scored_are_reported_and_all_others_scored(models, tmp_path, caplog):
@@ -51,7 +51,7 @@ def test_files_of_the_wrong_kind_are_reported(models, tmp_path):
     soundfile.write(tmp_path / ids[2] / "audio.wav", np.zeros(0), 16000)
     with pytest.raises(UserError) as error:
         run([str(tmp_path)], models=models, extra=["round_trip"])
-    assert "spectrogram.png must be gray" in str(error.value) and (tmp_path / "evaluation" / "round_trip.png").exists()
+    assert "spectrogram.png must be gray" in str(error.value) and table_file(tmp_path, "_samples.png").exists()
     faults = read_rows(tmp_path)[0]["faults"]
     assert any(ids[1] in fault and "audio.wav has more than one channel" in fault for fault in faults)
     assert any(ids[2] in fault and "audio.wav has no samples" in fault for fault in faults)

@@ -3,7 +3,6 @@
 The tests are skipped if they are not installed; `.ci/run` installs them.
 """
 
-import json
 import sys
 from unittest import mock
 
@@ -16,6 +15,7 @@ from its_jax.evaluate import feature_networks
 from its_jax.evaluate.run import run
 from its_jax.media import images, sounds
 from tests.helpers import finished_samples
+from tests.helpers.evaluation import read_rows
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def workdir(tmp_path, monkeypatch):
 
 def distance(workdir, name, reference, **options):
     run([str(workdir)], compare_with={name: str(reference)}, **options)
-    (row,) = json.loads((workdir / "evaluation" / "evaluation.json").read_text())["rows"]
+    (row,) = read_rows(workdir)
     return row["distances"][name]
 
 

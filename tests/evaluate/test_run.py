@@ -1,5 +1,6 @@
 """Tables of finished samples: each sample is measured once, results are kept and compared."""
 
+import json
 import logging
 
 import numpy as np
@@ -14,7 +15,7 @@ from its_jax.scoring import clip_clap
 from its_jax.scoring.metrics import Gaussian, frechet_distance
 from its_jax.storage import samples
 from tests.helpers import finished_samples
-from tests.helpers.evaluation import make_records, measured, read_rows
+from tests.helpers.evaluation import make_records, measured, read_report, read_rows, table_file
 
 
 @pytest.mark.parametrize("layout", ["folders", "shards"])
@@ -33,9 +34,8 @@ def test_each_folder_gets_a_row(layout, models, tmp_path):
     assert a["means"]["clip"]["reach"] == pytest.approx(3.1824 * np.std(expected, ddof=1) / 2, rel=1e-4)
     expected = [clap.score(*sample.read_audio(), sample.record["audio"]["prompt"]) for sample in made]
     assert a["means"]["clap"]["mean"] == pytest.approx(np.mean(expected))
-    out = tmp_path / "a" / "evaluation"
-    assert (out / "evaluation.md").read_text().startswith("|  | n | mine | CLIP | CLAP |")
-    assert images.read_image(out / "evaluation.png").std() > 0.05
+    assert table_file(tmp_path / "a", ".md").read_text().startswith("|  | n | mine | CLIP | CLAP |")
+    assert images.read_image(table_file(tmp_path / "a", ".png")).std() > 0.05
 
 
 def test_measured_samples_are_not_measured_again(models, tmp_path):
@@ -89,6 +89,21 @@ def test_each_value_of_a_setting_gets_a_row(models, tmp_path):
     run([str(tmp_path)], models=models, by="image.weight")
     names = {row["name"]: row["n"] for row in read_rows(tmp_path)}
     assert names == {f"{tmp_path.name}: image.weight=0.6": 2, f"{tmp_path.name}: image.weight=0.3": 3}
+
+
+def test_tables_of_different_arguments_do_not_overwrite_each_other(models, tmp_path):
+    for name in ("a", "b"):
+        finished_samples.write(tmp_path / name, make_records(2), width=512, height=128, seconds=5.12)
+    a, b = (str(tmp_path / name) for name in ("a", "b"))
+    calls = [([a], {}), ([a, b], {}), ([a], {"by": "seed"}), ([a], {"extra": ["griffin_lim"]})]
+    for folders, options in [*calls, *calls]:
+        run(folders, models=models, **options)
+        expected = {"workdir": folders, **models, **options}
+        assert read_report(tmp_path / "a")["arguments"] == expected
+    out = tmp_path / "a" / "evaluation"
+    tables = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    assert len(tables) == len(calls) == len(list(out.glob("*.md"))) == len(list(out.glob("*.png")))
+    assert sorted(len(table["rows"]) for table in tables) == [1, 1, 2, 2]
 
 
 def test_unknown_settings_are_refused_before_anything_is_measured(tmp_path):
@@ -189,5 +204,5 @@ def test_griffin_lim_and_the_round_trip_can_be_measured(models, tmp_path):
     (row,) = read_rows(tmp_path)
     assert {"clap", "clap_griffin_lim", "round_trip"} <= row["means"].keys()
     assert 0.05 < row["means"]["round_trip"]["mean"] < 0.9  # a tone differs from the bright rectangle
-    shown = images.read_image(tmp_path / "evaluation" / "round_trip.png")
+    shown = images.read_image(table_file(tmp_path, "_samples.png"))
     assert shown.shape[1] > 1000 and shown.std() > 0.1

@@ -10,8 +10,14 @@ def make_records(count=4, scores=None, **changes):
     return [finished_samples.record({"seed": seed, **changes}, scores) for seed in range(count)]
 
 
+def table_file(workdir, suffix):
+    """Returns the path of the last table of a work folder, with a suffix such as '.md'."""
+    last = max((workdir / "evaluation").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return last.with_name(last.stem + suffix)
+
+
 def read_report(workdir):
-    return json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    return json.loads(table_file(workdir, ".json").read_text())
 
 
 def read_rows(workdir):
