@@ -5,6 +5,7 @@ import configparser
 import email.parser
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -12,6 +13,9 @@ import sys
 import zipfile
 
 import pytest
+import yaml
+
+import its_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The public API: what programs of others import. Its functions tell the types of all that they take and give.
@@ -97,7 +101,45 @@ def version():
 def test_all_files_name_the_same_version():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(r"^## ([\d.]+)", changes, re.MULTILINE)[1] == version()
-    assert f"\nversion: {version()}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert citation()["version"] == version()
+    assert its_jax.__version__ == version(), "install the package again: its metadata is of another version"
+
+
+def citation():
+    """Returns the content of CITATION.cff."""
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+
+def test_the_citation_names_the_paper_the_software_and_the_license_of_the_package():
+    found, paper = citation(), citation()["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Chen", "Geng", "Owens"]
+    assert paper["title"] == "Images that Sound: Composing Images and Sounds on a Single Canvas"
+    assert (paper["year"], paper["url"]) == (2024, "https://arxiv.org/abs/2405.12221")
+    assert found["authors"] == [{"name": "its_jax contributors"}]
+    assert f'license="{found["license"]}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    # A version that is not released has no date yet, in either file.
+    released = "not released" not in newest_changes()
+    assert ("date-released" in found) == released
+
+
+def newest_changes():
+    """Returns the heading of the newest version in CHANGELOG.md."""
+    return re.search(r"^## .+", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+def test_what_the_newest_changes_name_exists():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## ")[1]
+    names = set(re.findall(r"\b(?:its_jax|convert)(?:[.:]\w+)+", changes))
+    modules = {name for name in names if is_module(name)}
+    assert len(modules) > 5 and len(names) > len(modules)
+    for name in names - modules:
+        pkgutil.resolve_name(name)
+
+
+def is_module(name):
+    """Returns whether a name is that of a module. Commands are not imported, because they define flags."""
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -24,7 +24,7 @@ _VIDEO_BYTES = 8  # bytes of a video for each pixel of the image; white noise ta
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The samples that are still to be generated, and the space for their files.
+    """The samples that are still to be generated, and the space that they need.
 
     Attributes:
       samples: their number.

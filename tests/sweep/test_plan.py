@@ -115,7 +115,7 @@ def test_the_config_of_the_repository_states_its_numbers():
     assert line == f"96 samples = {parts}"
 
 
-# What must be confirmed
+# Sweeps that must be confirmed
 
 
 def forecast_of(workdir, requested, done=(), free=10**6, **more):

@@ -97,7 +97,7 @@ def test_a_setting_that_needs_a_file_may_have_it_from_the_rows(tiny, tmp_path):
 
 
 class OneUnusableFile(FakePipeline):
-    """Its programs cannot use the file bad.png."""
+    """A pipeline whose programs cannot use the file bad.png."""
 
     def compile(self, settings, **options):
         program = super().compile(settings, **options)
