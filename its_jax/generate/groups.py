@@ -81,9 +81,9 @@ def open_group(
 
     def own_batches(size):
         batches = batch_plan.plan_batches(workdir, group, size, alone=shard[1] == 1)
-        return [batch for batch in batch_plan.shard(group, batches, *shard) if not wanted.isdisjoint(batch)]
+        return [batch for batch in batch_plan.shard(group, batches, *shard) if not names.isdisjoint(batch)]
 
-    wanted = set(missing)
+    names = set(missing)
     requested, recorded = options.batch_size, batch_plan.recorded_batch_size(workdir, group)
     if recorded and requested in (0, recorded) and not own_batches(recorded):
         return None, []
@@ -137,25 +137,27 @@ def fill_batch(
     return [group.requested.get(name, other) for name in batch], [name in missing for name in batch]
 
 
-def run_batch(runner: BatchRunner, program: Program, batch: Sequence[SampleSettings], wanted: Sequence[bool]) -> None:
+def run_batch(
+    runner: BatchRunner, program: Program, batch: Sequence[SampleSettings], requested: Sequence[bool]
+) -> None:
     """Generates a batch, except for samples whose file to start from cannot be used, which become faults of the runner.
 
     Args:
-      wanted: which samples of the batch are written.
+      requested: which samples of the batch are written.
     """
     usable: list[SampleSettings | None] = []
-    for settings, is_wanted in zip(batch, wanted, strict=True):
+    for settings, is_requested in zip(batch, requested, strict=True):
         try:
             program.check_init_file(settings)
             usable.append(settings)
         except UserError as error:
             usable.append(None)
-            if is_wanted:
+            if is_requested:
                 runner.faults[sample_id(settings)] = f"{sample_id(settings)}: {error}"
     # Another sample takes the place of one that is left out, so that the places of the others do not change.
     if other := next(filter(None, usable), None):
-        wanted = [is_wanted and bool(settings) for settings, is_wanted in zip(usable, wanted, strict=True)]
-        runner.run_all(program, [settings or other for settings in usable], wanted)
+        requested = [is_requested and bool(settings) for settings, is_requested in zip(usable, requested, strict=True)]
+        runner.run_all(program, [settings or other for settings in usable], requested)
 
 
 class _Clock:

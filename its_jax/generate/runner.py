@@ -44,13 +44,13 @@ class BatchRunner:
         self.faults: dict[str, str] = {}
 
     def run(
-        self, program: Any, batch: Sequence[Any], *, batch_index: int = 0, wanted: Sequence[bool] | None = None
+        self, program: Any, batch: Sequence[Any], *, batch_index: int = 0, requested: Sequence[bool] | None = None
     ) -> int:
         """Computes as many of the first items of a batch as fit in memory, and begins to write their results.
 
         Args:
           program: see `run_fitting`. batch_index: index of the first item in the batch.
-          wanted: which results are written; by default all.
+          requested: which results are written; by default all.
 
         Returns:
           the number of items that were computed.
@@ -58,30 +58,30 @@ class BatchRunner:
         Raises:
           UserError: a result of the batch before cannot be written, or the batch does not fit in memory.
         """
-        wanted = [True] * len(batch) if wanted is None else wanted
+        requested = [True] * len(batch) if requested is None else requested
         start = self._bar.n
 
         def report(progress):
             items = min(len(batch), program.batch_size - batch_index)
-            self._bar.update(start + progress.step * sum(wanted[:items]) - self._bar.n)
+            self._bar.update(start + progress.step * sum(requested[:items]) - self._bar.n)
 
         results = run_fitting(program, batch, report, batch_index=batch_index)
         self.finish()
         self._results = results
-        for item, result, is_wanted in zip(batch, results, wanted, strict=False):
+        for item, result, is_requested in zip(batch, results, requested, strict=False):
             name = self._name(item)
-            if is_wanted and (fault := self._fault(result)):
+            if is_requested and (fault := self._fault(result)):
                 self.faults[name] = f"{name}: {fault}"
-            elif is_wanted:
+            elif is_requested:
                 self._writing.append((name, self._threads.submit(self._write, item, result)))
         return len(results)
 
-    def run_all(self, program: Any, batch: Sequence[Any], wanted: Sequence[bool] | None = None) -> None:
-        """Computes a batch up to its last wanted item, in several parts if it does not fit in memory."""
-        wanted = [True] * len(batch) if wanted is None else wanted
+    def run_all(self, program: Any, batch: Sequence[Any], requested: Sequence[bool] | None = None) -> None:
+        """Computes a batch up to its last requested item, in several parts if it does not fit in memory."""
+        requested = [True] * len(batch) if requested is None else requested
         done = 0
-        while any(wanted[done:]):
-            done += self.run(program, batch[done:], wanted=wanted[done:])
+        while any(requested[done:]):
+            done += self.run(program, batch[done:], requested=requested[done:])
 
     def finish(self) -> None:
         """Waits until all results are written.

@@ -62,9 +62,9 @@ class PromptEncoder:
         requested = {
             name: [prompt for settings in batch for prompt in self.prompts(settings, name)] for name in self._models
         }
-        wanted = {(model.source, prompt): model for name, model in self._models.items() for prompt in requested[name]}
-        self._make_room(wanted)
-        for key, model in wanted.items():
+        needed = {(model.source, prompt): model for name, model in self._models.items() for prompt in requested[name]}
+        self._make_room(needed)
+        for key, model in needed.items():
             # Moving a text to the end keeps the dictionary in the order of last use.
             text = self._on_device.pop(key, None) or self._from_host(key)
             self._on_device[key] = text or self._encode_prompt(model, key[1])
@@ -111,11 +111,11 @@ class PromptEncoder:
         ids = jax.device_put(prompts.tokenize(model.tokenizer, [prompt]), sharding)
         return self.programs[source](model.text_encoder, model.unet, ids)
 
-    def _make_room(self, wanted):
+    def _make_room(self, needed):
         """Moves the least recently used texts to the host until those of the batch fit on the device."""
         size = max(map(_count_bytes, self.shapes.values()))
-        new = sum(key not in self._on_device for key in wanted)
-        for key in [key for key in self._on_device if key not in wanted]:
+        new = sum(key not in self._on_device for key in needed)
+        for key in [key for key in self._on_device if key not in needed]:
             if (len(self._on_device) + new) * size <= self.device_bytes:
                 break
             self._on_host[key] = jax.device_get(self._on_device.pop(key))

@@ -55,11 +55,11 @@ class Worker:
             self._key = key
         return self._program.batch_size
 
-    def run(self, program: ProgramArguments, batch: Sequence[SampleSettings], wanted: Sequence[bool]) -> Report:
+    def run(self, program: ProgramArguments, batch: Sequence[SampleSettings], requested: Sequence[bool]) -> Report:
         """Generates a batch and begins to write it.
 
         Args:
-          program: arguments of `load_program`. wanted: which samples of the batch are written.
+          program: arguments of `load_program`. requested: which samples of the batch are written.
 
         Returns:
           the ids of the samples that were written, and faults by id, since the last call.
@@ -67,8 +67,10 @@ class Worker:
         from its_jax.generate.groups import run_batch
 
         self.load_program(*program)
-        self._store.remove_leftovers(sample_id(one) for one, is_wanted in zip(batch, wanted, strict=True) if is_wanted)
-        run_batch(self._runner, self._program, batch, wanted)
+        self._store.remove_leftovers(
+            sample_id(one) for one, is_requested in zip(batch, requested, strict=True) if is_requested
+        )
+        run_batch(self._runner, self._program, batch, requested)
         return self._report()
 
     def finish(self) -> Report:
