@@ -53,7 +53,7 @@ def test_files_players_and_videos_have_the_gain(made, gain_db, tmp_path):
     assert level(samples.video_path(made, "color_00")) == expected
     gallery.write(workdir)
     assert level(workdir / assets.folder_name(made) / "audio.wav") == expected
-    (url,) = (url for url in assets.data_urls([made], 2**20).values() if url.startswith("data:audio/wav"))
+    (url,) = (url for url in assets.data_urls([made], 2**20)[0].values() if url.startswith("data:audio/wav"))
     (tmp_path / "url.wav").write_bytes(base64.b64decode(url.partition(",")[2]))
     assert level(tmp_path / "url.wav") == expected
 

@@ -1,6 +1,7 @@
-"""PyTorch's normal noise, reproduced without PyTorch: a seed gives the latent that the paper's authors started from.
+"""The normal noise of PyTorch 2.13, reproduced without PyTorch.
 
-The authors draw float16 noise on the CPU. PyTorch then computes in float32 and rounds. It draws blocks of 16 values,
+The paper's authors draw float16 noise on the CPU. PyTorch 2.13 computes it in float32 and rounds. (The authors' PyTorch
+2.1.2 computes in float16, which gives other values.) It draws blocks of 16 values,
 each from 16 words of the Mersenne Twister, or fewer than 16 values in pairs, in double precision.
 """
 

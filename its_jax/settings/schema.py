@@ -77,8 +77,8 @@ class SampleSettings:
 
     seed: int = setting("seed of the first sample, 0 to 2^32 - 1; the next ones have seed + 1, seed + 2, ...")
     noise: str = setting(
-        "the source of the initial noise: `jax`, or `torch`, as PyTorch draws it on a CPU in float16 (the authors' "
-        "noise, without PyTorch)"
+        "the source of the initial noise: `jax`, or `torch`, as PyTorch 2.13 draws it on a CPU in float16, "
+        "computed without PyTorch"
     )
     num_steps: int = setting("the number of denoising steps, or of iterations with method `sds`")
     solver: str = setting("`ddim`, `dpmpp_2m` or `euler`")

@@ -177,7 +177,7 @@ def test_a_sweep_continues_after_a_small_disk_is_really_full(layout, tiny, tmp_p
 
 def test_a_full_disk_is_exit_status_3(tmp_path):
     with small_disk(tmp_path / "disk", "200k"):
-        process = start(tmp_path / "disk" / "out", "--config.width=256", seconds=0)
+        process = start(tmp_path / "disk" / "out", "--config.width=256", "--yes", seconds=0)
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 3 and "cannot write: No space left on device" in out.splitlines()[-1]
 
