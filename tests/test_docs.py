@@ -132,15 +132,16 @@ def check(command):
             settings[name.removeprefix("--config.")] = value
         elif name.startswith("--"):
             assert name.removeprefix("--").replace("-", "_") in flags_of(module), f"{module} has no {name}"
-    flat = config_of(arguments)
+    flat = config_of(arguments, module)
     for name in settings if flat else ():
         group, _, key = name.rpartition(".")
         assert key in (flat[group] if group else flat), f"{command}: the config has no {name}"
 
 
-def config_of(arguments):
-    """Of --config=configs/FILE.py:ARGUMENT the settings; none without it."""
-    for config in (a.partition("=")[2] for a in arguments if a.startswith("--config=configs/")):
+def config_of(arguments, module):
+    """Returns the settings of --config=configs/FILE.py:ARGUMENT, or of the default config of `its_jax.sample`."""
+    default = ["--config=configs/default.py"] * (module == "its_jax.sample")
+    for config in (a.partition("=")[2] for a in [*arguments, *default] if a.startswith("--config=configs/")):
         file, _, argument = config.partition(":")
         return runpy.run_path(str(ROOT / file))["get_config"](*[argument] * bool(argument)).to_dict()
     return {}
@@ -205,7 +206,8 @@ def small(module, arguments, models):
         return COLORED
     if module not in SMALL_MODULES or any(argument.startswith("--from") for argument in arguments):
         return []
-    terms = [name for name, group in config_of(arguments).items() if isinstance(group, dict) and "model" in group]
+    groups = config_of(arguments, module).items()
+    terms = [name for name, group in groups if isinstance(group, dict) and "model" in group]
     folders = {term: models["audio.model" if term == "audio" else "image.model"] for term in terms}
     few = [*SMALL_MODULES[module], *(f"--config.{term}.model={folder}" for term, folder in folders.items())]
     few += [] if any("width" in argument for argument in arguments) else ["--config.width=48"]
