@@ -167,7 +167,7 @@ def test_a_sweep_continues_after_a_small_disk_is_really_full(layout, tiny, tmp_p
     for size in range(60, 260, 8):
         with small_disk(disk, f"{size}k"):
             with contextlib.suppress(errors.DiskFull):
-                tiny(disk / "out", ["seed=0..9"], layout=layout)
+                tiny(disk / "out", ["seed=0..9"], layout=layout, confirmed=True)
             subprocess.run(["mount", "-o", "remount,size=100m", disk], check=True)
             tiny(disk / "out", ["seed=0..9"], layout=layout)
             assert latents(disk / "out") == latents(tmp_path / "whole") and not leftovers(disk)
@@ -180,6 +180,16 @@ def test_a_full_disk_is_exit_status_3(tmp_path):
         process = start(tmp_path / "disk" / "out", "--config.width=256", "--yes", seconds=0)
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 3 and "cannot write: No space left on device" in out.splitlines()[-1]
+
+
+def test_a_sweep_of_more_than_the_free_space_is_refused(tmp_path):
+    with small_disk(tmp_path / "disk", "200k"):
+        process = start(tmp_path / "disk" / "out", "--config.width=256", seconds=0)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 2 and not (tmp_path / "disk" / "out").exists()
+        message = out.splitlines()[-1]
+        assert message.startswith("error: 40 samples to generate need up to") and "204.8 kB are free" in message
+        assert "--yes" in message
 
 
 def test_a_kill_while_the_gallery_is_written_leaves_nothing(tiny, tmp_path, monkeypatch):
