@@ -65,7 +65,7 @@ def log_forecast(
 ) -> Forecast:
     """Logs the number of samples, programs and batches, and the time and disk space that they will take.
 
-    Warns if these are too many, or if finished samples lack some of the requested scores.
+    Warns if finished samples lack some of the requested scores.
 
     Args:
       done: ids of finished samples. store: reads them.
@@ -92,8 +92,6 @@ def log_forecast(
     expected = Forecast(len(missing), bytes_each * len(missing), not sizes, (free_bytes or _free_bytes)(workdir))
     logging.info("%s", expected.describe_space())
     logging.info("%s", _time(len(missing), records))
-    if expected.excess:
-        logging.warning("%s", expected.excess)
     return expected
 
 

@@ -86,10 +86,12 @@ def run_sweep(
     logging.info("%s (video: %s)", "videos" if sweep.options.video else "no videos", origins["video"])
     columns = registry.builtin_columns(sweep.scorers)
     expected = forecast.log_forecast(workdir, groups, done, sweep.options, store, columns)
+    if expected.excess and not (plan_only or confirmed):
+        raise UserError(f"{expected.excess}: {_CONFIRM}")
+    if expected.excess:
+        logging.warning("%s", expected.excess if confirmed else f"{expected.excess}: {_CONFIRM}")
     if plan_only:
         return
-    if expected.excess and not confirmed:
-        raise UserError(f"{expected.excess}: {_CONFIRM}")
     scorers = registry.load_scorers(sweep.scorers)
     shard = shard or ((0, 1) if ray is not None else _shard_of_jax())
     name, is_done = "shard-{}-of-{}".format(*shard), len(done) == len(sweep.requested)
