@@ -224,6 +224,8 @@ def small(module, arguments, models):
 def test_the_commands_of_a_page_run_one_after_another(path, run):
     if path.name != "README.md" and any("workdir" not in command for command in filter(is_run, commands(path))):
         run("python -m its_jax.sample --config=configs/default.py --workdir=out")
+    if path.name == "evaluation.md":  # a page about samples that exist
+        run("python -m its_jax.sweep --config=configs/sweep.py --workdir=sweep")
     for command in filter(is_run, commands(path)):
         run(command.replace(".venv/bin/", ""))
 
