@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from its_jax.errors import UserError, check_choice
-from its_jax.settings.fields import field_types, parse_types, setting
+from its_jax.settings.fields import field_defaults, field_types, parse_types, setting
 from its_jax.settings.parse import check_names
 from its_jax.settings.schema import DTYPES
 from its_jax.settings.validate import check_seed, check_text
@@ -29,37 +29,56 @@ _STYLE = re.compile(r"(an?|the)? *(\w+ )?(painting|drawing|photo|photograph|pict
 
 @dataclasses.dataclass(frozen=True)
 class ColorSettings:
-    """The group `colorize` of a config."""
+    """The group `colorize` of a config. The defaults are those of the paper's authors."""
 
-    method: str = setting("`factorized`, by a pixel model in one or two stages, or `latent`, by a latent model")
-    prompt: str = setting("`{subject}` in it stands for the sample's own prompt for the image, without its style")
-    negative_prompt: str = setting("what images should not show")
-    trials: int = setting("the number of images of each sample")
-    seed: int = setting("the seed of the first trial; the next ones have seed + 1, seed + 2, ...")
-    stage_1: str = setting("method `factorized`: the model of the first stage; its text encoder serves both stages")
-    stage_2: str = setting("method `factorized`: the model of the second stage; if empty, the first image is enlarged")
-    latent_model: str = setting("method `latent`: the model; if empty, the image model that made the sample")
-    guidance_scale: float = setting("the scale of classifier-free guidance")
-    num_steps: int = setting("the number of denoising steps of each stage")
-    start_step: int = setting("method `factorized`: the step to begin at, with the noised gray image")
-    latent_start_step: int = setting("method `latent`: the step to begin at; a later one keeps more of the shapes")
-    noise_level: int = setting("the timestep of the noise in the small image that the second stage takes")
-    reduction: int = setting("by how much the image of the first stage is smaller, in height and width")
-    window: int = setting("wider images are colorized in overlapping windows of this many pixels; 0: in one piece")
-    dtype: str = setting("the dtype of weights and activations")
-    batch_size: int = setting("images at once; 0: all trials of a sample, and fewer if they do not fit in memory")
-    videos: int = setting("the number of each sample's first trials that get a video")
+    method: str = setting(
+        "`factorized`, by a pixel model in one or two stages, or `latent`, by a latent model", default="factorized"
+    )
+    prompt: str = setting(
+        "`{subject}` in it stands for the sample's own prompt for the image, without its style",
+        default="a colorful photo of {subject}",
+    )
+    negative_prompt: str = setting("what images should not show", default="")
+    trials: int = setting("the number of images of each sample", default=16)
+    seed: int = setting("the seed of the first trial; the next ones have seed + 1, seed + 2, ...", default=0)
+    stage_1: str = setting(
+        "method `factorized`: the model of the first stage; its text encoder serves both stages",
+        default="DeepFloyd/IF-I-M-v1.0",
+    )
+    stage_2: str = setting(
+        "method `factorized`: the model of the second stage; if empty, the first image is enlarged",
+        default="DeepFloyd/IF-II-M-v1.0",
+    )
+    latent_model: str = setting(
+        "method `latent`: the model; if empty, the image model that made the sample", default=""
+    )
+    guidance_scale: float = setting("the scale of classifier-free guidance", default=10.0)
+    num_steps: int = setting("the number of denoising steps of each stage", default=30)
+    start_step: int = setting("method `factorized`: the step to begin at, with the noised gray image", default=7)
+    latent_start_step: int = setting(
+        "method `latent`: the step to begin at; a later one keeps more of the shapes", default=13
+    )
+    noise_level: int = setting("the timestep of the noise in the small image that the second stage takes", default=50)
+    reduction: int = setting("by how much the image of the first stage is smaller, in height and width", default=4)
+    window: int = setting(
+        "wider images are colorized in overlapping windows of this many pixels; 0: in one piece", default=0
+    )
+    dtype: str = setting("the dtype of weights and activations", default="float32")
+    batch_size: int = setting(
+        "images at once; 0: all trials of a sample, and fewer if they do not fit in memory", default=0
+    )
+    videos: int = setting("the number of each sample's first trials that get a video", default=1)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "ColorSettings":
-        """Reads the settings from a dictionary.
+        """Reads the settings from a dictionary. Those that it leaves out have their defaults.
 
         Raises:
-          UserError: a name is unknown or missing, or a value is wrong for any models.
+          UserError: a name is unknown, or a value is wrong for any models.
         """
         types = field_types(cls)
         check_names(raw, types, _PREFIX)
-        return cls(**parse_types(raw, types, _PREFIX))
+        return cls(**parse_types({**field_defaults(cls), **raw}, types, _PREFIX))
 
     def __post_init__(self) -> None:
         check_choice(f"{_PREFIX}method", self.method, METHODS)

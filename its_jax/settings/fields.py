@@ -7,9 +7,14 @@ from typing import Any, get_args
 from its_jax.errors import UserError
 
 
-def setting(doc: str, **options: Any) -> Any:
-    """Returns a dataclass field with one line of documentation; `options` are those of `dataclasses.field`."""
-    return dataclasses.field(metadata={"doc": doc}, **options)
+def setting(doc: str, *, in_ids: bool = True, **options: Any) -> Any:
+    """Returns a dataclass field with one line of documentation.
+
+    Args:
+      in_ids: False for a setting that ids leave out where it has its default.
+      **options: those of `dataclasses.field`.
+    """
+    return dataclasses.field(metadata={"doc": doc, "in_ids": in_ids}, **options)
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -22,9 +27,13 @@ def field_docs(cls: type) -> dict[str, str]:
     return {field.name: field.metadata["doc"] for field in dataclasses.fields(cls)}
 
 
-def field_defaults(cls: type) -> dict[str, Any]:
-    """Returns the default of each field of a dataclass that has one."""
-    fields = dataclasses.fields(cls)
+def field_defaults(cls: type, *, in_ids: bool | None = None) -> dict[str, Any]:
+    """Returns the default of each field that has one, of a dataclass made of `setting`s.
+
+    Args:
+      in_ids: selects the fields that were defined so; None selects all.
+    """
+    fields = [field for field in dataclasses.fields(cls) if in_ids in (None, field.metadata["in_ids"])]
     return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 

@@ -13,7 +13,9 @@ from its_jax.settings.fields import parse_types
 from its_jax.settings.schema import (
     RUN_DEFAULTS,
     RUN_TYPES,
+    SAMPLE_DEFAULTS,
     SAMPLE_TYPES,
+    TERM_DEFAULTS,
     TERM_TYPES,
     TERMS,
     RunOptions,
@@ -55,18 +57,30 @@ def read_options(settings: Mapping[str, Any]) -> RunOptions:
 def expand(settings: Mapping[str, Any], num_samples: int) -> list[SampleSettings]:
     """Reads the settings of a sample, and returns those of `num_samples` samples with the seeds seed, seed + 1, ...
 
-    Settings are checked; those that are not of a sample are ignored.
+    Settings are checked; those that are not of a sample are ignored, and those that are left out have their defaults.
 
     Raises:
       UserError: a setting is missing or has another type, or no sample can have it.
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    first = SampleSettings.from_dict(settings)
-    first = dataclasses.replace(first, init_sha256=_init_digest(first))
-    validate(first)
+    terms = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    complete = {name: {**TERM_DEFAULTS, **term} for name, term in terms.items()}
+    first = read_complete({**SAMPLE_DEFAULTS, **settings, **complete})
     check_seed(first.seed + num_samples - 1)
     return [dataclasses.replace(first, seed=first.seed + i) for i in range(num_samples)]
+
+
+def read_complete(settings: Mapping[str, Any]) -> SampleSettings:
+    """Reads the settings of one sample, of which none may be left out, and checks them.
+
+    Raises:
+      UserError: a setting is missing or has another type, or no sample can have it.
+    """
+    sample = SampleSettings.from_dict(settings)
+    sample = dataclasses.replace(sample, init_sha256=_init_digest(sample))
+    validate(sample)
+    return sample
 
 
 def _init_digest(settings: SampleSettings) -> str:

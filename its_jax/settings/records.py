@@ -7,7 +7,7 @@ from typing import Any
 from its_jax.errors import UserError
 from its_jax.settings.fields import parse_types
 from its_jax.settings.ids import sample_id
-from its_jax.settings.parse import InitFileError, expand
+from its_jax.settings.parse import InitFileError, read_complete
 from its_jax.settings.schema import METHOD_DEFAULTS, RECORD_GROUPS, TERM_METHOD_DEFAULTS, SampleSettings, term_names
 from its_jax.settings.steps import first_of_views
 from its_jax.settings.validate import check_loudness
@@ -68,7 +68,7 @@ def from_record(record: Mapping[str, Any]) -> tuple[SampleSettings, dict[str, An
         for name in ("run", "models", "versions"):
             if not isinstance(record.get(name), Mapping):
                 raise UserError(f"the setting {name} is missing")
-        (settings,) = expand(settings_of(record), 1)
+        settings = read_complete(settings_of(record))
         run = parse_types(_RUN_DEFAULTS | record["run"], _RUN_TYPES, "run.")
         check_loudness(run["loudness"], "run.")
     except InitFileError as error:

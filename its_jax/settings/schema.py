@@ -37,22 +37,33 @@ class TermSettings:
         "models.md); or a folder that `convert` wrote"
     )
     prompt: str = setting("what to show or sound like")
-    negative_prompt: str = setting("what not to show or sound like")
+    negative_prompt: str = setting("what not to show or sound like", default="")
     view: str = setting(
         "how the model sees the spectrogram: `identity`; `block_rearrange`, which puts the left half above the right "
         "half; `flip_horizontal`, `flip_vertical`; `rotate_90`, `rotate_180`, `rotate_270` (counter-clockwise). "
-        "`audio` has `identity`"
+        "`audio` has `identity`",
+        default="identity",
     )
-    guidance_scale: float = setting("the scale of classifier-free guidance; at 1 there is none, and half the work")
+    guidance_scale: float = setting(
+        "the scale of classifier-free guidance; at 1 there is none, and half the work", default=10.0
+    )
     guidance_start_step: int = setting(
-        "the first step with guidance, see [arXiv 2404.07724](https://arxiv.org/abs/2404.07724)"
+        "the first step with guidance, see [arXiv 2404.07724](https://arxiv.org/abs/2404.07724)", default=0
     )
-    guidance_stop_step: int = setting("the first step without guidance again; -1: guidance lasts to the end")
-    start_step: int = setting("the first step, of `num_steps`, at which the model is evaluated")
-    stop_step: int = setting("the first step at which the model is not evaluated any more; -1: it is to the end")
-    weight: float = setting("the share of the model in each step, relative to the other models'")
-    turn: int = setting("method `alternating`: the number of consecutive steps of the model's turn", default=1)
-    num_steps: int = setting("method `imprint`: the steps of the model's own run; 0: as `num_steps` says", default=0)
+    guidance_stop_step: int = setting(
+        "the first step without guidance again; -1: guidance lasts to the end", default=-1
+    )
+    start_step: int = setting("the first step, of `num_steps`, at which the model is evaluated", default=0)
+    stop_step: int = setting(
+        "the first step at which the model is not evaluated any more; -1: it is to the end", default=-1
+    )
+    weight: float = setting("the share of the model in each step, relative to the other models'", default=0.5)
+    turn: int = setting(
+        "method `alternating`: the number of consecutive steps of the model's turn", default=1, in_ids=False
+    )
+    num_steps: int = setting(
+        "method `imprint`: the steps of the model's own run; 0: as `num_steps` says", default=0, in_ids=False
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings by name."""
@@ -75,56 +86,77 @@ class SampleSettings:
     Samples that differ only in their seed share their `terms`, so that many of them take little memory.
     """
 
-    seed: int = setting("seed of the first sample, 0 to 2^32 - 1; the next ones have seed + 1, seed + 2, ...")
+    seed: int = setting(
+        "seed of the first sample, 0 to 2^32 - 1; the next ones have seed + 1, seed + 2, ...", default=0
+    )
     noise: str = setting(
         "the source of the initial noise: `jax`, or `torch`, as PyTorch 2.13 draws it on a CPU in float16, "
-        "computed without PyTorch"
+        "computed without PyTorch",
+        default="jax",
     )
-    num_steps: int = setting("the number of denoising steps, or of iterations with method `sds`")
-    solver: str = setting("`ddim`, `dpmpp_2m` or `euler`")
+    num_steps: int = setting("the number of denoising steps, or of iterations with method `sds`", default=100)
+    solver: str = setting("`ddim`, `dpmpp_2m` or `euler`", default="ddim")
     cache_interval: int = setting(
         "the inner layers of the UNets are evaluated at every n-th step, and their outputs are reused in between "
-        "([DeepCache](https://arxiv.org/abs/2312.00858)); 1: at every step"
+        "([DeepCache](https://arxiv.org/abs/2312.00858)); 1: at every step",
+        default=1,
     )
-    height: int = setting("height in pixels, which are mel bands: the number that the vocoder has")
+    height: int = setting("height in pixels, which are mel bands: the number that the vocoder has", default=256)
     width: int = setting(
-        "width in pixels, which are frames of 10 ms; a multiple of 8, as the height is. Any length, see `window`"
+        "width in pixels, which are frames of 10 ms; a multiple of 8, as the height is. Any length, see `window`",
+        default=1024,
     )
     dtype: str = setting(
         "the type of weights and activations: `float32`, `bfloat16` or `float16` (statistics, attention scores and "
-        "the solver stay in float32)"
+        "the solver stay in float32)",
+        default="float32",
     )
     window: int = setting(
-        "a wider canvas is denoised in overlapping windows of this many pixels, averaged at each step; 0: all at once"
+        "a wider canvas is denoised in overlapping windows of this many pixels, averaged at each step; 0: all at once",
+        default=0,
     )
-    wrap: bool = setting("a loop: image and audio continue from their end to their beginning")
+    wrap: bool = setting("a loop: image and audio continue from their end to their beginning", default=False)
     init_image: str = setting(
         "an image file to start from, in any format that Pillow reads; it is scaled to the canvas, and transparent "
-        "pixels are black"
+        "pixels are black",
+        default="",
     )
     init_audio: str = setting(
         "an audio file to start from, in any format that libsndfile or ffmpeg reads; it is resampled, and cut or "
-        "padded to the canvas"
+        "padded to the canvas",
+        default="",
     )
-    strength: float = setting("the share of the steps that are made from that file: less stays nearer to it")
+    strength: float = setting(
+        "the share of the steps that are made from that file: less stays nearer to it", default=1.0
+    )
     keep: str = setting(
         'what stays as in that file, in seconds or Hz: `"0-1.5s, 200-800Hz"`; whole cells of 8 columns (0.08 s) by 8 '
-        "bands, the outermost of which blend into what is new"
+        "bands, the outermost of which blend into what is new",
+        default="",
     )
-    crop_image: bool = setting("drop the last 32 columns, which Auffusion leaves black, and their sound")
-    cutoff_latent: bool = setting("drop the last 32 columns before decoding instead")
+    crop_image: bool = setting("drop the last 32 columns, which Auffusion leaves black, and their sound", default=False)
+    cutoff_latent: bool = setting("drop the last 32 columns before decoding instead", default=False)
     vocoder: str = setting(
-        "`hifigan`, the audio model's own network, or `griffin_lim`, which estimates the phases iteratively"
+        "`hifigan`, the audio model's own network, or `griffin_lim`, which estimates the phases iteratively",
+        default="hifigan",
     )
     method: str = setting(
-        "`fused`, or to compare `image_only`, `audio_only`, `alternating`, `imprint` or `sds`", default="fused"
+        "`fused`, or to compare `image_only`, `audio_only`, `alternating`, `imprint` or `sds`",
+        default="fused",
+        in_ids=False,
     )
     inverse_image: bool = setting(
-        "method `imprint`: attenuate the dark parts of the image in place of its bright parts", default=True
+        "method `imprint`: attenuate the dark parts of the image in place of its bright parts",
+        default=True,
+        in_ids=False,
     )
-    mag_ratio: float = setting("method `imprint`: the attenuation, 0 (none) to 1 (down to silence)", default=0.5)
-    learning_rate: float = setting("method `sds`: the learning rate of the optimizer", default=1e-4)
-    init_sha256: str = setting("digest of `init_image` or `init_audio`, computed from the file", default="")
+    mag_ratio: float = setting(
+        "method `imprint`: the attenuation, 0 (none) to 1 (down to silence)", default=0.5, in_ids=False
+    )
+    learning_rate: float = setting("method `sds`: the learning rate of the optimizer", default=1e-4, in_ids=False)
+    init_sha256: str = setting(
+        "digest of `init_image` or `init_audio`, computed from the file", default=""
+    )
     terms: Mapping[str, TermSettings] = setting("`image`, `audio`, then others in alphabetical order", hash=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,13 +186,16 @@ class SampleSettings:
 class RunOptions:
     """The options of a run, which do not change what its samples are."""
 
-    num_samples: int = setting("the number of samples")
-    batch_size: int = setting("samples at once; 0 chooses from the memory, and halves where that was too much")
+    num_samples: int = setting("the number of samples", default=1)
+    batch_size: int = setting(
+        "samples at once; 0 chooses from the memory, and halves where that was too much", default=0
+    )
     devices_per_sample: int = setting(
         "the number of devices that make one sample together: 1; one for each model (2); or two for each, one for "
-        "each of its prompts (4). It must divide the number of devices"
+        "each of its prompts (4). It must divide the number of devices",
+        default=1,
     )
-    video: bool = setting("write `video.mp4`")
+    video: bool = setting("write `video.mp4`", default=True)
     loudness: float | None = setting(
         "the loudness of written sounds, -40 to 0 LUFS; a sound whose true peak would exceed -1 dBFS is written less "
         "loud; `None`: as generated",
@@ -169,12 +204,14 @@ class RunOptions:
 
 
 TERM_TYPES = field_types(TermSettings)
-TERM_METHOD_DEFAULTS = field_defaults(TermSettings)
+# Settings that were added later. At these values they are not in an id, nor in what samples must share, so that both
+# are what they were before; and older records leave them out.
+TERM_METHOD_DEFAULTS = field_defaults(TermSettings, in_ids=False)
 _DERIVED = ("init_sha256", "terms")
 SAMPLE_TYPES = {name: kind for name, kind in field_types(SampleSettings).items() if name not in _DERIVED}
-# Configs may leave out the settings of methods. At these values they are not in an id, nor in what samples must share,
-# so that both are what they were before there were methods.
-METHOD_DEFAULTS = {name: value for name, value in field_defaults(SampleSettings).items() if name not in _DERIVED}
+METHOD_DEFAULTS = field_defaults(SampleSettings, in_ids=False)
+# A config may leave out any setting that has a default.
+SAMPLE_DEFAULTS, TERM_DEFAULTS = field_defaults(SampleSettings), field_defaults(TermSettings)
 RUN_TYPES, RUN_DEFAULTS = field_types(RunOptions), field_defaults(RunOptions)
 RECORD_GROUPS = ("run", "models", "versions", "scores", "seconds")  # groups of a record that are not terms
 _PLAIN = (str, int, float)  # tested first, because isinstance(value, Mapping) is slow for what is not one

@@ -39,6 +39,13 @@ def test_wrong_settings_are_refused(default_settings, changes, message):
     assert message in str(error.value)
 
 
+def test_settings_that_are_left_out_are_those_of_the_authors():
+    settings = ColorSettings.from_dict({})
+    assert (settings.stage_1, settings.stage_2) == ("DeepFloyd/IF-I-M-v1.0", "DeepFloyd/IF-II-M-v1.0")
+    assert (settings.num_steps, settings.guidance_scale, settings.start_step) == (30, 10.0, 7)
+    assert (settings.noise_level, settings.trials) == (50, 16)
+
+
 def test_without_a_latent_model_the_sample_is_colorized_by_its_own(for_first_trial):
     assert for_first_trial(method="latent", latent_model="")["latent_model"] == "tiny/image"
     assert for_first_trial(method="latent", latent_model="x")["latent_model"] == "x"

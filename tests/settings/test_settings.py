@@ -39,14 +39,10 @@ def test_settings_go_through_a_dictionary_unchanged():
         one.seed = 3
 
 
-def test_only_settings_of_methods_and_the_loudness_have_defaults():
-    def defaults(cls):
-        fields = dataclasses.fields(cls)
-        return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-
-    methods = {"method": "fused", "inverse_image": True, "mag_ratio": 0.5, "learning_rate": 1e-4}
-    assert defaults(SampleSettings) == methods | {"init_sha256": ""}
-    assert defaults(TermSettings) == {"turn": 1, "num_steps": 0} and defaults(RunOptions) == {"loudness": -16.0}
+def test_every_setting_but_model_and_prompt_has_a_default():
+    fields = [field for cls in (SampleSettings, TermSettings, RunOptions) for field in dataclasses.fields(cls)]
+    without = {field.name for field in fields if field.default is dataclasses.MISSING}
+    assert without == {"model", "prompt", "terms"}
 
 
 def test_the_docs_list_every_setting_with_its_meaning_and_default():
@@ -178,10 +174,24 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
     ]:
         with pytest.raises(UserError, match=re.escape(message)):
             read_settings(settings() | change)
-    incomplete = settings()
-    del incomplete["batch_size"]
-    with pytest.raises(UserError, match="the setting batch_size is missing"):
-        read_settings(incomplete)
+
+
+def test_a_config_without_a_setting_has_the_papers_value():
+    models = {name: {"model": f"tiny/{name}", "prompt": "a castle"} for name in TERMS}
+    (one,), run = read_settings(models)
+    # Section 4.1 of arXiv 2405.12221: DDIM with 100 steps, guidance 10 for both, equal weights; canvas 256 x 1024.
+    assert (one.solver, one.num_steps, one.height, one.width) == ("ddim", 100, 256, 1024)
+    assert [(term.guidance_scale, term.weight) for term in one.terms.values()] == [(10.0, 0.5)] * 2
+    assert (run.num_samples, run.batch_size) == (1, 0)
+    with pytest.raises(UserError, match=r"the setting audio\.prompt is missing"):
+        read_settings(models | {"audio": {"model": "tiny/audio"}})
+
+
+def test_a_record_without_a_setting_is_not_one():
+    record = record_of(read_settings(settings(num_samples=1))[0][0], seconds={})
+    del record["solver"]
+    with pytest.raises(UserError, match="the setting solver is missing"):
+        from_record(record)
 
 
 def test_the_views_are_those_of_the_diffusion_package():
