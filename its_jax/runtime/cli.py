@@ -143,12 +143,21 @@ def silence_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # PyTorch is not needed.
 
 
+class _Handler(logging.StreamHandler):
+    """A handler that ends the program when the reader of its stream is gone, instead of printing a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exception(), BrokenPipeError):
+            raise
+        super().handleError(record)
+
+
 @contextlib.contextmanager
 def log_to_stdout() -> Iterator[None]:
     """Logs to stdout, and warnings to stderr. absl's own handler would send both to stderr."""
     root = logging.getLogger()
     before, level = root.handlers, root.level
-    infos, warnings = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    infos, warnings = _Handler(sys.stdout), _Handler(sys.stderr)
     infos.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings.setLevel(logging.WARNING)
     for handler in (infos, warnings):

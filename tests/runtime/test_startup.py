@@ -71,3 +71,10 @@ def test_a_sweep_with_videos_and_a_gallery_imports_none_of_the_extras(models, tm
     imported = out.rpartition("imported")[2].split()
     assert "its_jax.pipeline.pipeline" in imported
     assert not {"torch", "diffusers", "matplotlib", "sentencepiece"} & set(imported)
+
+
+def test_a_closed_output_ends_the_program_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "its_jax.sweep", "--config=default", f"--workdir={tmp_path / 'out'}", "--plan"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()  # as `| head -0` does
+    assert (process.stderr.read(), process.wait(60)) == ("", 1)
