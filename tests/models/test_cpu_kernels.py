@@ -12,6 +12,7 @@ from its_jax.models.layers import FeedForward, Group, attend, conv1x1, conv3x3
 from its_jax.models.unet import UNet2DConditionModel, UNetConfig
 from its_jax.models.vae import AutoencoderKL, VAEConfig
 from tests.helpers import model_folder
+from tests.helpers.compilation import few_optimizations
 from tests.helpers.torch_twins import jit, loaded, normal
 
 # (height, width), strides, padding
@@ -24,6 +25,12 @@ CANVASES = {
     "one pixel": ((1, 1), 1, 1),
 }
 BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    with few_optimizations():
+        yield
 
 
 @pytest.fixture(autouse=True)

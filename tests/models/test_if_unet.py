@@ -1,5 +1,7 @@
 """`PixelUNet`, the UNet of both stages of DeepFloyd IF, against random PyTorch twins of diffusers."""
 
+import functools
+
 import diffusers
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +65,7 @@ TWINS = {
 call = jit(lambda model, *inputs: model(*inputs))
 
 
+@functools.cache
 def torch_twin(name):
     """Returns the PyTorch model, our config for it, inputs, and its output."""
     raw, size = TWINS[name]
@@ -74,15 +77,22 @@ def torch_twin(name):
     return twin, config, inputs, torch_result(lambda *x: twin(*x).sample, *inputs)
 
 
+@functools.cache
+def our_model(name):
+    """Returns our model with the weights of `torch_twin(name)`. Tests share it, because it takes seconds to build."""
+    twin, config, _, _ = torch_twin(name)
+    return loaded(PixelUNet, config, twin)
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_unet_equals_the_pytorch_twin(name, highest_precision):
-    twin, config, inputs, expected = torch_twin(name)
-    assert_equal(call(loaded(PixelUNet, config, twin), *inputs), expected)
+    _, _, inputs, expected = torch_twin(name)
+    assert_equal(call(our_model(name), *inputs), expected)
 
 
 def test_texts_can_be_projected_once(highest_precision):
-    twin, config, (x, t, text, level), _ = torch_twin("no activation of the embedding")
-    model = loaded(PixelUNet, config, twin)
+    _, _, (x, t, text, level), _ = torch_twin("no activation of the embedding")
+    model = our_model("no activation of the embedding")
     projected = jit(lambda model, text: model.project_text(text))(model, text)
     predicted = jit(lambda model, *a: model.predict(*a))(model, x, t, projected, level)
     np.testing.assert_allclose(predicted, call(model, x, t, text, level), rtol=0, atol=1e-5)
@@ -96,15 +106,15 @@ def test_unet_in_bfloat16_is_close_to_the_pytorch_twin():
 
 
 def test_inputs_that_do_not_fit_the_model_are_refused():
-    twin, config, (x, t, text, level), _ = torch_twin("stage II in small")
-    model = loaded(PixelUNet, config, twin)
+    _, _, (x, t, text, level), _ = torch_twin("stage II in small")
+    model = our_model("stage II in small")
     with pytest.raises(UserError, match="16 x 24 pixels: this model takes only multiples of 16"):
         model(x[:, :, :24], t, text, level)
     with pytest.raises(UserError, match="is an upscaler and needs level"):
         model(x, t, text)
-    twin, config, (x, t, text), _ = torch_twin("stage I in small")
+    _, _, (x, t, text), _ = torch_twin("stage I in small")
     with pytest.raises(UserError, match="is not an upscaler and takes no level"):
-        loaded(PixelUNet, config, twin)(x, t, text, level)
+        our_model("stage I in small")(x, t, text, level)
 
 
 @pytest.mark.parametrize("name", ["if_i_m", "if_i_xl", "if_ii_m", "if_ii_l"])
