@@ -22,6 +22,8 @@ from its_jax.storage.files import read_json
 from its_jax.storage.samples import open_sample
 from tests.helpers.small import CONFIG
 
+ONE_DEVICE = jax.local_devices()[:1]  # With all eight, every batch would be filled up to eight samples.
+
 pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
@@ -46,7 +48,7 @@ def loader():
 
 @pytest.fixture(scope="module")
 def pipe(small, loader):
-    return Pipeline.from_settings(small().to_dict(), loader=loader)
+    return Pipeline.from_settings(small().to_dict(), loader=loader, devices=ONE_DEVICE)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +102,8 @@ def test_crop_image_is_applied(pipe):
 
 
 def test_save_writes_what_the_command_writes(small, pipe, tmp_path):
-    config = small({"num_samples": 1, "batch_size": 0, "video": True})
-    sample_command.run(config, tmp_path / "command")
+    config = small({"num_samples": 1, "video": True})
+    sample_command.run(config, tmp_path / "command", Pipeline(devices=ONE_DEVICE))
     (sample,) = pipe(seed=config.seed, video=True)
     sample.save(tmp_path / "api")
     (by_command,), (by_api,) = ((tmp_path / name).glob("*/") for name in ("command", "api"))
@@ -216,9 +218,9 @@ def test_a_pipeline_comes_from_a_config_file_or_its_contents(small, tmp_path):
         "def get_config(seed='0'):\n"
         f"    return ConfigDict({{**{settings!r}, 'seed': int(seed)}})\n"
     )
-    assert Pipeline.from_config(str(file))(num_steps=2)[0].seed == 0
-    assert Pipeline.from_config(f"{file}:7")(num_steps=2)[0].seed == 7
-    assert Pipeline.from_config(small())(num_steps=2)[0].settings.num_steps == 2
+    assert Pipeline.from_config(str(file), devices=ONE_DEVICE)(num_steps=2)[0].seed == 0
+    assert Pipeline.from_config(f"{file}:7", devices=ONE_DEVICE)(num_steps=2)[0].seed == 7
+    assert Pipeline.from_config(small(), devices=ONE_DEVICE)(num_steps=2)[0].settings.num_steps == 2
 
 
 @pytest.mark.parametrize("name", ["none.py", "broken.py", "dict.py"])
@@ -301,7 +303,7 @@ def test_a_preview_is_cropped_as_the_image_is(pipe):
 
 
 def test_a_requested_batch_size_is_that_of_an_earlier_call_only_if_it_was_requested(small):
-    pipe = Pipeline(small().to_dict(), devices=jax.local_devices()[:1])
+    pipe = Pipeline(small().to_dict(), devices=ONE_DEVICE)
     settings, _ = read_settings(small(batch_size=2).to_dict())
     requested = pipe.compile(settings[0], pending=2, batch_size=2)
     chosen = pipe.compile(settings[0], pending=2, batch_size=0)
@@ -314,7 +316,7 @@ def test_a_requested_batch_size_is_that_of_an_earlier_call_only_if_it_was_reques
 
 def test_settings_can_be_a_config_dict_and_files_can_be_paths(small, pipe, tmp_path):
     config = small()
-    (sample,) = Pipeline.from_settings(config)(image=config.image, seed=3)
+    (sample,) = Pipeline.from_settings(config, devices=ONE_DEVICE)(image=config.image, seed=3)
     (same,) = pipe(seed=3)
     assert sample.id == same.id and repr(sample) == f"Sample({same.id!r}, 12 x 48 pixels, 0.06 s)"
     path = tmp_path / "white.png"
@@ -323,7 +325,7 @@ def test_settings_can_be_a_config_dict_and_files_can_be_paths(small, pipe, tmp_p
 
 
 def test_the_first_samples_record_how_long_loading_took(small):
-    pipe = Pipeline.from_settings(small().to_dict())
+    pipe = Pipeline.from_settings(small().to_dict(), devices=ONE_DEVICE)
     assert pipe(seed=3)[0].seconds["load"] > 1e-3
 
 
