@@ -154,9 +154,7 @@ class SampleSettings:
         "method `imprint`: the attenuation, 0 (none) to 1 (down to silence)", default=0.5, in_ids=False
     )
     learning_rate: float = setting("method `sds`: the learning rate of the optimizer", default=1e-4, in_ids=False)
-    init_sha256: str = setting(
-        "digest of `init_image` or `init_audio`, computed from the file", default=""
-    )
+    init_sha256: str = setting("digest of `init_image` or `init_audio`, computed from the file", default="")
     terms: Mapping[str, TermSettings] = setting("`image`, `audio`, then others in alphabetical order", hash=False)
 
     def to_dict(self) -> dict[str, Any]:

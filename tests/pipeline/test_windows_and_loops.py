@@ -60,6 +60,7 @@ def test_a_loop_four_times_as_long_has_no_seams(long_loop):
     assert_no_seams(long_loop, 256, wrap=True)
 
 
+@pytest.mark.slow
 def test_a_canvas_twice_as_long_has_no_seams(generate):
     assert_no_seams(generate(width=1024, num_steps=5)[1], 128, wrap=False)
 

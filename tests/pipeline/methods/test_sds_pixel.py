@@ -102,13 +102,13 @@ def expand(small, pixel_models):
 
 @pytest.fixture(scope="module")
 def program(expand):
-    return Pipeline().compile(expand()[0], pending=2, batch_size=8)
+    return Pipeline(devices=jax.local_devices()[:1]).compile(expand()[0], pending=2, batch_size=2)
 
 
 def test_samples_depend_on_their_seeds_and_both_models(expand, program):
     one, two = program(expand())
     assert one.fault is None and np.abs(one.latents - two.latents).max() > 0.05
-    (again,) = program(expand(seed=1, num_samples=1), batch_index=5)
+    (again,) = program(expand(seed=1, num_samples=1), batch_index=0)
     np.testing.assert_allclose(again.latents, two.latents, atol=1e-5)
     for change in ({"image.weight": 0.0}, {"audio.weight": 0.0}, {"image.prompt": "a cat"}):
         (other,) = program(expand(num_samples=1, **change))
