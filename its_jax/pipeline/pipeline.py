@@ -23,7 +23,7 @@ from its_jax.pipeline.sample import Sample
 from its_jax.runtime.cache import keep_programs
 from its_jax.runtime.config_files import load_config
 from its_jax.settings.ids import batch_key, program_key
-from its_jax.settings.parse import read_settings
+from its_jax.settings.parse import read_settings, with_defaults
 from its_jax.settings.schema import SampleSettings
 
 PROGRAMS = 4  # This many compiled programs are kept, those that were used last.
@@ -55,7 +55,7 @@ class Pipeline:
         devices: Sequence[jax.Device] | None = None,
         loader: Loader = pretrained,
     ):
-        self._base, self._devices, self._loader = dict(base or {}), devices, loader
+        self._base, self._devices, self._loader = with_defaults(base) if base else {}, devices, loader
         self._components: Components | None = None
         self._load_seconds = 0.0  # not yet reported by a program
         self._components_key: tuple[Any, ...] = ()
@@ -90,7 +90,8 @@ class Pipeline:
     ) -> "Pipeline":
         """Loads an image model and an audio model that share one latent space.
 
-        All other settings are those of the shipped default config for that kind of model.
+        All other settings are those of the shipped default config for that kind of models, which the height of the
+        audio model's spectrograms tells: `configs/default.py` for 128 pixels, or `configs/sd15_auffusion.py`.
 
         Args:
           image, audio: hub ids, folders, single files (each with `+LORA@SCALE` for LoRAs), or models that come with
@@ -105,7 +106,9 @@ class Pipeline:
         changes |= {} if dtype is None else {"dtype": dtype}
         if "num_samples" in settings:
             raise UserError(f"num_samples={settings['num_samples']}: give it to the call of the pipeline")
-        base = requests.merge_settings(requests.default_settings(os.fspath(image)), changes)
+        vocoder: Any = pretrained.abstract_model(os.fspath(audio), components=["vocoder"], dtype="float32").vocoder
+        defaults = requests.default_settings(vocoder.config.num_mels)
+        base = requests.merge_settings(defaults, changes)
         return cls.from_settings(requests.merge_settings(base, settings), devices=devices)
 
     @classmethod

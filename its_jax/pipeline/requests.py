@@ -11,7 +11,6 @@ from its_jax.errors import UserError, unknown_setting
 from its_jax.runtime.config_files import SHIPPED, load_config
 from its_jax.settings.parse import read_settings
 from its_jax.settings.schema import (
-    EMBEDDED,
     RUN_TYPES,
     SAMPLE_TYPES,
     TERM_TYPES,
@@ -21,6 +20,8 @@ from its_jax.settings.schema import (
 )
 from its_jax.settings.validate import check_seed
 
+DEFAULT_CONFIGS = "default", "sd15_auffusion"
+
 
 def expand_request(
     base: Mapping[str, Any], changes: Mapping[str, Any], seed: int | Sequence[int] | None, num_samples: int | None
@@ -28,7 +29,7 @@ def expand_request(
     """Returns the settings of each sample of a call: for each pair of prompts each seed.
 
     Args:
-      base: all settings, as a config has them.
+      base: the settings of a config.
       changes: settings in place of those of `base`. A term is a dictionary of its settings, or its prompt alone;
         prompts may be lists of equal length.
       seed: the first of consecutive seeds, or a list of seeds; None is the seed of `base`.
@@ -49,14 +50,18 @@ def expand_request(
     return requested, options
 
 
-def default_settings(image_model: str) -> Mapping[str, Any]:
-    """Returns the settings of the shipped default config for a kind of image model.
+def default_settings(mel_bands: int) -> Mapping[str, Any]:
+    """Returns the settings of the shipped default config for a kind of models.
 
-    These are `configs/default.py` for the models that come with the package, and `configs/sd15_auffusion.py` for all
-    others, which are of Stable Diffusion's architecture.
+    Args:
+      mel_bands: the height of the spectrograms that the vocoder takes: 128 for `configs/default.py`, and 256 for
+        `configs/sd15_auffusion.py`, whose other settings also serve models of other heights.
     """
-    name = "default" if image_model.startswith(EMBEDDED) else "sd15_auffusion"
-    return load_config(SHIPPED / f"{name}.py").to_dict()
+    for name in DEFAULT_CONFIGS:
+        settings = load_config(SHIPPED / f"{name}.py").to_dict()
+        if settings["height"] == mel_bands:
+            break
+    return settings | {"height": mel_bands}
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:

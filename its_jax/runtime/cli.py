@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +50,7 @@ def run(
         sys.argv[1:] = _with_paths(arguments)
     except UserError as error:
         fail(str(error), error.status)
-    parse = functools.partial(_parse, operands=operands)
+    parse = functools.partial(_parse, operands=operands, settings=docs({}) if docs else ())
     app.run(lambda argv: _run_reporting_errors(functools.partial(main, *argv[1:])), flags_parser=parse)
 
 
@@ -100,13 +100,13 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out={out}: is a folder; give the name of a file")
 
 
-def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
+def _parse(argv: list[str], operands: Sequence[str], settings: Collection[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         # A missing config file is noticed only when one of its attributes is read.
         getattr(getattr(flags.FLAGS, "config", None), "to_dict", None)
     except Exception as error:  # A config file is a program, which may fail in any way.
-        fail(describe(error))
+        fail(describe(error, settings))
     if "config" in flags.FLAGS and flags.FLAGS["config"].present and not hasattr(flags.FLAGS.config, "to_dict"):
         fail(f"--config: get_config must return a ConfigDict, not a {type(flags.FLAGS.config).__name__}")
     if rest[1 + len(operands) :]:
@@ -172,19 +172,29 @@ def log_to_stdout() -> Iterator[None]:
         root.setLevel(level)
 
 
-def describe(error: Exception) -> str:
-    """Returns what is wrong with a config or one of its settings, in one line."""
+def describe(error: Exception, settings: Collection[str] = ()) -> str:
+    """Returns what is wrong with a config or one of its settings, in one line.
+
+    Args:
+      settings: full names of settings that a config may leave out.
+    """
     if isinstance(error.__context__, KeyError):
-        return unknown_setting(error.__context__)
+        return unknown_setting(error.__context__, settings)
     return errors.describe_exception(error, (flags.Error, UserError, *errors.SELF_EXPLANATORY))
 
 
-def unknown_setting(error: KeyError) -> str:
-    """Returns the message for ml_collections' error about a setting that a config does not have."""
+def unknown_setting(error: KeyError, settings: Collection[str] = ()) -> str:
+    """Returns the message for ml_collections' error about a setting that a config does not have.
+
+    Args:
+      settings: full names of settings that a config may leave out.
+    """
     name, *hint = str(error.args[0]).replace("'", "").splitlines()
     # The error has only the last part of the name, and the flag has all of it.
     flag = next((found for found in sys.argv if re.match(rf"--?config\.([\w.]+\.)?{re.escape(name)}(=|$)", found)), "")
     prefix = flag.partition("config.")[2].partition("=")[0].removesuffix(name)
+    if prefix + name in settings:
+        return f"the config leaves out {prefix}{name}: add it there, so that the command line can change it"
     close = re.match(r'Did you mean "(\w+)"', hint[0]) if hint else None
     known = [close[1]] if close else _keys_of_config(error)
     return errors.unknown_setting(name, known, prefix) if known else f"there is no setting {prefix}{name}"

@@ -64,11 +64,16 @@ def expand(settings: Mapping[str, Any], num_samples: int) -> list[SampleSettings
     """
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples}: must be 1 or more")
-    terms = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
-    complete = {name: {**TERM_DEFAULTS, **term} for name, term in terms.items()}
-    first = read_complete({**SAMPLE_DEFAULTS, **settings, **complete})
+    first = read_complete(with_defaults(settings))
     check_seed(first.seed + num_samples - 1)
     return [dataclasses.replace(first, seed=first.seed + i) for i in range(num_samples)]
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a config, and the defaults of those that it leaves out."""
+    terms = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    complete = {name: {**TERM_DEFAULTS, **term} for name, term in terms.items()}
+    return {**RUN_DEFAULTS, **SAMPLE_DEFAULTS, **settings, **complete}
 
 
 def read_complete(settings: Mapping[str, Any]) -> SampleSettings:

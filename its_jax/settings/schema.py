@@ -175,7 +175,7 @@ class SampleSettings:
         terms = {}
         for name in term_names(raw):
             if not isinstance(raw.get(name), Mapping):
-                raise UserError(f"the settings of {name!r} are missing: {', '.join(TERM_TYPES)}")
+                raise UserError(f"the settings of {name!r} are missing: give at least {name}.model and {name}.prompt")
             terms[name] = TermSettings.from_dict(raw[name], f"{name}.")
         return cls(**settings, terms=terms)
 
@@ -208,8 +208,11 @@ TERM_METHOD_DEFAULTS = field_defaults(TermSettings, in_ids=False)
 _DERIVED = ("init_sha256", "terms")
 SAMPLE_TYPES = {name: kind for name, kind in field_types(SampleSettings).items() if name not in _DERIVED}
 METHOD_DEFAULTS = field_defaults(SampleSettings, in_ids=False)
-# A config may leave out any setting that has a default.
-SAMPLE_DEFAULTS, TERM_DEFAULTS = field_defaults(SampleSettings), field_defaults(TermSettings)
+# The other settings that a config may leave out.
+SAMPLE_DEFAULTS = {
+    name: value for name, value in field_defaults(SampleSettings, in_ids=True).items() if name not in _DERIVED
+}
+TERM_DEFAULTS = field_defaults(TermSettings, in_ids=True)
 RUN_TYPES, RUN_DEFAULTS = field_types(RunOptions), field_defaults(RunOptions)
 RECORD_GROUPS = ("run", "models", "versions", "scores", "seconds")  # groups of a record that are not terms
 _PLAIN = (str, int, float)  # tested first, because isinstance(value, Mapping) is slow for what is not one

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,16 @@ def test_save_writes_what_the_command_writes(small, pipe, tmp_path):
     for record in records:
         record.pop("seconds")
     assert records[0] == records[1]
+
+
+def test_settings_may_leave_out_all_but_models_and_prompts(models, small):
+    terms = {term: {"model": models[f"{term}.model"], "prompt": "a cat"} for term in ("image", "audio")}
+    sizes = {name: small()[name] for name in ("height", "width")}
+    pipe = Pipeline.from_settings(terms | sizes, devices=ONE_DEVICE)
+    (sample,) = pipe(num_steps=2)
+    assert (sample.seed, sample.settings.solver, sample.settings.num_steps) == (0, "ddim", 2)
+    with pytest.raises(UserError, match=r"there is no setting audio\.wieght; did you mean audio\.weight\?"):
+        pipe(audio={"wieght": 0.5})
 
 
 def test_another_shape_compiles_but_loads_nothing(pipe, loader, samples):
@@ -233,12 +244,20 @@ def test_a_config_that_cannot_be_read_is_refused_in_one_line(name, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", jnp.float32, np.dtype("float32")])
 def test_from_pretrained_takes_models_and_the_defaults_of_their_kind(dtype, models):
-    sizes = {"height": 12, "width": 48, "window": 48, "num_steps": 2, "crop_image": False}
+    sizes = {"width": 48, "window": 48, "num_steps": 2, "crop_image": False}
     sources = {term: models[f"{term}.model"] for term in ("image", "audio")}
     pipe = Pipeline.from_pretrained(**sources, dtype=dtype, **sizes)
     (sample,) = pipe(image="a cat", audio="rain")
     assert sample.settings.terms["image"].model == sources["image"]
     assert sample.settings.dtype == "float32" and sample.settings.solver == "ddim"  # of configs/sd15_auffusion.py
+    assert sample.settings.height == 12  # of the vocoder
+
+
+def test_from_pretrained_tells_the_kind_of_models_by_the_vocoder():
+    copies = {term: Path(its_jax.__file__).parent / "tiny" / "weights" / term for term in ("image", "audio")}
+    pipe = Pipeline.from_pretrained(**copies, devices=ONE_DEVICE)
+    (sample,) = pipe(num_steps=2, width=64)
+    assert (sample.settings.height, sample.settings.solver) == (128, "dpmpp_2m")  # of configs/default.py
 
 
 @pytest.mark.slow

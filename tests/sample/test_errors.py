@@ -186,6 +186,14 @@ def test_a_model_without_vocoder_cannot_sound(models, refused):
     assert "has no vocoder" in refused({"audio.model": models["image.model"]})
 
 
+def test_a_setting_that_a_users_config_leaves_out_cannot_be_a_flag(tmp_path):
+    lines = [line for line in CONFIG.read_text().splitlines() if "config.seed" not in line]
+    (tmp_path / "own.py").write_text("\n".join(lines))
+    result = in_a_process(f"--config={tmp_path / 'own.py'}", f"--workdir={tmp_path / 'out'}", "--config.seed=3")
+    assert result.returncode == 2
+    assert result.stderr == "error: the config leaves out seed: add it there, so that the command line can change it\n"
+
+
 def test_an_unknown_setting_in_a_users_config_is_reported(command, tmp_path):
     own = CONFIG.read_text().replace("config.num_steps", "config.num_stepps")
     (tmp_path / "own.py").write_text(own)

@@ -169,7 +169,7 @@ def test_names_and_types_in_a_config_of_ones_own_are_checked():
         ({"num_steps": True}, "num_steps=True: must be of type int"),
         ({"video": "no"}, "video='no': must be of type bool"),
         ({"image": {}}, "the setting image.model is missing"),
-        ({"image": "a castle"}, "the settings of 'image' are missing: model, prompt, "),
+        ({"image": "a castle"}, "the settings of 'image' are missing: give at least image.model and image.prompt"),
         ({"audio": settings()["audio"] | {"promt": ""}}, "no setting audio.promt; did you mean audio.prompt?"),
     ]:
         with pytest.raises(UserError, match=re.escape(message)):
