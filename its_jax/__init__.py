@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from its_jax.pipeline.pipeline import Pipeline
     from its_jax.pipeline.sample import Sample
 
+    __version__: str
+
 __all__ = ["Cancelled", "Pipeline", "Sample", "UserError", "__version__"]
 
 xla_flags.set_flags()

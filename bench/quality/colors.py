@@ -5,8 +5,8 @@
     python -m bench.quality.colors --workdir=work/colors --out=bench/results/colors.json
 
 `usual` is the fraction of images whose hue is one in which the subject's pictures were drawn, `chance` the fraction of
-the images of all other subjects whose hue is, and `grey` the fraction of images with hardly any color (see
-`dominant_hue` in `its_jax.tiny.data.colors`). `grey_off` is the largest difference between the mean of the three
+the images of all other subjects whose hue is, and `gray` the fraction of images with hardly any color (see
+`dominant_hue` in `its_jax.tiny.data.colors`). `gray_off` is the largest difference between the mean of the three
 channels and the spectrogram, in levels of 1/255. --picture=docs/colors.png shows the first samples of some subjects,
 gray and colorized.
 """
@@ -100,8 +100,8 @@ def summarize(colored: Sequence[Colored]) -> dict[str, Any]:
         "usual": round(right / len(colored), 3),
         "interval": [round(end, 3) for end in metrics.wilson_interval(right, len(colored))],
         "chance": mean(figures["chance"] for figures in subjects.values()),
-        "grey": mean(one.hue == "gray" for one in colored),
-        "grey_off": round(max(one.gray_error for one in colored), 3),
+        "gray": mean(one.hue == "gray" for one in colored),
+        "gray_off": round(max(one.gray_error for one in colored), 3),
     }
 
 
@@ -114,7 +114,7 @@ def summarize_subject(subject: str, own: Sequence[Colored], colored: Sequence[Co
         "n": len(own),
         "usual": mean(one.is_usual for one in own),
         "chance": mean(one.hue in usual for one in others),
-        "grey": mean(one.hue == "gray" for one in own),
+        "gray": mean(one.hue == "gray" for one in own),
     }
 
 

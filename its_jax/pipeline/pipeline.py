@@ -24,7 +24,7 @@ from its_jax.runtime.cache import keep_programs
 from its_jax.runtime.config_files import load_config
 from its_jax.settings.ids import batch_key, program_key
 from its_jax.settings.parse import read_settings, with_defaults
-from its_jax.settings.schema import SampleSettings
+from its_jax.settings.schema import SampleSettings, term_names
 
 PROGRAMS = 4  # This many compiled programs are kept, those that were used last.
 
@@ -60,6 +60,10 @@ class Pipeline:
         self._load_seconds = 0.0  # not yet reported by a program
         self._components_key: tuple[Any, ...] = ()
         self._programs: collections.OrderedDict[Any, Program] = collections.OrderedDict()
+
+    def __repr__(self) -> str:
+        models = (f"{term}={self._base[term]['model']!r}" for term in term_names(self._base) if term in self._base)
+        return f"Pipeline({', '.join([*models, *([self._base['dtype']] if self._base else [])])})"
 
     @classmethod
     def from_config(cls, config: Any, *, devices: Sequence[jax.Device] | None = None) -> "Pipeline":
@@ -170,8 +174,8 @@ class Pipeline:
         try:
             for indices in _group_by_batch_key(requested):
                 self._generate(requested, indices, options, on_progress, found)
-        except Cancelled as cancelled:
-            cancelled.samples = [found[i] for i in sorted(found)]
+        except Cancelled as canceled:
+            canceled.samples = [found[i] for i in sorted(found)]
             raise
         return [found[i] for i in range(len(requested))]
 

@@ -40,11 +40,11 @@ def test_table_counts_usual_colors_chance_and_gray(tmp_path, capsys):
     factorized, latent = table["factorized"], table["latent"]
     tigers, trains = (factorized["subjects"][name] for name in ("tiger", "train"))
     assert tigers["found"] == {"orange": 1, "blue": 1} and tigers["hues"] == ["orange"]
-    assert [tigers[name] for name in ("n", "usual", "chance", "grey")] == [2, 0.5, 0.0, 0.0]
+    assert [tigers[name] for name in ("n", "usual", "chance", "gray")] == [2, 0.5, 0.0, 0.0]
     assert (trains["usual"], trains["chance"], trains["hues"]) == (1.0, 0.333, ["blue", "green", "red"])
-    assert (factorized["n"], factorized["usual"], factorized["grey"]) == (4, 0.75, 0.25)
-    assert factorized["grey_off"] <= 1 and 2 <= latent["grey_off"] <= 4
-    assert (latent["usual"], latent["grey"]) == (0.25, 0.75)
+    assert (factorized["n"], factorized["usual"], factorized["gray"]) == (4, 0.75, 0.25)
+    assert factorized["gray_off"] <= 1 and 2 <= latent["gray_off"] <= 4
+    assert (latent["usual"], latent["gray"]) == (0.25, 0.75)
     assert "| tiger | orange | 50% | 0% | 0% | 50% |" in capsys.readouterr().out
     shown = images.read_image(tmp_path / "shown.png")
     assert shown.shape[0] > 3 * GRAY.shape[0] and shown.shape[1] > 3 * GRAY.shape[1]

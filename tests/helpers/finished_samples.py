@@ -32,12 +32,12 @@ def record(changes=None, scores=None, gain_db=None):
 
 def content(record, sound, width=48, height=16, seconds=1.0):
     """The files of a sample; the left half of its spectrogram is bright, as its seed says."""
-    grey = np.zeros((height, width))
-    grey[:, : width // 2] = 0.3 + record["seed"] % 8 / 10
+    gray = np.zeros((height, width))
+    gray[:, : width // 2] = 0.3 + record["seed"] % 8 / 10
     tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)
     for term in recorded_image_terms(record):
-        yield f"{term}.png", images.png(np.stack([grey, grey, grey * 0.5], -1), record)
-    yield "spectrogram.png", images.png(grey, record)
+        yield f"{term}.png", images.png(np.stack([gray, gray, gray * 0.5], -1), record)
+    yield "spectrogram.png", images.png(gray, record)
     yield sound, (sounds.flac if sound.endswith(".flac") else sounds.wav)(tone, RATE, record)
     yield RECORD, json_bytes(record)
 
