@@ -169,7 +169,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         new, renamed = MODULES[module.__name__]
         current = {old: _ADAPTERS.get(place, place).replace(":", ".") for old, place in renamed.items()}
         changes = "".join(f"; {old} is now {place}" for old, place in current.items())
-        _warn(module.__name__, f"{new}{changes}")
+        warn(module.__name__, f"{new}{changes}")
 
         def forward(name: str) -> Any:
             if name.startswith("_"):
@@ -187,7 +187,7 @@ def package_getattr(package: str) -> Callable[[str], Any]:
         if name not in FUNCTIONS[package]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         place = FUNCTIONS[package][name]
-        _warn(f"{package}.{name}", place.replace(":", "."))
+        warn(f"{package}.{name}", place.replace(":", "."))
         return _resolve(place)
 
     return forward
@@ -200,7 +200,7 @@ def renamed_attributes(**names: str) -> Callable[[_Class], _Class]:
         def forward(self: Any, name: str) -> Any:
             if name not in names:
                 raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
-            _warn(f"{cls.__name__}.{name}", f"{cls.__name__}.{names[name]}")
+            warn(f"{cls.__name__}.{name}", f"{cls.__name__}.{names[name]}")
             return getattr(self, names[name])
 
         cls.__getattr__ = forward  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ def _resolve(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _warn(old: str, new: str) -> None:
+def warn(old: str, new: str) -> None:
     """Warns at the line that uses an old name."""
     message = f"{old} is deprecated and will be removed in the next version: use {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=3)

@@ -10,6 +10,7 @@ import pytest
 from its_jax import deprecated
 from its_jax.media import images
 from its_jax.scoring import item, ranking
+from its_jax.scoring.item import Item
 from its_jax.settings.ids import sample_id
 from its_jax.storage import samples
 from tests.helpers import finished_samples
@@ -101,6 +102,13 @@ def test_old_attributes_of_a_finished_sample_warn_and_work(tmp_path):
         assert sample.place == sample.path
     with pytest.raises(AttributeError, match="nothing"):
         _ = sample.nothing
+
+
+def test_the_old_settings_of_a_scorers_item_warn_and_work():
+    settings = default_settings()
+    item = Item(settings, {}, np.zeros((8, 8), np.float32), np.zeros(80, np.float32), 16000)
+    with pytest.warns(DeprecationWarning, match="Item.job is deprecated .*: use Item.settings"):
+        assert item.job == settings.to_dict()
 
 
 def test_importing_its_jax_imports_no_slow_module():

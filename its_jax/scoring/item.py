@@ -28,7 +28,8 @@ class Item:
 
     @property
     def job(self) -> dict[str, Any]:
-        """Returns the settings as a dictionary, with one dictionary for each term."""
+        """Returns the settings as a dictionary, with one dictionary for each term. Deprecated."""
+        deprecated.warn("Item.job", "Item.settings.to_dict()")
         return self.settings.to_dict()
 
 
